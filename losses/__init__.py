@@ -1,0 +1,14 @@
+"""Losses as functions of tensors; nothing here knows of detectors or of training."""
+
+from losses.contrastive import contrastive_statistics, instance_contrastive_loss
+from losses.focal import sigmoid_focal_loss
+from losses.iou import box_iou_loss
+from losses.normalizer import mean_over_ranks
+
+__all__ = [
+    "box_iou_loss",
+    "contrastive_statistics",
+    "instance_contrastive_loss",
+    "mean_over_ranks",
+    "sigmoid_focal_loss",
+]
