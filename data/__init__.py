@@ -1,0 +1,1 @@
+"""Data for detection and for AlignDet: COCO datasets, transforms, views, loaders, proposals."""

@@ -1,0 +1,7 @@
+"""The one exception for input files that cannot be used."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Input on disk is unusable; the message is one sentence that names the file and the remedy."""
