@@ -58,4 +58,5 @@ def test_empty_is_zero_and_attached():
     logits = torch.zeros(2, 0, 5, requires_grad=True)
     loss = sigmoid_focal_loss(logits, torch.zeros(2, 0, 5), 0.25, 2.0, 1.0)
     loss.backward()
-    assert loss.item() == 0 and logits.grad.shape == (2, 0, 5)
+    assert loss.item() == 0
+    assert logits.grad.shape == (2, 0, 5)

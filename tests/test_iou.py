@@ -65,7 +65,8 @@ def test_boxes_without_area_and_disjoint_boxes_are_finite(kind):
     pred = torch.tensor([point, point, box], requires_grad=True)
     loss = box_iou_loss(pred, torch.tensor([point, box, point]), kind)
     loss.backward()
-    assert loss.isfinite() and pred.grad.isfinite().all()
+    assert loss.isfinite()
+    assert pred.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["giou", "iou"])
@@ -73,7 +74,8 @@ def test_no_pairs_are_zero_and_attached(kind):
     pred = torch.zeros(0, 4, requires_grad=True)
     loss = box_iou_loss(pred, torch.zeros(0, 4), kind, torch.zeros(0), 1.0)
     loss.backward()
-    assert loss.item() == 0 and pred.grad.shape == (0, 4)
+    assert loss.item() == 0
+    assert pred.grad.shape == (0, 4)
 
 
 def test_unknown_kind():

@@ -1,0 +1,6 @@
+"""Plain object detection in PyTorch: backbones, pyramid, detectors. Nothing here knows AlignDet."""
+
+from models.backbone import build_backbone
+from models.detector import ModelConfig, build_detector
+
+__all__ = ["ModelConfig", "build_backbone", "build_detector"]

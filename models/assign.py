@@ -1,0 +1,73 @@
+"""Which box does a prediction answer for? Pure functions from geometry to box indices.
+
+An assigner returns the *index* of the matched box, not its class: fine-tuning looks class labels
+up with it, AlignDet's pre-training (section 3.3 of the paper) looks instance ids up.
+
+Legend: A anchors or points, M boxes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BACKGROUND = -1  # answers for no box: a negative
+IGNORE = -2  # neither positive nor negative: takes no part in the loss
+
+
+def reach_bounds(strides: Tensor, reach_per_stride: float = 8.0) -> tuple[Tensor, Tensor]:
+    """The sizes each level answers for (FCOS, section 3.2): 0-64 px at stride 8, 64-128 at 16, ...
+
+    Args:
+        strides: (A,) stride of each point's level, doubling from level to level.
+        reach_per_stride: upper bound in strides; the lower one is half of it.
+
+    Returns:
+        lower (A,) and upper (A,), in pixels: 0 at the finest level, infinity at the coarsest.
+    """
+    lower = strides * (reach_per_stride / 2)
+    upper = strides * reach_per_stride
+    lower = lower.masked_fill(strides == strides.min(), 0.0)
+    upper = upper.masked_fill(strides == strides.max(), float("inf"))
+    return lower, upper
+
+
+def assign_points(
+    points: Tensor,
+    strides: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    boxes: Tensor,
+    center_radius: float | None,
+) -> Tensor:
+    """Match each point with the smallest box it lies in (Tian et al., FCOS, section 3.1).
+
+    A point matches a box if it is strictly inside, at most `center_radius` strides away from the
+    centre in x and y (centre sampling, FCOS, TPAMI version, section 2.1), and if its largest
+    distance to a side is in [lower, upper), which makes boxes of a size answered for by one level.
+
+    Args:
+        points: (A, 2) xy, in pixels.
+        strides: (A,) stride of each point's level.
+        lower, upper: (A,) bounds of the largest distance to a side, in pixels.
+        boxes: (M, 4) xyxy, in pixels; M may be 0. A box without area matches nothing.
+        center_radius: in strides; None switches centre sampling off.
+
+    Returns:
+        (A,) int64, the index of the box or `BACKGROUND`. Of equal areas the first box wins.
+    """
+    if len(boxes) == 0:
+        return torch.full((len(points),), BACKGROUND, dtype=torch.int64, device=points.device)
+    half_width, half_height = ((boxes[:, 2:] - boxes[:, :2]) / 2).unbind(1)  # (M,)
+    center_x, center_y = ((boxes[:, 2:] + boxes[:, :2]) / 2).unbind(1)  # (M,)
+    # Distances from the centre say it all: |dx| < w/2 is inside, |dx| + w/2 the farther side.
+    dx = (points[:, 0, None] - center_x).abs()  # (A, M)
+    dy = (points[:, 1, None] - center_y).abs()  # (A, M)
+    match = (dx < half_width) & (dy < half_height)
+    if center_radius is not None:
+        match &= torch.maximum(dx, dy) < center_radius * strides[:, None]
+    reach = torch.maximum(dx + half_width, dy + half_height)
+    match &= (reach >= lower[:, None]) & (reach < upper[:, None])
+    areas = (4 * half_width * half_height).expand_as(dx)
+    smallest, index = areas.masked_fill(~match, float("inf")).min(dim=1)
+    return index.masked_fill(smallest == float("inf"), BACKGROUND)

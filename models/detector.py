@@ -1,0 +1,72 @@
+"""Detectors by name. A new one is a file in models/ and an entry in `DETECTORS`.
+
+A detector class is constructed as `Detector(backbone, config, num_classes)`; its config is a
+dataclass of plain numbers, strings and booleans, which validates itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import nn
+
+from models.backbone import build_backbone, load_backbone_weights
+from models.choices import require_choice, valid_choices
+from models.fcos import FCOS, FCOSConfig
+
+DETECTORS = {"fcos": (FCOS, FCOSConfig)}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The `model` section of a run's configuration."""
+
+    detector: str = "fcos"  # a key of DETECTORS
+    backbone: str = "resnet50"  # a key of models.backbone.BACKBONES
+    backbone_weights: str | None = None  # file of classification weights, or None for random ones
+    norm: str = "frozen_bn"  # of the backbone: "frozen_bn" or "bn"
+    frozen_stages: int = 2  # of the backbone, from the stem on: 0 none, 5 all
+    options: Mapping[str, Any] = field(default_factory=dict)  # fields of the detector's own config
+
+
+def build_detector(config: ModelConfig, num_classes: int) -> nn.Module:
+    """A detector with random weights, but for the backbone if `config` names a file for it.
+
+    Args:
+        config: what to build.
+        num_classes: K, without background; labels run from 0 to K-1.
+
+    Raises:
+        ValueError: naming the key, for an unknown name or option or a bad value, and naming the
+            file, if the backbone's weights do not fit.
+    """
+    require_choice("model.detector", config.detector, DETECTORS)
+    detector, config_class = DETECTORS[config.detector]
+    options = detector_options(config_class, config.options)
+    backbone = build_backbone(config.backbone, config.norm, config.frozen_stages)
+    if config.backbone_weights is not None:
+        load_backbone_weights(backbone, config.backbone_weights)
+    return detector(backbone, options, num_classes)
+
+
+def detector_options(config_class: type, options: Mapping[str, Any]) -> Any:
+    """`config_class` with `options` in the place of its defaults, each of the default's type.
+
+    Raises:
+        ValueError: naming the option as `model.options.NAME`.
+    """
+    defaults = {f.name: f.default for f in fields(config_class)}
+    values = {}
+    for name, value in options.items():
+        key = f"model.options.{name}"
+        if name not in defaults:
+            raise ValueError(f"{key} is unknown; {valid_choices(name, defaults)}")
+        expected = type(defaults[name])
+        if expected is float and type(value) is int:
+            value = float(value)
+        if type(value) is not expected:
+            raise ValueError(f"{key} is {value!r}; it must be of type {expected.__name__}")
+        values[name] = value
+    return config_class(**values)

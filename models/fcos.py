@@ -1,0 +1,321 @@
+"""FCOS: a detector that predicts one box per point of a feature pyramid, without anchors.
+
+Tian et al., "FCOS: a simple and strong anchor-free object detector" (arXiv 2006.09214), which
+includes the ICCV 2019 paper (arXiv 1904.01355) the equations below are numbered by.
+
+Legend: N images, A points of all levels, M ground-truth boxes, K foreground classes,
+C channels, P positive points of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses.focal import sigmoid_focal_loss
+from losses.iou import box_iou_loss
+from losses.normalizer import mean_over_ranks
+from models.anchors import grid_points
+from models.assign import assign_points, reach_bounds
+from models.choices import require_choice
+from models.coders import boxes_to_distances, centerness_target, distances_to_boxes
+from models.fpn import FPN, FPNConfig
+from models.postprocess import suppress_duplicates, top_candidates
+from models.staged import StagedBackbone
+
+MAX_LOG_DISTANCE = math.log(1e4)  # a side is never farther than 10,000 px: exp must not overflow
+
+
+@dataclass(frozen=True)
+class FCOSConfig:
+    """Settings of the pyramid, head, losses and detections; `model.options` of a run."""
+
+    channels: int = 256  # of the pyramid and of the head
+    fpn_extra: str = "p6p7_from_p5"  # levels above P5, see FPNConfig
+    num_convs: int = 4  # convolutions in each of the two towers
+    norm_groups: int = 32  # of GroupNorm, lowered to a divisor of `channels`
+    level_scales: bool = True  # a trainable factor on the distances of each level
+    norm_on_stride: bool = True  # distances are relu(x) strides (2020), else exp(x) pixels (2019)
+    distance_bias: float = 0.0  # initial x; at 0, relu may leave a side without gradient for good
+    prior: float = 0.01  # score of every class at initialisation (focal loss, section 3.3)
+    point_offset: float = 0.5  # position of a point in its cell, in strides: 0.5 is the centre
+    center_radius: float = 1.5  # centre sampling, in strides; 0 takes the whole box
+    reach_per_stride: float = 8.0  # a level regresses up to 8 strides: 64 px at stride 8
+    focal_alpha: float = 0.25  # weight of positives against negatives
+    focal_gamma: float = 2.0  # how little easy examples count
+    box_loss: str = "giou"  # or "iou"
+    centerness_weighted: bool = True  # box loss weighted by centerness, divided by its sum
+    score_threshold: float = 0.05  # detections score more than this
+    topk_candidates: int = 1000  # per level, before non-maximum suppression
+    nms_iou: float = 0.6  # overlap at which the weaker of two boxes of a class is dropped
+    detections_per_image: int = 100  # the best ones, after non-maximum suppression
+    min_size: float = 1.0  # px; drops the slivers predicted outside of the true image
+
+    def __post_init__(self) -> None:
+        require_choice("model.options.box_loss", self.box_loss, ("giou", "iou"))
+        if not 0 < self.prior < 1:
+            raise ValueError(f"model.options.prior is {self.prior}; it must be between 0 and 1")
+
+    @classmethod
+    def torchvision(cls) -> FCOSConfig:
+        """The settings with which this detector equals torchvision's `fcos_resnet50_fpn`."""
+        return cls(
+            level_scales=False,
+            point_offset=0.0,
+            centerness_weighted=False,
+            score_threshold=0.2,
+            min_size=0.0,
+        )
+
+
+class FCOSOutput(NamedTuple):
+    """Raw predictions; A runs over levels, finest first, then rows, as in `grid_points`."""
+
+    logits: Tensor  # (N, A, K)
+    distances: Tensor  # (N, A, 4) left, top, right, bottom, >= 0, in pixels, float32
+    centerness: Tensor  # (N, A) logits
+
+
+class FCOSHead(nn.Module):
+    """Two towers shared by all levels: one for the class, one for box and centerness.
+
+    Pre-training trains the towers and the box part as they are and puts a projector in the place
+    of `cls_logits`; so the parts can be called one by one.
+    """
+
+    def __init__(self, config: FCOSConfig, num_classes: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.config = config
+        self.strides = tuple(strides)
+        self.cls_tower = conv_tower(config)
+        self.box_tower = conv_tower(config)
+        self.cls_logits = nn.Conv2d(config.channels, num_classes, 3, padding=1)
+        self.box_regression = nn.Conv2d(config.channels, 4, 3, padding=1)
+        self.centerness = nn.Conv2d(config.channels, 1, 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(len(self.strides))) if config.level_scales else None
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+        nn.init.constant_(self.box_regression.bias, config.distance_bias)
+        nn.init.constant_(self.cls_logits.bias, math.log(config.prior / (1 - config.prior)))
+
+    def forward(self, features: Sequence[Tensor]) -> FCOSOutput:
+        """Pyramid maps, a list of (N, C, H_i, W_i), to predictions."""
+        cls_features, box_features = self.towers(features)
+        return FCOSOutput(self.logits_from(cls_features), *self.boxes_from(box_features))
+
+    def towers(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Class features and box features, both lists of (N, C, H_i, W_i)."""
+        return [self.cls_tower(x) for x in features], [self.box_tower(x) for x in features]
+
+    def logits_from(self, cls_features: Sequence[Tensor]) -> Tensor:
+        """Class logits (N, A, K)."""
+        return flatten_levels([self.cls_logits(x) for x in cls_features])
+
+    def boxes_from(self, box_features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Distances (N, A, 4) in pixels, float32, and centerness logits (N, A)."""
+        distances = []
+        for level, x in enumerate(box_features):
+            raw = self.box_regression(x).float()  # exp and pixels want more than half precision
+            if self.scales is not None:
+                raw = raw * self.scales[level]
+            if self.config.norm_on_stride:
+                distances.append(raw.relu() * self.strides[level])
+            else:
+                distances.append(raw.clamp(max=MAX_LOG_DISTANCE).exp())
+        centerness = flatten_levels([self.centerness(x) for x in box_features])
+        return flatten_levels(distances), centerness.squeeze(2)
+
+
+def conv_tower(config: FCOSConfig) -> nn.Sequential:
+    """3x3 convolution, GroupNorm and ReLU, `num_convs` times."""
+    channels = config.channels
+    groups = math.gcd(config.norm_groups, channels)
+    if groups == channels:  # a group of one channel has nothing to normalise on a map of one cell
+        groups = max(1, groups // 2)
+    layers = []
+    for _ in range(config.num_convs):
+        layers.append(nn.Conv2d(channels, channels, 3, padding=1))
+        layers.append(nn.GroupNorm(groups, channels))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
+    """List of (N, C, H_i, W_i) to (N, A, C): levels one after the other, each row by row."""
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+
+
+class FCOS(nn.Module):
+    """Backbone, pyramid P3 to P7 and head, with their losses and detections."""
+
+    def __init__(self, backbone: StagedBackbone, config: FCOSConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.neck = FPN(backbone.channels[1:], FPNConfig(config.channels, config.fpn_extra))
+        self.strides = tuple(
+            backbone.strides[1] * 2**level for level in range(self.neck.num_levels)
+        )
+        self.head = FCOSHead(config, num_classes, self.strides)
+
+    def forward(
+        self,
+        images: Tensor,
+        image_sizes: Tensor | Sequence[tuple[int, int]],
+        targets: Sequence[dict[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses if `targets` are given, detections if not; in train and eval mode alike.
+
+        Args:
+            images: (N, 3, H, W), normalised, padded on the right and below.
+            image_sizes: (N, 2) true (height, width) before padding, in pixels.
+            targets: one dict an image: boxes (M, 4) xyxy in pixels, labels (M,) int64 in 0..K-1;
+                M may be 0.
+
+        Returns:
+            {"loss_class", "loss_box", "loss_centerness"}, float32 scalars, or one dict an image:
+            boxes (D, 4) xyxy inside the true image, scores (D,) descending, labels (D,).
+        """
+        features = self.pyramid(images)
+        output = self.head(features)
+        points, strides = self.points_for(features)
+        if targets is not None:
+            return self.losses(output, points, strides, targets)
+        level_sizes = [x.shape[2] * x.shape[3] for x in features]
+        return self.detections(output, points, level_sizes, image_sizes)
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """The maps the head works on, a list of (N, C, H_i, W_i); C2 is not used."""
+        return self.neck(self.backbone(images)[1:])
+
+    def points_for(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Points (A, 2) xy in pixels and their strides (A,), in the order of the predictions."""
+        sizes = [tuple(x.shape[-2:]) for x in features]
+        return grid_points(sizes, self.strides, self.config.point_offset, features[0].device)
+
+    def assign(self, points: Tensor, strides: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """For boxes (M, 4) of each image: (N, A) index of each point's box or BACKGROUND."""
+        lower, upper = reach_bounds(strides, self.config.reach_per_stride)
+        radius = self.config.center_radius or None
+        matched = [assign_points(points, strides, lower, upper, b, radius) for b in boxes]
+        return torch.stack(matched)
+
+    def losses(
+        self,
+        output: FCOSOutput,
+        points: Tensor,
+        strides: Tensor,
+        targets: Sequence[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """The three terms of FCOS, equation 2, against labelled boxes."""
+        boxes = [target["boxes"] for target in targets]
+        matched = self.assign(points, strides, boxes)  # (N, A)
+        loss_class = self.class_loss(output.logits, matched, [t["labels"] for t in targets])
+        box_terms = self.box_losses(output.distances, output.centerness, points, matched, boxes)
+        return {"loss_class": loss_class, **box_terms}
+
+    def class_loss(self, logits: Tensor, matched: Tensor, labels: Sequence[Tensor]) -> Tensor:
+        """Focal loss over all points, divided by the number of positives.
+
+        Args:
+            logits: (N, A, K).
+            matched: (N, A) from `assign`.
+            labels: (M,) in 0..K-1, of each image.
+        """
+        image, point = (matched >= 0).nonzero(as_tuple=True)  # (P,), (P,)
+        classes = gather_matched(labels, matched, image, point)  # (P,)
+        one_hot = torch.zeros_like(logits, dtype=torch.bool)
+        one_hot[image, point, classes] = True
+        positives = mean_over_ranks((matched >= 0).sum())
+        alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
+        return sigmoid_focal_loss(logits, one_hot, alpha, gamma, positives)
+
+    def box_losses(
+        self,
+        distances: Tensor,
+        centerness: Tensor,
+        points: Tensor,
+        matched: Tensor,
+        boxes: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """Overlap and centerness of the positive points; needs no labels.
+
+        Args:
+            distances: (N, A, 4) in pixels, and centerness: (N, A) logits, from the head.
+            points: (A, 2).
+            matched: (N, A) from `assign`.
+            boxes: (M, 4) xyxy, of each image: ground truth or proposals.
+
+        Returns:
+            {"loss_box", "loss_centerness"}, zeros attached to the graph if nothing is positive.
+        """
+        image, point = (matched >= 0).nonzero(as_tuple=True)  # (P,), (P,)
+        target_boxes = gather_matched(boxes, matched, image, point).float()  # (P, 4)
+        target_centerness = centerness_target(boxes_to_distances(points[point], target_boxes))
+        pred_boxes = distances_to_boxes(points[point], distances[image, point].float())
+        positives = mean_over_ranks((matched >= 0).sum())
+        weights, normalizer = None, positives
+        if self.config.centerness_weighted:
+            weights = target_centerness
+            normalizer = mean_over_ranks(weights.sum(), minimum=1e-6)
+        kind = self.config.box_loss
+        loss_centerness = F.binary_cross_entropy_with_logits(
+            centerness[image, point].float(), target_centerness, reduction="sum"
+        )
+        return {
+            "loss_box": box_iou_loss(pred_boxes, target_boxes, kind, weights, normalizer),
+            "loss_centerness": loss_centerness / positives,
+        }
+
+    def detections(
+        self,
+        output: FCOSOutput,
+        points: Tensor,
+        level_sizes: Sequence[int],
+        image_sizes: Tensor | Sequence[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Predictions to one dict of boxes, scores and labels an image, see `forward`.
+
+        The score is sqrt(class probability * centerness), as in the 2020 paper.
+        """
+        c = self.config
+        results = []
+        for n, size in enumerate(torch.as_tensor(image_sizes).tolist()):
+            centerness = output.centerness[n, :, None].float().sigmoid()  # (A, 1)
+            scores = (output.logits[n].float().sigmoid() * centerness).sqrt()  # (A, K)
+            scores, index, labels = top_candidates(
+                scores, level_sizes, c.score_threshold, c.topk_candidates
+            )
+            boxes = distances_to_boxes(points[index], output.distances[n, index])
+            found = suppress_duplicates(
+                boxes, scores, labels, size, c.nms_iou, c.detections_per_image, c.min_size
+            )
+            results.append(found)
+        return results
+
+
+def gather_matched(
+    values: Sequence[Tensor], matched: Tensor, image: Tensor, point: Tensor
+) -> Tensor:
+    """The value of the box each positive point is matched with.
+
+    Args:
+        values: (M, ...) one row a box, of each image.
+        matched: (N, A) box indices within the image.
+        image, point: (P,) where `matched` is positive.
+
+    Returns:
+        (P, ...).
+    """
+    counts = [len(rows) for rows in values]
+    firsts = torch.tensor([sum(counts[:n]) for n in range(len(counts))], device=matched.device)
+    return torch.cat(list(values))[matched[image, point] + firsts[image]]

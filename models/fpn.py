@@ -1,0 +1,69 @@
+"""Feature pyramid network (Lin et al., CVPR 2017): strong semantics on every scale.
+
+Legend: N images, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.choices import require_choice
+
+EXTRA_LEVELS = {"none": 0, "pool": 1, "p6p7_from_p5": 2, "p6p7_from_c5": 2}
+
+
+@dataclass(frozen=True)
+class FPNConfig:
+    """Settings of the pyramid."""
+
+    channels: int = 256  # of every level of the pyramid
+    # Levels above P5: "p6p7_from_p5" (FCOS) and "p6p7_from_c5" (RetinaNet) stride by convolution,
+    # "pool" adds a subsampled P5 (Faster R-CNN), "none" adds nothing.
+    extra: str = "p6p7_from_p5"
+
+
+class FPN(nn.Module):
+    """Maps of a backbone, finest first, to as many pyramid levels plus the extra ones.
+
+    The level of an input map has its size; each extra level halves the one before (rounded up).
+    """
+
+    def __init__(self, in_channels: Sequence[int], config: FPNConfig) -> None:
+        super().__init__()
+        require_choice("FPN extra", config.extra, EXTRA_LEVELS)
+        self.config = config
+        self.num_levels = len(in_channels) + EXTRA_LEVELS[config.extra]
+        channels = config.channels
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.output = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels
+        )
+        if EXTRA_LEVELS[config.extra] == 2:
+            p6_in = channels if config.extra == "p6p7_from_p5" else in_channels[-1]
+            self.p6 = nn.Conv2d(p6_in, channels, 3, stride=2, padding=1)
+            self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """List of (N, C_i, H_i, W_i), finest first, to a list of (N, C, H_j, W_j)."""
+        merged = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
+        for i in range(len(merged) - 1, 0, -1):  # coarsest to finest
+            size = merged[i - 1].shape[-2:]
+            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=size, mode="nearest")
+        levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
+        return levels + self._extra_levels(features[-1], levels[-1])
+
+    def _extra_levels(self, c5: Tensor, p5: Tensor) -> list[Tensor]:
+        if self.config.extra == "none":
+            return []
+        if self.config.extra == "pool":
+            return [F.max_pool2d(p5, kernel_size=1, stride=2)]
+        p6 = self.p6(p5 if self.config.extra == "p6p7_from_p5" else c5)
+        return [p6, self.p7(F.relu(p6))]

@@ -1,0 +1,74 @@
+"""From dense predictions to detections, shared by the dense detectors.
+
+`top_candidates` thins the predictions of an image out, the detector decodes the boxes of the few
+that are left, `suppress_duplicates` makes detections of them.
+
+Legend: A anchors or points, K foreground classes, T candidates, D detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+
+def top_candidates(
+    scores: Tensor, level_sizes: Sequence[int], threshold: float, limit: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best (point, class) pairs of each level.
+
+    Args:
+        scores: (A, K) of one image, in 0..1.
+        level_sizes: the number of points of each level, in the order of A.
+        threshold: pairs must score more than this.
+        limit: how many pairs a level may keep.
+
+    Returns:
+        scores (T,), point indices (T,) into A, and classes (T,) in 0..K-1.
+    """
+    num_classes = scores.shape[1]
+    kept_scores, kept_pairs, first = [], [], 0
+    for level in scores.split(list(level_sizes)):
+        flat = level.flatten()
+        pairs = (flat > threshold).nonzero().squeeze(1)
+        best, order = flat[pairs].topk(min(limit, len(pairs)))
+        kept_scores.append(best)
+        kept_pairs.append(pairs[order] + first * num_classes)
+        first += len(level)
+    pairs = torch.cat(kept_pairs)
+    return torch.cat(kept_scores), pairs // num_classes, pairs % num_classes
+
+
+def suppress_duplicates(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    image_size: tuple[int, int],
+    nms_iou: float,
+    limit: int,
+    min_size: float = 0.0,
+) -> dict[str, Tensor]:
+    """Clip candidates to the image, apply class-wise non-maximum suppression, keep the best.
+
+    Args:
+        boxes: (T, 4) xyxy, in pixels.
+        scores: (T,).
+        labels: (T,) int64.
+        image_size: true (height, width) of the image, in pixels.
+        nms_iou: of two boxes of a class that overlap more than this, the better one stays.
+        limit: how many detections an image may have.
+        min_size: clipped boxes with a shorter side, in pixels, are dropped.
+
+    Returns:
+        boxes (D, 4) xyxy, scores (D,) descending, labels (D,).
+    """
+    height, width = image_size
+    boxes, scores = boxes.float(), scores.float()
+    boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor((width, height, width, height)))
+    large = ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(dim=1)
+    boxes, scores, labels = boxes[large], scores[large], labels[large]
+    keep = batched_nms(boxes, scores, labels, nms_iou)[:limit]
+    return {"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]}

@@ -1,0 +1,134 @@
+"""ResNet 18, 34, 50 and 101 without the classifier (He et al., CVPR 2016, table 1).
+
+Parameter names are torchvision's, so its ImageNet weights load unchanged. As there, a bottleneck
+strides in its 3x3 convolution ("ResNet v1.5"), which is more accurate than striding in the 1x1.
+
+Legend: N images, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from models.choices import require_choice
+from models.staged import StagedBackbone, init_convolutions
+
+Norm = Callable[[int], nn.Module]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut (ResNet 18 and 34)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = norm(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection(in_channels, width, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H/stride, W/stride)."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut (ResNet 50 and 101)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = norm(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = norm(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection(in_channels, out_channels, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H/stride, W/stride)."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+def projection(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
+    """The shortcut's 1x1 convolution, or None where the input can be added as it is."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    return nn.Sequential(conv, norm(out_channels))
+
+
+DEPTHS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class ResNet(StagedBackbone):
+    """Images (N, 3, H, W) to C2 to C5, (N, C, H/s, W/s) with s = 4, 8, 16, 32 (rounded up).
+
+    `norm` makes a normalisation layer from a number of channels.
+    """
+
+    def __init__(self, depth: int, norm: Norm) -> None:
+        super().__init__()
+        require_choice("ResNet depth", depth, DEPTHS)
+        block, counts = DEPTHS[depth]
+        self.name = f"resnet{depth}"
+        self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = residual_stage(block, 64, 64, counts[0], 1, norm)
+        self.layer2 = residual_stage(block, self.channels[0], 128, counts[1], 2, norm)
+        self.layer3 = residual_stage(block, self.channels[1], 256, counts[2], 2, norm)
+        self.layer4 = residual_stage(block, self.channels[2], 512, counts[3], 2, norm)
+        init_convolutions(self)
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The stem, then the layers that end in C2, C3, C4 and C5."""
+        stem = [self.conv1, self.bn1]
+        return [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) to [C2, C3, C4, C5]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            features.append(x)
+        return features
+
+
+def residual_stage(
+    block: type[BasicBlock | Bottleneck],
+    in_channels: int,
+    width: int,
+    count: int,
+    stride: int,
+    norm: Norm,
+) -> nn.Sequential:
+    """`count` blocks, of which the first strides and changes the number of channels."""
+    first = block(in_channels, width, stride, norm)
+    rest = [block(width * block.expansion, width, 1, norm) for _ in range(count - 1)]
+    return nn.Sequential(first, *rest)

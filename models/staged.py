@@ -1,0 +1,54 @@
+"""What every backbone shares: five stages that can be frozen from the input upwards.
+
+Legend: N images, C channels.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from torch import nn
+
+
+class StagedBackbone(nn.Module):
+    """Base of the backbones: `forward(images)` maps (N, 3, H, W) to the maps [C2, C3, C4, C5].
+
+    A backbone sets `name`, `channels` (of C2 to C5) and `stages`.
+    """
+
+    name: str
+    channels: tuple[int, int, int, int]
+    strides: tuple[int, int, int, int] = (4, 8, 16, 32)
+    frozen_stages: int = 0
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """Five lists of modules, in the order the image passes them: the stem, then C2 to C5."""
+        raise NotImplementedError
+
+    def freeze(self, count: int) -> None:
+        """Freeze the first `count` stages (0 none, 5 the whole backbone) for good.
+
+        Frozen parameters need no gradient, and frozen stages stay in eval mode after `.train()`,
+        so that their BatchNorm keeps its statistics.
+        """
+        if not 0 <= count <= 5:
+            raise ValueError(f"model.frozen_stages is {count}; it must be from 0 (none) to 5 (all)")
+        self.frozen_stages = max(count, self.frozen_stages)
+        for module in chain(*self.stages[:count]):
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> StagedBackbone:
+        """Put the trained stages in `mode`; the frozen ones stay in eval mode."""
+        super().train(mode)
+        for module in chain(*self.stages[: self.frozen_stages]):
+            module.eval()
+        return self
+
+
+def init_convolutions(backbone: nn.Module) -> None:
+    """Kaiming-normal, fan-out (He et al., "Delving deep into rectifiers", section 2.2)."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,160 @@
+import pytest
+import torch
+from torchvision.models.detection.fcos import FCOS, FCOSHead
+from torchvision.models.detection.image_list import ImageList
+
+from models.anchors import grid_points
+from models.assign import BACKGROUND, IGNORE, assign_points, reach_bounds
+
+INF = float("inf")
+
+
+def assign(points, boxes, strides=None, lower=0.0, upper=INF, radius=None):
+    """`assign_points` on lists, with the same bounds for all points."""
+    points = torch.tensor(points, dtype=torch.float32)
+    count = len(points)
+    strides = torch.full((count,), 8.0) if strides is None else torch.tensor(strides)
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    bounds = torch.full((count,), lower), torch.full((count,), upper)
+    return assign_points(points, strides, *bounds, boxes, radius).tolist()
+
+
+def slow_assign(points, strides, lower, upper, boxes, radius):
+    """FCOS, section 3.1 and 3.2, one point and one box at a time."""
+    result = []
+    for (x, y), stride, low, high in zip(points.tolist(), strides, lower, upper, strict=True):
+        best, best_area = BACKGROUND, INF
+        for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+            sides = (x - x1, y - y1, x2 - x, y2 - y)
+            inside = min(sides) > 0
+            in_range = low <= max(sides) < high
+            off_center = max(abs(x - (x1 + x2) / 2), abs(y - (y1 + y2) / 2))
+            central = radius is None or off_center < radius * stride
+            area = (x2 - x1) * (y2 - y1)
+            if inside and in_range and central and area < best_area:
+                best, best_area = index, area
+        result.append(best)
+    return torch.tensor(result)
+
+
+def random_boxes(count, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    center = torch.rand(count, 2, generator=generator) * size
+    half = torch.rand(count, 2, generator=generator).pow(2) * size / 2 + 2
+    return torch.cat((center - half, center + half), dim=1)
+
+
+def pyramid(offset=0.5):
+    sizes = [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2)]
+    points, strides = grid_points(sizes, [8, 16, 32, 64, 128], offset)
+    return points, strides, *reach_bounds(strides)
+
+
+def test_constants_are_no_indices():
+    assert BACKGROUND == -1
+    assert IGNORE == -2
+
+
+def test_inside_is_strict():
+    box = [[10, 10, 20, 30]]
+    points = [[15, 20], [10, 20], [20, 20], [15, 10], [15, 30], [11, 29], [9, 20]]
+    assert assign(points, box) == [0, -1, -1, -1, -1, 0, -1]
+
+
+def test_of_overlapping_boxes_the_smallest_wins():
+    boxes = [[0, 0, 100, 100], [40, 40, 60, 60], [30, 30, 80, 80]]
+    assert assign([[50, 50], [35, 35], [10, 10], [70, 70]], boxes) == [1, 2, 0, 2]
+
+
+def test_of_equal_areas_the_first_wins():
+    boxes = [[0, 0, 40, 10], [0, 0, 20, 20], [0, 0, 10, 40]]
+    assert assign([[5, 5], [15, 15]], boxes) == [0, 1]
+
+
+def test_center_sampling():
+    # The centre is (50, 50); the radius of 1.5 strides of 8 px is 12 px in x and in y.
+    points = [[50, 50], [61, 61], [62, 50], [50, 38.5], [30, 50]]
+    assert assign(points, [[0, 0, 100, 100]], radius=1.5) == [0, 0, -1, 0, -1]
+
+
+def test_center_region_ends_at_the_sides_of_a_small_box():
+    assert assign([[54, 50], [57, 50]], [[45, 45, 55, 55]], radius=1.5) == [0, -1]
+
+
+def test_center_radius_grows_with_the_stride():
+    points = [[70, 50], [70, 50]]
+    assert assign(points, [[0, 0, 100, 100]], strides=[8.0, 16.0], radius=1.5) == [-1, 0]
+
+
+def test_level_range_is_half_open():
+    # At (50, 50) the farthest side is 64 px away: it belongs to 64..128 and not to 0..64.
+    box = [[40, 40, 114, 60]]
+    assert assign([[50, 50]], box, lower=64.0, upper=128.0) == [0]
+    assert assign([[50, 50]], box, lower=0.0, upper=64.0) == [-1]
+
+
+def test_a_smaller_box_out_of_range_does_not_shadow_a_larger_one():
+    boxes = [[45, 45, 55, 55], [0, 0, 150, 150]]
+    assert assign([[50, 50]], boxes, lower=64.0, upper=128.0) == [1]
+
+
+def test_bounds_by_level():
+    strides = torch.tensor([8.0, 16.0, 16.0, 32.0, 64.0, 128.0])
+    lower, upper = reach_bounds(strides)
+    assert lower.tolist() == [0, 64, 64, 128, 256, 512]
+    assert upper.tolist() == [64, 128, 128, 256, 512, INF]
+    assert [b.tolist() for b in reach_bounds(torch.tensor([16.0]))] == [[0], [INF]]
+    assert reach_bounds(strides, 4.0)[1].tolist() == [32, 64, 64, 128, 256, INF]
+
+
+def test_no_boxes():
+    points, strides, lower, upper = pyramid()
+    matched = assign_points(points, strides, lower, upper, torch.zeros(0, 4), 1.5)
+    assert matched.dtype == torch.int64
+    assert matched.tolist() == [BACKGROUND] * len(points)
+
+
+def test_boxes_without_area_match_nothing():
+    assert assign([[50, 50]], [[50, 50, 50, 50], [20, 50, 80, 50], [60, 60, 40, 40]]) == [-1]
+
+
+@pytest.mark.parametrize("radius", [None, 1.5])
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_a_slow_loop(radius, seed):
+    points, strides, lower, upper = pyramid()
+    boxes = random_boxes(12, 256, seed)
+    matched = assign_points(points, strides, lower, upper, boxes, radius)
+    assert matched.shape == (len(points),)
+    assert (matched >= 0).any()
+    assert torch.equal(matched, slow_assign(points, strides, lower, upper, boxes, radius))
+
+
+class Recorder(FCOSHead):
+    """Torchvision's head, which notes what it is asked to compute the loss of."""
+
+    def compute_loss(self, targets, head_outputs, anchors, matched_idxs):
+        return {"matched": torch.stack(matched_idxs)}
+
+
+def test_equals_torchvision():
+    backbone = torch.nn.Identity()
+    backbone.out_channels = 32
+    model = FCOS(backbone, num_classes=3, head=Recorder(32, 1, 3))
+    sizes = [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2)]
+    images = ImageList(torch.zeros(1, 3, 256, 256), [(256, 256)])
+    anchors = model.anchor_generator(images, [torch.zeros(1, 1, h, w) for h, w in sizes])
+    counts = [h * w for h, w in sizes]
+    points, strides, lower, upper = pyramid(offset=0.0)
+    for seed in range(10):
+        boxes = random_boxes(10, 256, seed)
+        expected = model.compute_loss([{"boxes": boxes}], {}, anchors, counts)["matched"][0]
+        assert torch.equal(assign_points(points, strides, lower, upper, boxes, 1.5), expected)
+
+
+def test_many_points_and_boxes():
+    points, strides = grid_points([(100, 150), (50, 75), (25, 38)], [8, 16, 32], 0.5)
+    boxes = random_boxes(300, 1000, 0)
+    matched = assign_points(points, strides, *reach_bounds(strides), boxes, None)
+    assert matched.shape == (19700,)
+    assert matched.min() == -1
+    assert matched.max() <= 299

@@ -1,0 +1,82 @@
+from collections import OrderedDict
+
+import pytest
+import torch
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+from models.fpn import FPN, FPNConfig
+
+IN_CHANNELS = (12, 20, 28)
+CHANNELS = 16
+
+
+def feature_maps() -> list[torch.Tensor]:
+    sizes = ((19, 26), (10, 13), (5, 7))  # odd sizes: the upsampled map is not twice the coarser
+    return [torch.randn(2, c, h, w) for c, (h, w) in zip(IN_CHANNELS, sizes, strict=True)]
+
+
+def torchvision_fpn(extra: str) -> FeaturePyramidNetwork:
+    blocks = {
+        "none": lambda: None,
+        "pool": LastLevelMaxPool,
+        "p6p7_from_p5": lambda: LastLevelP6P7(CHANNELS, CHANNELS),
+        "p6p7_from_c5": lambda: LastLevelP6P7(IN_CHANNELS[-1], CHANNELS),
+    }
+    fpn = FeaturePyramidNetwork(list(IN_CHANNELS), CHANNELS, blocks[extra]())
+    for name, parameter in fpn.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_()  # zero biases would hide a wrong mapping
+    return fpn
+
+
+def our_name(key: str) -> str:
+    key = key.replace("inner_blocks.", "lateral.").replace("layer_blocks.", "output.")
+    return key.replace(".0.weight", ".weight").replace(".0.bias", ".bias").replace(
+        "extra_blocks.", ""
+    )
+
+
+@pytest.mark.parametrize("extra", ["none", "pool", "p6p7_from_p5", "p6p7_from_c5"])
+def test_equals_torchvision(extra):
+    torch.manual_seed(0)
+    theirs = torchvision_fpn(extra)
+    ours = FPN(IN_CHANNELS, FPNConfig(CHANNELS, extra))
+    ours.load_state_dict({our_name(k): v for k, v in theirs.state_dict().items()})
+    features = feature_maps()
+    expected = theirs(OrderedDict((str(i), f) for i, f in enumerate(features)))
+    levels = ours(features)
+    assert len(levels) == len(expected) == ours.num_levels
+    for level, reference in zip(levels, expected.values(), strict=True):
+        torch.testing.assert_close(level, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_levels_and_sizes():
+    levels = FPN(IN_CHANNELS, FPNConfig(CHANNELS))(feature_maps())
+    assert [tuple(p.shape) for p in levels] == [
+        (2, CHANNELS, h, w) for h, w in ((19, 26), (10, 13), (5, 7), (3, 4), (2, 2))
+    ]
+
+
+def test_initialisation_is_kaiming_uniform():
+    torch.manual_seed(0)
+    fpn = FPN((256, 512), FPNConfig(128))
+    for name, parameter in fpn.named_parameters():
+        if parameter.ndim == 1:
+            assert (parameter == 0).all()
+        else:
+            bound = (3 / parameter[0].numel()) ** 0.5  # gain 1 for a = 1
+            assert parameter.abs().max().item() == pytest.approx(bound, rel=1e-3), name
+            assert parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.02), name
+
+
+def test_the_input_maps_are_not_modified():
+    features = feature_maps()
+    copies = [f.clone() for f in features]
+    FPN(IN_CHANNELS, FPNConfig(CHANNELS, "none"))(features)
+    assert all(torch.equal(f, c) for f, c in zip(features, copies, strict=True))
+
+
+def test_unknown_extra_level():
+    with pytest.raises(ValueError, match="'p6'.*valid: none, pool, p6p7_from_p5, p6p7_from_c5"):
+        FPN(IN_CHANNELS, FPNConfig(CHANNELS, "p6"))

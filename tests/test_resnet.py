@@ -1,0 +1,85 @@
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models._utils import IntermediateLayerGetter
+
+from models.norm import FrozenBatchNorm2d
+from models.resnet import ResNet
+
+DEPTHS = (18, 34, 50, 101)
+LAYERS = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
+
+
+def torchvision_resnet(depth: int) -> nn.Module:
+    """Torchvision's network with random BatchNorm statistics, without which eval tests little."""
+    torch.manual_seed(depth)
+    model = getattr(torchvision.models, f"resnet{depth}")(weights=None)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.3, 0.8)
+            module.bias.data.normal_(std=0.1)
+    return model.eval()
+
+
+def without_classifier(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("fc.")}
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_keys_and_shapes_are_torchvisions(depth):
+    theirs = without_classifier(torchvision_resnet(depth))
+    ours = ResNet(depth, nn.BatchNorm2d).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
+def test_features_are_torchvisions(depth, norm):
+    theirs = torchvision_resnet(depth)
+    ours = ResNet(depth, norm).eval()
+    ours.load_state_dict(without_classifier(theirs))
+    images = torch.randn(2, 3, 64, 97)
+    with torch.no_grad():
+        features = ours(images)
+        expected = list(IntermediateLayerGetter(theirs, LAYERS)(images).values())
+    assert len(features) == 4
+    for level, (feature, reference) in enumerate(zip(features, expected, strict=True)):
+        stride = ours.strides[level]
+        assert feature.shape == (2, ours.channels[level], 64 // stride, -(-97 // stride))
+        torch.testing.assert_close(feature, reference, rtol=1e-4, atol=1e-4)
+
+
+def test_training_mode_is_torchvisions():
+    theirs = torchvision_resnet(18).train()
+    ours = ResNet(18, nn.BatchNorm2d)
+    ours.load_state_dict(without_classifier(theirs))
+    images = torch.randn(2, 3, 64, 64)
+    reference = IntermediateLayerGetter(theirs, LAYERS)(images)["3"]
+    torch.testing.assert_close(ours(images)[3], reference, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.bn1.running_mean, theirs.bn1.running_mean)
+
+
+def test_initialisation_is_kaiming_fan_out():
+    torch.manual_seed(0)
+    model = ResNet(50, nn.BatchNorm2d)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 4:
+            fan_out = parameter.shape[0] * parameter.shape[2] * parameter.shape[3]
+            assert parameter.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05), name
+        else:
+            assert (parameter == (1.0 if name.endswith("weight") else 0.0)).all(), name
+
+
+def test_stages_hold_every_parameter_once():
+    model = ResNet(34, nn.BatchNorm2d)
+    staged = [p for stage in model.stages for module in stage for p in module.parameters()]
+    assert len(model.stages) == 5
+    assert len(staged) == len({id(p) for p in staged}) == len(list(model.parameters()))
+
+
+def test_unknown_depth():
+    with pytest.raises(ValueError, match="depth is 20.*18, 34, 50, 101"):
+        ResNet(20, nn.BatchNorm2d)
