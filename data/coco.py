@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,14 @@ def write_json_atomic(content: Any, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # still there only after a failure
 
 
 def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
@@ -70,7 +73,7 @@ def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         DataError: the file is missing, not JSON, lacks a field, repeats an id, or an annotation
-            refers to an image or a category that is not listed.
+            refers to an image or a category that is not listed or has no four numbers as its box.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -94,29 +97,61 @@ def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
                 f"{path}: {name} has category_id {annotation['category_id']!r}, which is not in "
                 "'categories'; add the category or remove the annotation"
             )
+        if not _is_box(annotation["bbox"]):
+            raise DataError(
+                f"{path}: {name} has bbox {annotation['bbox']!r}, which is not four finite numbers "
+                "[x, y, width, height]; correct it or remove the annotation"
+            )
     return content
 
 
-REQUIRED = {
-    "images": ("id", "file_name", "width", "height"),
-    "annotations": ("image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
+def _is_box(bbox: Any) -> bool:
+    if not isinstance(bbox, Sequence) or len(bbox) != 4:
+        return False
+    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in bbox)
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "an integer or text": lambda value: isinstance(value, (int, str)),
+    "an integer": lambda value: isinstance(value, int),
+    "text": lambda value: isinstance(value, str),
+    "a number above 0": lambda value: isinstance(value, (int, float)) and value > 0,
+    "anything": lambda value: True,
+}
+FIELDS = {
+    "images": {
+        "id": "an integer or text",
+        "file_name": "text",
+        "width": "a number above 0",
+        "height": "a number above 0",
+    },
+    "annotations": {
+        "image_id": "an integer or text",
+        "category_id": "an integer",
+        "bbox": "anything",  # checked later, where the message can name the annotation
+    },
+    "categories": {"id": "an integer", "name": "anything"},
 }
 
 
 def _check_lists(path: str | Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a COCO JSON (the top level is no object); convert it first")
-    for key, fields in REQUIRED.items():
+    for key, fields in FIELDS.items():
         if not isinstance(content.get(key), list):
             raise DataError(f"{path}: not a COCO JSON, it has no list '{key}'; convert it first")
         for entry in content[key]:
-            missing = [f for f in fields if not isinstance(entry, dict) or f not in entry]
-            if missing:
-                raise DataError(
-                    f"{path}: an entry of '{key}' has no '{missing[0]}' "
-                    f"({json.dumps(entry)[:80]}); add it"
-                )
+            for field, kind in fields.items():
+                if not isinstance(entry, dict) or field not in entry:
+                    raise DataError(
+                        f"{path}: an entry of '{key}' has no '{field}' "
+                        f"({json.dumps(entry)[:80]}); add it"
+                    )
+                if not KINDS[kind](entry[field]):
+                    raise DataError(
+                        f"{path}: an entry of '{key}' has the '{field}' of "
+                        f"{json.dumps(entry[field])[:80]}, which is not {kind}; correct it"
+                    )
 
 
 def _unique_ids(path: str | Path, entries: list[dict[str, Any]], key: str) -> set[int]:
@@ -132,17 +167,18 @@ def read_categories(content: Mapping[str, Any]) -> Categories:
     return Categories(tuple(e["id"] for e in entries), tuple(str(e["name"]) for e in entries))
 
 
-def _box_problem(bbox: Any, height: int, width: int) -> str | None:
+MIN_SIDE = 0.01  # pixels; float32 coordinates could lose a side smaller than this
+
+
+def _box_problem(bbox: Sequence[float], height: int, width: int) -> str | None:
     """Why an xywh box cannot be trained on, or None."""
-    if not isinstance(bbox, Sequence) or len(bbox) != 4:
-        return "is not [x, y, width, height]"
-    if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in bbox):
-        return "has a coordinate that is no finite number"
     x, y, w, h = bbox
     if w <= 0 or h <= 0:
         return "has no area"
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return f"lies outside the image of {width} x {height} pixels"
+    if min(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)) < MIN_SIDE:
+        return "has next to no area inside the image"
     return None
 
 

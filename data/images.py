@@ -25,15 +25,15 @@ def list_images(directory: str | Path) -> list[str]:
     root = Path(directory)
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; give the folder that holds the images")
-    found = sorted(relative for relative, _ in _walk(root))
+    found = sorted(_walk(root))
     if not found:
         kinds = " ".join(sorted(EXTENSIONS))
         raise DataError(f"{root}: holds no image; expected files ending in one of {kinds}")
     return found
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int]]:
-    """Yield (relative path, bytes) of every image below ``root``."""
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the relative path of every image below ``root``."""
     pending = [root]
     while pending:
         with os.scandir(pending.pop()) as entries:
@@ -41,7 +41,7 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
                 if entry.is_dir():
                     pending.append(Path(entry.path))
                 elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                    yield Path(entry.path).relative_to(root).as_posix(), entry.stat().st_size
+                    yield Path(entry.path).relative_to(root).as_posix()
 
 
 def read_image(path: str | Path) -> Image.Image:

@@ -131,7 +131,12 @@ def gather_from_other_ranks(samples: Tensor) -> Tensor:
 
 @torch.no_grad()
 def contrastive_statistics(
-    query: Tensor, key: Tensor, query_ids: Tensor, key_ids: Tensor, temperature: float = 0.5
+    query: Tensor,
+    key: Tensor,
+    query_ids: Tensor,
+    key_ids: Tensor,
+    temperature: float = 0.5,
+    across_ranks: bool = False,
 ) -> dict[str, Tensor]:
     """What tells a healthy run from a stuck one; arguments as of ``instance_contrastive_loss``.
 
@@ -143,7 +148,7 @@ def contrastive_statistics(
         ``instances``: how many online samples, and ids, have a pair. Scalars, 0 where undefined.
     """
     query, key = query.float(), key.float()
-    pairs = _find_pairs(query, key, query_ids, key_ids, across_ranks=False)
+    pairs = _find_pairs(query, key, query_ids, key_ids, across_ranks)
     names = ("contrast_floor", "cos_positive", "cos_negative", "retrieval")
     sums = dict.fromkeys(names, query.new_zeros(()))
     for rows, weights in zip(

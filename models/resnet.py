@@ -32,6 +32,10 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = projection(in_channels, width, stride, norm)
 
+    def start_as_identity(self) -> None:
+        """See `zero_scale`."""
+        zero_scale(self.bn2)
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H/stride, W/stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
@@ -57,6 +61,10 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = projection(in_channels, out_channels, stride, norm)
 
+    def start_as_identity(self) -> None:
+        """See `zero_scale`."""
+        zero_scale(self.bn3)
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H/stride, W/stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
@@ -64,6 +72,16 @@ class Bottleneck(nn.Module):
         out = self.bn3(self.conv3(out))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
+
+
+def zero_scale(norm: nn.Module) -> None:
+    """Let a residual block start as its shortcut (Goyal et al., arXiv 1706.02677, section 5.1).
+
+    A random ResNet so keeps more of the image in its deep maps, which matters as long as it is
+    frozen. A frozen norm could never leave the zero, so it stays as it is.
+    """
+    if norm.weight.requires_grad:
+        nn.init.zeros_(norm.weight)
 
 
 def projection(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
@@ -103,6 +121,9 @@ class ResNet(StagedBackbone):
         self.layer3 = residual_stage(block, self.channels[1], 256, counts[2], 2, norm)
         self.layer4 = residual_stage(block, self.channels[2], 512, counts[3], 2, norm)
         init_convolutions(self)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for residual in stage:
+                residual.start_as_identity()
 
     @property
     def stages(self) -> list[list[nn.Module]]:

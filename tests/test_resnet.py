@@ -4,6 +4,7 @@ import torchvision
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 
+from models.backbone import build_backbone
 from models.norm import FrozenBatchNorm2d
 from models.resnet import ResNet
 
@@ -70,7 +71,8 @@ def test_initialisation_is_kaiming_fan_out():
             fan_out = parameter.shape[0] * parameter.shape[2] * parameter.shape[3]
             assert parameter.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05), name
         else:
-            assert (parameter == (1.0 if name.endswith("weight") else 0.0)).all(), name
+            one = name.endswith("weight") and not name.endswith("bn3.weight")
+            assert (parameter == (1.0 if one else 0.0)).all(), name
 
 
 def test_stages_hold_every_parameter_once():
@@ -83,3 +85,13 @@ def test_stages_hold_every_parameter_once():
 def test_unknown_depth():
     with pytest.raises(ValueError, match="depth is 20.*18, 34, 50, 101"):
         ResNet(20, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_residual_blocks_start_as_their_shortcut_unless_frozen(name):
+    torch.manual_seed(0)
+    block = build_backbone(name, norm="bn", frozen_stages=0).layer1[1].eval()
+    x = torch.rand(1, block.conv1.in_channels, 4, 4)
+    torch.testing.assert_close(block(x), x)
+    frozen = build_backbone(name, norm="frozen_bn").layer1[1]
+    assert (frozen(x) - x).abs().max() > 0.01

@@ -1,0 +1,83 @@
+"""From the ``data`` section of a config to datasets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from data.coco import CocoDataset
+from data.errors import DataError
+from data.transforms import Augment
+from data.views import DetectionDataset, TwoViewDataset
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    images: str | None = None  # folder of the images
+    annotations: str | None = None  # COCO JSON with labelled boxes (fine-tuning, evaluation)
+    proposals: str | None = None  # COCO JSON of `python -m data.proposals` (pre-training)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: SplitConfig = field(default_factory=SplitConfig)
+    val: SplitConfig = field(default_factory=SplitConfig)
+    batch_size: int = 2  # images a process and step
+    workers: int = 2  # loader processes a process; 0 loads in the training process
+    short_sides: tuple[int, ...] = (800,)  # one is drawn for each view
+    max_side: int = 1333  # cap of the long side
+    val_short_side: int | None = None  # null: the largest of short_sides
+    flip: float = 0.5  # probability of a horizontal flip in training
+    photometric: bool = False  # fine-tuning only; pre-training's views always have it
+    skip_empty: bool = True  # leave images without boxes out of fine-tuning
+    bad_boxes: str = "error"  # or drop: boxes without area or outside the image
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise ValueError("data.batch_size must be at least 1 and data.workers at least 0")
+        if not self.short_sides or min(*self.short_sides, self.max_side) < 1:
+            raise ValueError("data.short_sides must list at least one size, all sizes above 0")
+        if self.val_short_side is not None and self.val_short_side < 1:
+            raise ValueError("data.val_short_side must be at least 1, or null")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"data.flip is {self.flip}; it must be a probability, 0 to 1")
+        if self.bad_boxes not in ("error", "drop"):
+            raise ValueError(f"data.bad_boxes is {self.bad_boxes!r}; set it to error or drop")
+
+    @property
+    def eval_short_side(self) -> int:
+        """Short side of images in evaluation."""
+        return self.val_short_side or max(self.short_sides)
+
+
+def _required(split: SplitConfig, name: str, key: str) -> str:
+    value = getattr(split, key)
+    if value is None:
+        raise DataError(f"data.{name}.{key} is not set; add it to the config or the command line")
+    return value
+
+
+def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDataset:
+    """Dataset of box-domain pre-training: images and their proposals, no labels."""
+    images = _required(config.train, "train", "images")
+    proposals = _required(config.train, "train", "proposals")
+    coco = CocoDataset(images, proposals, bad_boxes=config.bad_boxes)
+    augment = Augment(config.short_sides, config.max_side, config.flip, photometric=True)
+    return TwoViewDataset(coco, augment, max_proposals)
+
+
+def build_train(config: DataConfig) -> DetectionDataset:
+    """Dataset of fine-tuning."""
+    images = _required(config.train, "train", "images")
+    annotations = _required(config.train, "train", "annotations")
+    coco = CocoDataset(images, annotations, config.skip_empty, config.bad_boxes)
+    augment = Augment(config.short_sides, config.max_side, config.flip, config.photometric)
+    return DetectionDataset(coco, augment)
+
+
+def build_val(config: DataConfig) -> DetectionDataset:
+    """Dataset of evaluation: every image, resized only."""
+    images = _required(config.val, "val", "images")
+    annotations = _required(config.val, "val", "annotations")
+    # Evaluation scores against the file itself, so bad boxes are no reason to stop here.
+    coco = CocoDataset(images, annotations, bad_boxes="drop")
+    return DetectionDataset(coco, Augment((config.eval_short_side,), config.max_side, flip=0.0))

@@ -1,0 +1,141 @@
+"""Batches for training (endless, grouped, sharded, resumable) and for evaluation.
+
+The order of the samples of an epoch is a function of (seed, epoch), and a rank takes its slice of
+each *global* batch: any number of ranks sees the same images in the same steps, and a resumed run
+goes on at a step by starting the sampler there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.errors import DataError
+from data.views import SampleKey
+
+
+class GroupedBatchSampler(Sampler[list[SampleKey]]):
+    """Endless batches of images that are all portrait or all landscape, to pad little.
+
+    Args:
+        aspect_ratios: height / width of every image.
+        batch_size: images a rank and step.
+        rank, world_size: which slice of each global batch is ours.
+        seed: the order is reseeded from (seed, epoch) in every epoch.
+        start_step: where to go on, counted from the start of the first epoch.
+
+    The last global batch of a group is filled with images from the start of that group's order, so
+    that all ranks take the same number of full steps.
+    """
+
+    def __init__(
+        self,
+        aspect_ratios: Sequence[float],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        start_step: int = 0,
+    ) -> None:
+        groups: dict[bool, list[int]] = {}
+        for index, ratio in enumerate(aspect_ratios):
+            groups.setdefault(ratio > 1, []).append(index)
+        self.groups = [groups[key] for key in sorted(groups)]
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.seed, self.start_step = seed, start_step
+        self.global_batch = batch_size * world_size
+        self.steps_per_epoch = sum(-(-len(group) // self.global_batch) for group in self.groups)
+
+    def global_batches(self, epoch: int) -> list[list[int]]:
+        """All global batches of an epoch: lists of record indices."""
+        rng = random.Random(f"order {self.seed} {epoch}")
+        batches = []
+        for group in self.groups:
+            order = rng.sample(group, len(group))
+            for start in range(0, len(order), self.global_batch):
+                batch = order[start : start + self.global_batch]
+                filled = [order[i % len(order)] for i in range(self.global_batch - len(batch))]
+                batches.append(batch + filled)
+        rng.shuffle(batches)
+        return batches
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch, first = divmod(self.start_step, self.steps_per_epoch)
+        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        while True:
+            for step, batch in enumerate(self.global_batches(epoch)[first:], start=first):
+                # The place in the step is part of the seed: a filled batch may repeat an image.
+                keys = [
+                    SampleKey(index, f"sample {self.seed} {epoch} {step} {place}")
+                    for place, index in enumerate(batch)
+                ]
+                yield keys[mine]
+            epoch, first = epoch + 1, 0
+
+
+def train_loader(
+    dataset: Dataset[Any],
+    sampler: GroupedBatchSampler,
+    collate: Callable[[list[Any]], Any],
+    workers: int,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
+    """Loader over the sampler's endless batches; workers need no seeds, the samples carry them."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_one_thread,
+    )
+
+
+def eval_loader(
+    dataset: Dataset[Any],
+    aspect_ratios: Sequence[float],
+    collate: Callable[[list[Any]], Any],
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Any]:
+    """This rank's share of the images, each once, sorted by aspect ratio to pad little."""
+    order = sorted(range(len(aspect_ratios)), key=lambda index: (aspect_ratios[index], index))
+    keys = [SampleKey(index, f"eval {index}") for index in order[rank::world_size]]
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    # Workers share the cores with the training process; each decodes on its own.
+    torch.set_num_threads(1)
+
+
+def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Iterate a loader; a worker's DataError comes without the worker's traceback around it."""
+    try:
+        yield from loader
+    except DataError as error:
+        raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from None
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move every tensor in nested dicts, lists and tuples."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch

@@ -1,0 +1,103 @@
+"""Image transforms with boxes: geometric ones move both, photometric ones change pixels only.
+
+Every stage uses these: two-view pre-training, fine-tuning and evaluation. Functions are
+deterministic; ``Augment`` draws their arguments from the random stream it is given, so that a
+sample depends on its seed alone and not on workers, ranks or what was drawn before.
+
+Legend: M boxes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+# ImageNet statistics of RGB in 0..1: what torchvision's backbones were trained with.
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
+    """(height, width) with the short side at ``short_side`` unless the long one exceeds ``max_side``."""
+    scale = min(short_side / min(height, width), max_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize(
+    image: Image.Image, boxes: Tensor, short_side: int, max_side: int
+) -> tuple[Image.Image, Tensor]:
+    """Resize with the aspect kept (bilinear, anti-aliased); boxes (M, 4) xyxy scale along."""
+    height, width = resized_size(image.height, image.width, short_side, max_side)
+    # Rounding to whole pixels makes the two factors differ a little; each axis takes its own.
+    factors = torch.tensor([width / image.width, height / image.height]).repeat(2)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return image, boxes * factors
+
+
+def horizontal_flip(image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
+    """Mirror left-right; boxes (M, 4) xyxy, edges in continuous coordinates: x -> W - x."""
+    x1, y1, x2, y2 = boxes.unbind(dim=1)
+    flipped = torch.stack([image.width - x2, y1, image.width - x1, y2], dim=1)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), flipped
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB image to a normalised float tensor (3, H, W): (value / 255 - mean) / std."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+    return (pixels.float() / 255.0).sub_(MEAN).div_(STD)
+
+
+def to_pixels(image: Tensor) -> Tensor:
+    """Undo ``to_tensor``: normalised (3, H, W) to uint8 (3, H, W)."""
+    return ((image.cpu() * STD + MEAN) * 255.0).round().clamp(0, 255).to(torch.uint8)
+
+
+# Strength m is in 0..1. Enhancers take a factor around 1: 0.1 (weak) to 1.9 (strong).
+PHOTOMETRIC: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "identity": lambda image, m: image,
+    "auto_contrast": lambda image, m: ImageOps.autocontrast(image),
+    "equalize": lambda image, m: ImageOps.equalize(image),
+    "solarize": lambda image, m: ImageOps.solarize(image, threshold=round(256 * (1 - m))),
+    "colour": lambda image, m: ImageEnhance.Color(image).enhance(0.1 + 1.8 * m),
+    "contrast": lambda image, m: ImageEnhance.Contrast(image).enhance(0.1 + 1.8 * m),
+    "brightness": lambda image, m: ImageEnhance.Brightness(image).enhance(0.1 + 1.8 * m),
+    "sharpness": lambda image, m: ImageEnhance.Sharpness(image).enhance(0.1 + 1.8 * m),
+    "posterize": lambda image, m: ImageOps.posterize(image, 8 - round(4 * m)),
+}
+
+
+def photometric(image: Image.Image, operation: str, strength: float) -> Image.Image:
+    """Apply one of ``PHOTOMETRIC`` (AlignDet's list, as in soft teacher) with strength in 0..1."""
+    return PHOTOMETRIC[operation](image, strength)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """One random view of an image and its boxes: resize, flip, one photometric operation.
+
+    Padding comes later, when views are batched: padding before a flip would shift the boxes.
+    """
+
+    short_sides: Sequence[int] = (800,)  # one is drawn for each view
+    max_side: int = 1333  # cap of the long side
+    flip: float = 0.5  # probability
+    photometric: bool = False  # one operation, drawn uniformly
+
+    def __call__(
+        self, image: Image.Image, boxes: Tensor, rng: random.Random
+    ) -> tuple[Tensor, Tensor]:
+        """Return the normalised image (3, H, W) and its boxes (M, 4) xyxy."""
+        image, boxes = resize(image, boxes, rng.choice(self.short_sides), self.max_side)
+        if rng.random() < self.flip:
+            image, boxes = horizontal_flip(image, boxes)
+        if self.photometric:
+            operation = rng.choice(list(PHOTOMETRIC))
+            image = photometric(image, operation, rng.random())
+        return to_tensor(image), boxes

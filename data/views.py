@@ -1,0 +1,111 @@
+"""Samples for the stages: one labelled view for fine-tuning, two views for box-domain pre-training.
+
+A sample is asked for by a ``SampleKey``: which image, and the seed of its random stream.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.coco import CocoDataset
+from data.transforms import Augment
+
+
+class SampleKey(NamedTuple):
+    """Names one sample of one epoch; equal keys give equal samples, in any process."""
+
+    index: int  # of the record in the dataset
+    seed: str  # of everything random in the sample
+
+
+def limit_boxes(boxes: Tensor, limit: int | None) -> Tensor:
+    """The first ``limit`` boxes (proposals are ranked, best first), or all of them."""
+    return boxes if limit is None else boxes[:limit]
+
+
+class DetectionDataset(Dataset[dict[str, Any]]):
+    """One augmented view of each image with boxes and labels."""
+
+    def __init__(self, coco: CocoDataset, augment: Augment) -> None:
+        self.coco, self.augment = coco, augment
+
+    def __len__(self) -> int:
+        return len(self.coco)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """``image`` (3, H, W) normalised, ``boxes`` (M, 4) xyxy in its pixels, ``labels`` (M,),
+        ``image_id``, ``original_size`` (h, w)."""
+        image, record = self.coco.read(key.index)
+        tensor, boxes = self.augment(image, record.boxes, random.Random(key.seed))
+        return {
+            "image": tensor,
+            "boxes": boxes,
+            "labels": record.labels,
+            "image_id": record.image_id,
+            "original_size": (record.height, record.width),
+        }
+
+
+class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
+    """Two independent views of each image and its proposals (AlignDet, section 3.3).
+
+    There is no crop, so box k of one view and box k of the other are the same instance.
+    """
+
+    def __init__(self, coco: CocoDataset, augment: Augment, max_proposals: int | None) -> None:
+        self.coco, self.augment, self.max_proposals = coco, augment, max_proposals
+
+    def __len__(self) -> int:
+        return len(self.coco)
+
+    def __getitem__(self, key: SampleKey) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Two dicts of ``image`` (3, H, W) and ``boxes`` (M, 4); M is the same in both."""
+        image, record = self.coco.read(key.index)
+        boxes = limit_boxes(record.boxes, self.max_proposals)
+        rng = random.Random(key.seed)
+        views = [self.augment(image, boxes, rng) for _ in range(2)]
+        return tuple({"image": tensor, "boxes": moved} for tensor, moved in views)
+
+
+def pad_images(images: list[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]:
+    """Batch images of different sizes by padding right and below with zeros (the mean colour).
+
+    Returns:
+        images (N, 3, H, W) with H and W multiples of ``divisor``; true sizes (N, 2) int64 (h, w).
+    """
+    sizes = torch.tensor([image.shape[-2:] for image in images])  # (N, 2)
+    height, width = ((sizes.amax(dim=0) + divisor - 1) // divisor * divisor).tolist()
+    batch = images[0].new_zeros(len(images), 3, height, width)
+    for padded, image in zip(batch, images, strict=True):
+        padded[:, : image.shape[1], : image.shape[2]] = image
+    return batch, sizes
+
+
+def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """``images`` (N, 3, H, W), ``image_sizes`` (N, 2), ``targets``: a list of dicts of ``boxes``
+    and ``labels``, ``image_ids``, ``original_sizes``."""
+    images, sizes = pad_images([sample["image"] for sample in samples])
+    return {
+        "images": images,
+        "image_sizes": sizes,
+        "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
+        "image_ids": [sample["image_id"] for sample in samples],
+        "original_sizes": [sample["original_size"] for sample in samples],
+    }
+
+
+def collate_views(
+    samples: list[tuple[dict[str, Any], dict[str, Any]]],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two dicts of ``images`` (N, 3, H, W), ``image_sizes`` (N, 2), ``boxes``: list of (M, 4)."""
+    return tuple(_collate_view(list(view)) for view in zip(*samples, strict=True))
+
+
+def _collate_view(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    images, sizes = pad_images([sample["image"] for sample in samples])
+    return {"images": images, "image_sizes": sizes, "boxes": [s["boxes"] for s in samples]}
