@@ -1,0 +1,1 @@
+"""What AlignDet adds to plain detection, and the plumbing of a run."""

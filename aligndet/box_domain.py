@@ -1,0 +1,121 @@
+"""Box-domain pre-training (AlignDet, section 3.3): neck and head learn from unlabelled boxes.
+
+One step: view 1 goes through the online branch, view 2 through the target branch; predictions that
+belong to the same proposal attract each other, all others repel (contrastive loss), and the online
+branch learns to find the proposals (the detector's own box losses). The backbone comes from
+image-domain pre-training and is frozen.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aligndet.adapters import ADAPTERS
+from aligndet.momentum import momentum_at, update_target
+from losses.contrastive import contrastive_statistics, instance_contrastive_loss
+
+
+@dataclass(frozen=True)
+class BoxDomainConfig:
+    embedding_width: int = 256  # D of the projector's output
+    temperature: float = 0.5  # tau of the contrastive loss
+    samples: int | None = None  # contrasted predictions; null: the paper's number for the detector
+    momentum: float = 0.996  # of the target at the start; it rises to 1
+    contrast_weight: float = 1.0  # of the contrastive loss
+    box_weight: float = 1.0  # of the detector's box losses
+    across_ranks: bool = False  # contrast with the samples of all ranks; the paper does not
+    max_proposals: int | None = None  # per image, the best ranked; null: all
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"box_domain.temperature is {self.temperature}; it must be above 0")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"box_domain.momentum is {self.momentum}; it must be in 0..1")
+        for key in ("embedding_width", "samples", "max_proposals"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"box_domain.{key} is {value}; it must be at least 1")
+
+
+class BoxDomain(nn.Module):
+    """Both branches and the backbone they share.
+
+    Args:
+        detector: built by ``models.build_detector``; taken over and changed.
+        name: its key in ``ADAPTERS``.
+    """
+
+    def __init__(self, detector: nn.Module, name: str, config: BoxDomainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = detector.backbone
+        self.backbone.freeze(len(self.backbone.stages))
+        detector.backbone = None  # the branches share ours; copies of it would be trained on air
+        self.online = ADAPTERS[name](detector, config.embedding_width, config.samples)
+        # After all initialisation, so that both branches start equal.
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+
+    def forward(
+        self, batch: tuple[dict[str, Any], dict[str, Any]]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One step's losses.
+
+        Args:
+            batch: two views, each a dict of ``images`` (N, 3, H, W), ``image_sizes`` (N, 2) and
+                ``boxes``: per image (M, 4) xyxy; box k of both views is the same instance.
+
+        Returns:
+            Losses to be summed, ``loss_contrast`` and the detector's own; and statistics to be
+            logged, see ``contrastive_statistics``.
+        """
+        view1, view2 = batch
+        ids = instance_ids(view1["boxes"])
+        with torch.no_grad():
+            features1 = self.backbone(view1["images"])
+            features2 = self.backbone(view2["images"])
+            target = self.target(
+                features2, view2["image_sizes"], view2["boxes"], ids, with_losses=False
+            )
+        online = self.online(
+            features1, view1["image_sizes"], view1["boxes"], ids, with_losses=True
+        )
+        samples = (online.embeddings, target.embeddings, online.ids, target.ids)
+        config = self.config
+        contrast = instance_contrastive_loss(*samples, config.temperature, config.across_ranks)
+        losses = {"loss_contrast": config.contrast_weight * contrast}
+        losses |= {name: config.box_weight * loss for name, loss in online.losses.items()}
+        statistics = contrastive_statistics(*samples, config.temperature, config.across_ranks)
+        statistics["contrast_minus_floor"] = contrast.detach() - statistics["contrast_floor"]
+        statistics["positives"] = contrast.new_tensor(float(online.positives))
+        return losses, statistics
+
+    def update_target(self, step: int, total_steps: int) -> dict[str, float]:
+        """Move the target towards the online branch; call after each optimiser step.
+
+        Args:
+            step: steps done so far, from 0.
+            total_steps: length of the run.
+
+        Returns:
+            The momentum used, to be logged.
+        """
+        momentum = momentum_at(step, total_steps, self.config.momentum)
+        update_target(self.target, self.online, momentum)
+        return {"momentum": momentum}
+
+    def weights(self) -> dict[str, Tensor]:
+        """What fine-tuning starts from: backbone and online branch, named as in the detector."""
+        detector = self.online.detector.state_dict()
+        return {f"backbone.{k}": v for k, v in self.backbone.state_dict().items()} | detector
+
+
+def instance_ids(boxes: Sequence[Tensor]) -> list[Tensor]:
+    """Consecutive ids, unique over the images of the batch, one a box: 0.. for the first image."""
+    ids = torch.arange(sum(len(b) for b in boxes), device=boxes[0].device)
+    return list(ids.split([len(b) for b in boxes]))

@@ -1,0 +1,36 @@
+"""What the command lines of the scripts have in common."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every training script has."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--config", required=True, metavar="FILE", help="YAML, see configs/")
+    result.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|none|FILE",
+        help="auto (default): go on from output_dir/last.pt if there is one; none: start over",
+    )
+    result.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="config overrides, e.g. optim.lr=0.01"
+    )
+    return result
+
+
+@contextlib.contextmanager
+def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """End the program with ``error: message`` and status 1 on an error the user can mend."""
+    try:
+        yield
+    except kinds as error:
+        tqdm.write(f"error: {error}", file=sys.stderr)  # not into an open progress bar's line
+        raise SystemExit(1) from None

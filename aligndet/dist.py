@@ -1,0 +1,104 @@
+"""The process group of a run started by torchrun, or the lack of one.
+
+Everything here works in a single process without a group: rank 0 of 1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+class DeviceError(ValueError):
+    """The device asked for is not there."""
+
+
+@contextmanager
+def process_group(device_name: str = "auto") -> Iterator[torch.device]:
+    """Join the group that torchrun announces (nccl on GPUs, gloo on CPUs) and leave it at the end.
+
+    Args:
+        device_name: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        DeviceError: ``cuda`` is asked for and there is none, or the name is unknown.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if device_name not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"device is {device_name!r}; set it to auto, cpu or cuda")
+    if device_name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("device is cuda, but PyTorch finds no GPU; set device=cpu or device=auto")
+    on_gpu = device_name != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if "WORLD_SIZE" not in os.environ:
+        yield device
+        return
+    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def in_group() -> bool:
+    """Whether this process belongs to a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Rank of this process, 0 without a group."""
+    return dist.get_rank() if in_group() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a group."""
+    return dist.get_world_size() if in_group() else 1
+
+
+def is_main() -> bool:
+    """Whether this process prints and writes files."""
+    return rank() == 0
+
+
+def mean_over_ranks_of(values: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The mean over ranks of each scalar; all ranks must give the same keys in the same order."""
+    stacked = torch.stack([value.detach().float() for value in values.values()])
+    if in_group():
+        dist.all_reduce(stacked)
+        stacked /= world_size()
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def copy_buffers_from_main(module: torch.nn.Module) -> None:
+    """Overwrite buffers, such as trained BatchNorm statistics, with those of rank 0."""
+    if in_group():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def gather_objects(item: Any) -> list[Any]:
+    """Every rank's item, in the order of ranks, on every rank."""
+    if not in_group():
+        return [item]
+    items: list[Any] = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def broadcast_object(item: Any) -> Any:
+    """Rank 0's item, on every rank."""
+    if not in_group():
+        return item
+    holder = [item]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]

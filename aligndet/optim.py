@@ -1,0 +1,106 @@
+"""Optimiser and learning-rate schedule."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: str = "sgd"  # sgd or adamw
+    lr: float = 0.01  # for a global batch of base_batch images
+    base_batch: int | None = None  # scale lr linearly from this global batch; null: use lr as it is
+    weight_decay: float = 1e-4
+    decay_norm_and_bias: bool = True  # off: no weight decay on norms and biases
+    momentum: float = 0.9  # of sgd
+    clip_norm: float | None = None  # cap of the gradient's norm
+    accumulate: int = 1  # batches whose gradients make one step
+
+    def __post_init__(self) -> None:
+        if self.name not in ("sgd", "adamw"):
+            raise ValueError(f"optim.name is {self.name!r}; set it to sgd or adamw")
+        if self.lr <= 0 or self.accumulate < 1:
+            raise ValueError("optim.lr must be above 0 and optim.accumulate at least 1")
+        if self.base_batch is not None and self.base_batch < 1:
+            raise ValueError(f"optim.base_batch is {self.base_batch}; it must be at least 1")
+        if self.weight_decay < 0:
+            raise ValueError(f"optim.weight_decay is {self.weight_decay}; it must be at least 0")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"optim.momentum is {self.momentum}; it must be in 0..1")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"optim.clip_norm is {self.clip_norm}; it must be above 0")
+
+    def scaled_lr(self, global_batch: int) -> float:
+        """Peak learning rate for ``global_batch`` images a step (Goyal et al., linear scaling)."""
+        return self.lr if self.base_batch is None else self.lr * global_batch / self.base_batch
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    epochs: int | None = None  # length of the run: either this
+    iterations: int | None = None  # or this
+    decay: str = "step"  # step or cosine
+    milestones: tuple[float, ...] = ()  # when step decays, in the unit of the length
+    gamma: float = 0.1  # factor at each milestone
+    warmup_iterations: int = 500  # linear, from warmup_factor of the peak
+    warmup_factor: float = 0.001
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError("set exactly one of schedule.epochs and schedule.iterations")
+        if (self.epochs or self.iterations or 0) < 1:
+            raise ValueError("schedule.epochs or schedule.iterations must be at least 1")
+        if self.decay not in ("step", "cosine"):
+            raise ValueError(f"schedule.decay is {self.decay!r}; set it to step or cosine")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a pure function of the step."""
+
+    peak: float
+    total_steps: int
+    config: ScheduleConfig
+    steps_per_epoch: float  # a fraction is possible under accumulation
+
+    @classmethod
+    def build(cls, config: ScheduleConfig, peak: float, steps_per_epoch: float) -> Schedule:
+        """Resolve the length to steps."""
+        total = config.iterations or max(1, round(config.epochs * steps_per_epoch))
+        return cls(peak, total, config, steps_per_epoch)
+
+    def lr(self, step: int) -> float:
+        """Learning rate of step 0..total_steps - 1."""
+        config = self.config
+        warmup = 1.0
+        if step < config.warmup_iterations:
+            progress = step / config.warmup_iterations
+            warmup = config.warmup_factor + (1 - config.warmup_factor) * progress
+        if config.decay == "cosine":
+            return self.peak * warmup * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
+        unit = 1.0 if config.epochs is None else self.steps_per_epoch
+        steps = [milestone * unit for milestone in sorted(config.milestones)]
+        return self.peak * warmup * config.gamma ** bisect.bisect_right(steps, step)
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Optimiser over the trainable parameters; the loop sets its learning rate in every step."""
+    decayed, free = [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # Norms and biases are the parameters with at most one dimension.
+            is_free = parameter.ndim <= 1 and not config.decay_norm_and_bias
+            (free if is_free else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)

@@ -1,0 +1,99 @@
+"""The files of a run: config.yaml, metrics.jsonl, last.pt, weights.pt, results.json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aligndet import checkpoint, dist
+from aligndet.config import Config, differences, dump_yaml, plain
+
+# Keys that may change when a run is resumed, because the result does not depend on them.
+FREE_TO_CHANGE = ("output_dir", "device", "data.workers", "loop.", "evaluation.", "data.val.")
+
+
+class RunDirectory:
+    """Paths of one run, and what is written to them; only rank 0 writes."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.last = self.path / "last.pt"
+        self.weights = self.path / "weights.pt"
+        self.metrics = self.path / "metrics.jsonl"
+        self.results = self.path / "results.json"
+        self.manifest = self.path / "manifest.json"
+
+    def open(self, config: Config, resume: str) -> dict[str, Any] | None:
+        """Create the directory, write config.yaml and find what to resume.
+
+        Args:
+            config: of this run.
+            resume: ``auto`` goes on from last.pt if there is one, ``none`` starts over, a path
+                goes on from that file.
+
+        Returns:
+            The checkpoint to go on from, or None.
+
+        Raises:
+            ValueError: the checkpoint is unreadable or was made with other settings.
+        """
+        path = self.last if resume == "auto" else Path(resume)
+        state = None
+        if resume != "none" and (resume != "auto" or path.exists()):
+            state = checkpoint.load(path, "--resume")
+            if "optimizer" not in state:
+                raise ValueError(f"{path}: holds weights only; give --resume a run's last.pt")
+            _check_same_run(path, state, plain(config))
+        if dist.is_main():
+            self.path.mkdir(parents=True, exist_ok=True)
+            if resume == "none":  # else a kill before the first save would lead back to it
+                self.last.unlink(missing_ok=True)
+            for leftover in self.path.glob(".*.tmp"):  # of a kill in the middle of writing
+                leftover.unlink()
+            (self.path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+            self._keep_metrics_before(state["step"] if state else 0)
+        return state
+
+    def _keep_metrics_before(self, step: int) -> None:
+        """Drop lines of steps that will be taken again, and a last line cut off by a kill."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut off
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        temporary = self.metrics.with_name(".metrics.jsonl.tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self.metrics)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl; numbers that are not finite become null."""
+        if not dist.is_main():
+            return
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+
+def _check_same_run(path: Path, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    # The order of the images and the length of an epoch depend on the number of processes.
+    if state["processes"] != dist.world_size():
+        raise ValueError(
+            f"{path}: was made by {state['processes']} process(es), not {dist.world_size()}; start "
+            "as many, choose another output_dir, or start over with --resume none"
+        )
+    changed = [d for d in differences(state["config"], config) if not d.startswith(FREE_TO_CHANGE)]
+    if changed:
+        raise ValueError(
+            f"{path}: was made with other settings ({'; '.join(changed)}); restore them, choose "
+            "another output_dir, or start over with --resume none"
+        )

@@ -1,0 +1,170 @@
+"""From a pre-trained weights file to a detector, with a manifest of what became of each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aligndet import checkpoint
+from aligndet.adapters import ADAPTERS
+from data.coco import Categories, write_json_atomic
+from models.detector import ModelConfig, build_detector
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    # Box regression (and centerness) output layers are class-agnostic in pre-training, so they can
+    # be kept. The authors drop them.
+    keep_box_outputs: bool = True
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Names of weights; every weight of the file and of the detector is in exactly one list."""
+
+    source: str
+    loaded: list[str]  # from the file into the detector
+    dropped: list[str]  # in the file, not used
+    fresh: list[str]  # in the detector, left at their random initialisation
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        write_json_atomic(asdict(self), path)
+
+    def summary(self) -> str:
+        """A few lines for the terminal: modules and the number of their tensors."""
+        lines = [f"weights from {self.source}"]
+        for kind in ("loaded", "dropped", "fresh"):
+            names = getattr(self, kind)
+            lines.append(f"  {kind:8}{len(names):4} tensors  {_modules(names)}")
+        return "\n".join(lines)
+
+
+def _modules(names: Iterable[str]) -> str:
+    counts: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        module = parts[0] if parts[0] == "backbone" else ".".join(parts[:2])
+        counts[module] = counts.get(module, 0) + 1
+    return ", ".join(f"{module} ({count})" for module, count in counts.items())
+
+
+def pretrained_file(model: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
+    """Content of a ``weights.pt`` of box-domain pre-training.
+
+    Args:
+        model: named as in the detector, see ``BoxDomain.weights``.
+        config: what ``build_detector`` built it from.
+    """
+    return {"model": dict(model), "stage": "box", "config": asdict(config)}
+
+
+def detector_file(
+    detector: nn.Module, config: ModelConfig, categories: Categories, input_sides: tuple[int, int]
+) -> dict[str, Any]:
+    """Content of a fine-tuned ``weights.pt``: the model and all that is needed to use it.
+
+    Args:
+        detector: with its weights.
+        config: what ``build_detector`` built it from.
+        categories: its classes.
+        input_sides: short side and cap of the long side of the images in evaluation.
+    """
+    return {
+        "model": detector.state_dict(),
+        "stage": "detector",
+        "config": asdict(config),
+        "categories": {"ids": list(categories.ids), "names": list(categories.names)},
+        "input_sides": list(input_sides),
+    }
+
+
+def load_pretrained(
+    detector: nn.Module, name: str, path: str | Path, categories: Categories, config: TransferConfig
+) -> Manifest:
+    """Start a detector from a ``weights.pt`` of box-domain pre-training or of another fine-tuning.
+
+    Args:
+        detector: to be filled in place.
+        name: its key in ``ADAPTERS``.
+        path: the file.
+        categories: classes the detector is built for; a fine-tuned classifier is kept if it has
+            the same.
+
+    Raises:
+        ValueError: the file is unreadable, or belongs to another detector or backbone, or a weight
+            of either side would be left without explanation.
+    """
+    content = checkpoint.load(path, "--init")
+    if "stage" not in content:
+        raise ValueError(f"{path}: is the state of a run, not its result; give --init weights.pt")
+    adapter = ADAPTERS[name]
+    saved = content.get("categories", {}).get("names")
+    drop: tuple[str, ...] = ()
+    if content.get("stage") == "box":
+        drop = adapter.replaced + (() if config.keep_box_outputs else adapter.box_outputs)
+    elif saved != list(categories.names):
+        drop = adapter.replaced
+    expected = detector.state_dict()
+    weights = {k: v for k, v in content["model"].items() if not k.startswith(drop)}
+    fresh = [k for k in expected if k.startswith(drop)]
+    problem = _first_problem(weights, expected, fresh)
+    if problem:
+        theirs = content.get("config", {})
+        raise ValueError(
+            f"{path}: does not fit this {name} ({problem}); it was written for "
+            f"{theirs.get('detector', 'an unknown detector')} with {theirs.get('backbone', '?')} "
+            f"and options {theirs.get('options', {})}: set model.* to these, or give another file"
+        )
+    with torch.no_grad():
+        for key, value in weights.items():
+            expected[key].copy_(value)
+    dropped = [k for k in content["model"] if k.startswith(drop)]
+    return Manifest(str(path), list(weights), dropped, fresh)
+
+
+def read_detector(path: str | Path) -> tuple[nn.Module, Categories, tuple[int, int]]:
+    """Rebuild a fine-tuned detector from its ``weights.pt`` alone, for evaluation or prediction.
+
+    Returns:
+        What ``detector_file`` was given: the detector, its classes, and the sides of its input.
+
+    Raises:
+        ValueError: the file is unreadable or not the weights of a fine-tuned detector.
+    """
+    content = checkpoint.load(path, "--checkpoint or --weights")
+    if content.get("stage") != "detector":
+        raise ValueError(
+            f"{path}: not a fine-tuned detector (stage {content.get('stage')}); "
+            "give the weights.pt that finetune.py wrote"
+        )
+    saved = content["categories"]
+    categories = Categories(tuple(saved["ids"]), tuple(saved["names"]))
+    config = ModelConfig(**{**content["config"], "backbone_weights": None})
+    detector = build_detector(config, len(categories))
+    detector.load_state_dict(content["model"])
+    return detector, categories, tuple(content["input_sides"])
+
+
+def backbone_manifest(detector: nn.Module, source: str | None) -> Manifest:
+    """The manifest of a start from the backbone alone (``model.backbone_weights``)."""
+    names = list(detector.state_dict())
+    loaded = [n for n in names if n.startswith("backbone.")] if source else []
+    return Manifest(str(source), loaded, [], [n for n in names if n not in set(loaded)])
+
+
+def _first_problem(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], fresh: Iterable[str]
+) -> str | None:
+    for key, value in weights.items():
+        if key not in expected:
+            return f"{key} is not part of it"
+        if value.shape != expected[key].shape:
+            return f"{key} has shape {tuple(value.shape)}, not {tuple(expected[key].shape)}"
+    missing = expected.keys() - weights.keys() - set(fresh)
+    return f"{sorted(missing)[0]} is missing in the file" if missing else None

@@ -1,0 +1,142 @@
+"""Fine-tuning and evaluation: ``torchrun --nproc-per-node=N finetune.py --config FILE
+[--init WEIGHTS] [--eval-only --checkpoint FILE] [key=value ...]``.
+
+Without ``--init`` the detector starts from its backbone alone (``model.backbone_weights``), with
+it from AlignDet pre-training.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aligndet import checkpoint, cli, dist
+from aligndet.amp import autocast
+from aligndet.config import Config, load_config
+from aligndet.evaluate import evaluate
+from aligndet.run_directory import RunDirectory
+from aligndet.transfer import backbone_manifest, detector_file, load_pretrained, read_detector
+from data.build import build_train, build_val
+from data.coco import Categories, load_coco, write_json_atomic
+from data.errors import DataError
+from data.loaders import eval_loader
+from data.views import DetectionDataset, collate_detection
+from models import build_detector
+from train import Batches, fit
+
+
+class FineTuning(nn.Module):
+    """The task of ``train.fit``: a detector and its own losses."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of a batch of ``collate_detection``; no statistics."""
+        return self.detector(batch["images"], batch["image_sizes"], batch["targets"]), {}
+
+    def update_target(self, step: int, total_steps: int) -> dict[str, float]:
+        """There is no target branch in fine-tuning."""
+        return {}
+
+
+def main() -> None:
+    """Parse the command line, train unless told otherwise, evaluate."""
+    parser = cli.parser("Fine-tuning and evaluation of a detector.")
+    parser.add_argument("--init", metavar="WEIGHTS", help="weights.pt of pretrain.py")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate --checkpoint")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights.pt of a fine-tuning run")
+    args = parser.parse_intermixed_args()
+    if args.eval_only != (args.checkpoint is not None):
+        parser.error("--eval-only and --checkpoint FILE go together")
+    with cli.one_line_errors(ValueError):
+        config = load_config(args.config, args.overrides)
+    run_errors = (DataError, FloatingPointError, dist.DeviceError)
+    with cli.one_line_errors(*run_errors), dist.process_group(config.device) as device:
+        if args.eval_only:
+            evaluation_only(config, args, device)
+        else:
+            fine_tuning_stage(config, args, device)
+
+
+def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
+    """Train on labelled boxes, write weights.pt, evaluate."""
+    with cli.one_line_errors(ValueError):
+        train, val = build_train(config.data), build_val(config.data)
+        categories = train.coco.categories
+        check_same_categories(val, categories, train.coco.annotations)
+        torch.manual_seed(config.seed)
+        detector = build_detector(config.model, len(categories))
+        if args.init:
+            manifest = load_pretrained(
+                detector, config.model.detector, args.init, categories, config.transfer
+            )
+        else:
+            manifest = backbone_manifest(detector, config.model.backbone_weights)
+        run = RunDirectory(config.output_dir)
+        resume = run.open(config, args.resume)
+    if dist.is_main():
+        print(manifest.summary())
+        manifest.save(run.manifest)
+        if train.coco.dropped:
+            print(f"left out {train.coco.dropped} boxes without area or outside their image")
+    batches = Batches(train, train.coco.aspect_ratios, collate_detection)
+    score = scorer(detector, config, val, device)
+    fit(FineTuning(detector), batches, config, run, resume, device, score)
+    if dist.is_main():
+        sides = (config.data.eval_short_side, config.data.max_side)
+        checkpoint.save(detector_file(detector, config.model, categories, sides), run.weights)
+    report(run, score())
+
+
+def evaluation_only(config: Config, args: argparse.Namespace, device: torch.device) -> None:
+    """Score a fine-tuned detector; the model is rebuilt from the checkpoint itself."""
+    with cli.one_line_errors(ValueError):
+        val = build_val(config.data)
+        detector, categories, _ = read_detector(args.checkpoint)
+        check_same_categories(val, categories, args.checkpoint)
+    report(RunDirectory(config.output_dir), scorer(detector.to(device), config, val, device)())
+
+
+def check_same_categories(val: DetectionDataset, categories: Categories, source: object) -> None:
+    """Labels must mean the same in training and evaluation."""
+    if val.coco.categories != categories:
+        raise DataError(
+            f"{val.coco.annotations}: its categories differ from those of {source}; "
+            "make ids and names equal"
+        )
+
+
+def scorer(
+    detector: nn.Module, config: Config, val: DetectionDataset, device: torch.device
+) -> Callable[[], dict[str, float | None]]:
+    """A function that evaluates the detector as it then is."""
+    loader = eval_loader(
+        val,
+        val.coco.aspect_ratios,
+        collate_detection,
+        config.evaluation.batch_size or config.data.batch_size,
+        config.data.workers,
+        dist.rank(),
+        dist.world_size(),
+    )
+    annotations = load_coco(val.coco.annotations)
+    context = partial(autocast, device, config.amp)
+    return lambda: evaluate(detector, loader, annotations, val.coco.categories, device, context)
+
+
+def report(run: RunDirectory, scores: dict[str, float | None]) -> None:
+    """Print the scores and write results.json."""
+    if dist.is_main():
+        write_json_atomic(scores, run.results)
+        print("  ".join(f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in scores.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Pre-training: ``torchrun --nproc-per-node=N pretrain.py --config FILE [key=value ...]``.
+
+``--stage box`` (default) is AlignDet's box-domain stage: build the detector, wrap it in
+``BoxDomain``, train it with ``train.fit``, and write what fine-tuning starts from.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from aligndet import checkpoint, cli, dist
+from aligndet.box_domain import BoxDomain
+from aligndet.config import Config, load_config
+from aligndet.run_directory import RunDirectory
+from aligndet.transfer import pretrained_file
+from data.build import build_two_views
+from data.errors import DataError
+from data.views import collate_views
+from models import build_detector
+from train import Batches, fit
+
+
+def main() -> None:
+    """Parse the command line and run the stage."""
+    parser = cli.parser("Box-domain pre-training of AlignDet.")
+    parser.add_argument("--stage", choices=("image", "box"), default="box")
+    args = parser.parse_intermixed_args()
+    with cli.one_line_errors(ValueError):
+        config = load_config(args.config, args.overrides)
+        if args.stage == "image":
+            raise ValueError(
+                "--stage image is not available yet; train the backbone elsewhere and set "
+                "model.backbone_weights to its torchvision-named weights"
+            )
+    run_errors = (DataError, FloatingPointError, dist.DeviceError)
+    with cli.one_line_errors(*run_errors), dist.process_group(config.device) as device:
+        box_domain_stage(config, args, device)
+
+
+def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
+    """Neck and head learn from the proposals; see ``aligndet/box_domain.py``."""
+    with cli.one_line_errors(ValueError):
+        dataset = build_two_views(config.data, config.box_domain.max_proposals)
+        torch.manual_seed(config.seed)
+        # There are no classes: the projector takes the place of the classification layer.
+        detector = build_detector(config.model, num_classes=1)
+        task = BoxDomain(detector, config.model.detector, config.box_domain)
+        run = RunDirectory(config.output_dir)
+        resume = run.open(config, args.resume)
+    if dist.is_main() and config.model.backbone_weights is None:
+        print("model.backbone_weights is not set: the backbone is random, and stays so")
+    batches = Batches(dataset, dataset.coco.aspect_ratios, collate_views)
+    fit(task, batches, config, run, resume, device)
+    if dist.is_main():
+        checkpoint.save(pretrained_file(task.weights(), config.model), run.weights)
+        print(f"weights for finetune.py --init: {run.weights}")
+
+
+if __name__ == "__main__":
+    main()

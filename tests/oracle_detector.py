@@ -1,0 +1,28 @@
+"""A detector that knows every image of a dataset, to test what is done with detections."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from data.views import DetectionDataset, SampleKey, pad_images
+
+
+class OracleDetector(nn.Module):
+    """Finds the true boxes, each side moved by up to ``noise`` pixels, by the image's pixels."""
+
+    def __init__(self, dataset: DetectionDataset, noise: float = 0.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        samples = [dataset[SampleKey(index, "")] for index in range(len(dataset))]
+        self.known, _ = pad_images([sample["image"] for sample in samples])
+        self.found = []
+        for sample in samples:
+            shift = torch.rand(sample["boxes"].shape, generator=generator) * 2 - 1
+            scores = torch.rand(len(sample["labels"]), generator=generator)
+            boxes = sample["boxes"] + noise * shift
+            self.found.append({"boxes": boxes, "scores": scores, "labels": sample["labels"]})
+
+    def forward(self, images, image_sizes):
+        distances = [(image - self.known).abs().flatten(1).sum(1) for image in images]
+        return [self.found[int(distance.argmin())] for distance in distances]

@@ -1,0 +1,237 @@
+"""Both branches of box-domain pre-training: start, gradients, moving average, corner cases."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from aligndet.adapters import ADAPTERS
+from aligndet.box_domain import BoxDomain, BoxDomainConfig, instance_ids
+from models import ModelConfig, build_detector
+
+EMPTY = torch.zeros(0, 4)
+BOXES = [
+    torch.tensor([[4.0, 4, 90, 60], [10, 10, 30, 40], [50, 8, 94, 62]]),
+    torch.tensor([[60.0, 30, 80, 50], [0, 0, 96, 64]]),
+]
+
+
+def build(norm="frozen_bn", frozen_stages=2, **changes):
+    torch.manual_seed(0)
+    options = {"channels": 32, "num_convs": 1}
+    model = ModelConfig(
+        backbone="resnet18", norm=norm, frozen_stages=frozen_stages, options=options
+    )
+    config = BoxDomainConfig(embedding_width=16, **changes)
+    return BoxDomain(build_detector(model, num_classes=1), "fcos", config).train()
+
+
+def view(boxes, seed):
+    images = torch.randn(len(boxes), 3, 64, 96, generator=torch.Generator().manual_seed(seed))
+    return {"images": images, "image_sizes": torch.tensor([[64, 96]] * len(boxes)), "boxes": boxes}
+
+
+def batch(boxes=BOXES, seed=0):
+    flipped = [b[:, [2, 1, 0, 3]] * torch.tensor([-1.0, 1, -1, 1]) for b in boxes]
+    flipped = [b + torch.tensor([96.0, 0, 96, 0]) for b in flipped]
+    return view(boxes, seed), view(flipped, seed + 1)
+
+
+def step(task, optimizer, number=0, total=10):
+    losses, _ = task(batch(seed=number))
+    optimizer.zero_grad()
+    sum(losses.values()).backward()
+    optimizer.step()
+    return task.update_target(number, total)
+
+
+def sgd(task):
+    trainable = [p for p in task.parameters() if p.requires_grad]
+    return torch.optim.SGD(trainable, lr=0.01, momentum=0.9)
+
+
+def test_target_starts_equal_but_shares_no_memory():
+    task = build()
+    online, target = task.online.state_dict(), task.target.state_dict()
+    assert list(online) == list(target)
+    for name, tensor in online.items():
+        assert torch.equal(tensor, target[name]), name
+        assert tensor.data_ptr() != target[name].data_ptr(), name
+
+
+def test_backbone_is_frozen_whatever_its_norm():
+    task = build(norm="bn", frozen_stages=0)
+    before = copy.deepcopy(task.backbone.state_dict())
+    optimizer = sgd(task)
+    for number in range(2):
+        step(task, optimizer, number)
+    for name, tensor in task.backbone.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert not any(p.requires_grad for p in task.backbone.parameters())
+    assert not any(m.training for m in task.backbone.modules() if hasattr(m, "running_mean"))
+
+
+def test_backbone_is_stored_once():
+    task = build()
+    keys = list(task.state_dict())
+    prefixes = ("backbone.", "online.", "target.")
+    parts = {prefix: [k for k in keys if k.startswith(prefix)] for prefix in prefixes}
+    assert sum(len(part) for part in parts.values()) == len(keys)
+    assert len(parts["backbone."]) == len(task.backbone.state_dict())
+    assert len(parts["online."]) == len(parts["target."])
+    assert not any("backbone" in k for k in parts["online."] + parts["target."])
+    pointers = [tensor.data_ptr() for tensor in task.state_dict().values() if tensor.ndim > 0]
+    assert len(set(pointers)) == len(pointers)
+
+
+def test_weights_are_backbone_neck_and_head_once():
+    task = build()
+    torch.manual_seed(0)
+    options = {"channels": 32, "num_convs": 1}
+    detector = build_detector(ModelConfig(backbone="resnet18", options=options), num_classes=1)
+    replaced = ADAPTERS["fcos"].replaced
+    expected = {name for name in detector.state_dict() if not name.startswith(replaced)}
+    weights = task.weights()
+    projector = {name for name in weights if name.startswith(replaced)}
+    assert set(weights) - projector == expected
+    assert len(projector) == 4  # two convolutions
+    with torch.no_grad():
+        for parameter in task.target.parameters():
+            parameter.add_(1.0)
+    online = task.online.detector.state_dict()
+    for name, tensor in task.weights().items():
+        source = task.backbone.state_dict() if name.startswith("backbone.") else online
+        assert torch.equal(tensor, source[name.removeprefix("backbone.")]), name
+
+
+def test_target_gets_no_gradient_and_moves_by_the_formula():
+    task = build(momentum=0.9)
+    old = {name: p.detach().double().clone() for name, p in task.target.named_parameters()}
+    values = step(task, sgd(task), number=5, total=20)
+    momentum = 1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2
+    assert values == {"momentum": pytest.approx(momentum)}
+    moved = 0.0
+    online = dict(task.online.named_parameters())
+    for name, parameter in task.target.named_parameters():
+        assert parameter.grad is None
+        expected = momentum * old[name] + (1 - momentum) * online[name].detach().double()
+        torch.testing.assert_close(parameter.double(), expected, rtol=1e-6, atol=1e-7)
+        moved = max(moved, (parameter - old[name]).abs().max().item())
+    assert moved > 1e-6
+
+
+def test_view_1_goes_through_online_and_view_2_through_target():
+    task = build()
+    seen = {}
+    task.online.register_forward_pre_hook(lambda m, args: seen.update(online=args))
+    task.target.register_forward_pre_hook(lambda m, args: seen.update(target=args))
+    view1, view2 = batch()
+    task((view1, view2))
+    assert seen["online"][2] is view1["boxes"]
+    assert seen["target"][2] is view2["boxes"]
+    torch.testing.assert_close(seen["online"][0][3], task.backbone(view1["images"])[3])
+    torch.testing.assert_close(seen["target"][0][3], task.backbone(view2["images"])[3])
+    # Box k has one id in both views, and no id occurs in two images.
+    assert [ids.tolist() for ids in seen["online"][3]] == [[0, 1, 2], [3, 4]]
+    assert [ids.tolist() for ids in seen["target"][3]] == [[0, 1, 2], [3, 4]]
+
+
+def test_instance_ids_are_unique_in_the_batch():
+    boxes = [torch.zeros(n, 4) for n in (3, 0, 300, 1)]
+    ids = instance_ids(boxes)
+    assert [len(i) for i in ids] == [3, 0, 300, 1]
+    assert torch.cat(ids).tolist() == list(range(304))
+
+
+def test_instance_256_is_no_background():
+    """256 proposals that no point is assigned to, then one that is: all the loss is its own."""
+    corners = torch.rand(256, 2, generator=torch.Generator().manual_seed(0)) * 0.5 + 1.0
+    specks = torch.cat([corners, corners + 0.5], dim=1)  # between the points, which lie at 4, 12..
+    task = build()
+    outputs = []
+    task.online.register_forward_hook(lambda m, args, output: outputs.append(output))
+    losses, statistics = task(batch([specks, BOXES[1]]))
+    assert set(outputs[0].ids.tolist()) == {-1, 256, 257}
+    assert statistics["instances"] == 2
+    assert losses["loss_contrast"] > 0
+    with_both = losses["loss_box"].item()
+    losses, _ = task(batch([specks, BOXES[1][:1]]))
+    assert set(outputs[1].ids.tolist()) == {-1, 256}
+    assert losses["loss_box"] > 0
+    assert losses["loss_box"].item() != with_both
+    alone, _ = task(batch([EMPTY, BOXES[1][:1]]))
+    for name, value in losses.items():
+        torch.testing.assert_close(value, alone[name])
+
+
+@pytest.mark.parametrize("boxes", [[BOXES[0], EMPTY], [EMPTY, BOXES[1]], [EMPTY, EMPTY]])
+def test_images_without_proposals(boxes):
+    task = build()
+    losses, statistics = task(batch(boxes))
+    sum(losses.values()).backward()
+    assert losses.keys() == {"loss_contrast", "loss_box", "loss_centerness"}
+    assert all(torch.isfinite(v) for v in [*losses.values(), *statistics.values()])
+    none_at_all = all(len(b) == 0 for b in boxes)
+    assert all((v == 0) == none_at_all for v in losses.values())
+    for name, parameter in task.online.named_parameters():
+        assert parameter.grad is not None, name  # so that DDP can reduce it
+        assert torch.isfinite(parameter.grad).all(), name
+        if none_at_all:
+            assert not parameter.grad.any(), name
+
+
+def test_all_of_the_online_branch_gets_a_gradient():
+    task = build()
+    losses, _ = task(batch())
+    sum(losses.values()).backward()
+    for name, parameter in task.named_parameters():
+        assert parameter.requires_grad == name.startswith("online."), name
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    # And each loss reaches its own branch.
+    head = task.online.detector.head
+    for module in (head.cls_tower, head.box_tower, head.cls_logits, head.box_regression):
+        assert all(p.grad.abs().sum() > 0 for p in module.parameters() if p.ndim > 1)
+
+
+def test_weights_of_the_losses():
+    plain, _ = build()(batch())
+    weighted, statistics = build(contrast_weight=0.5, box_weight=3.0)(batch())
+    torch.testing.assert_close(weighted["loss_contrast"], 0.5 * plain["loss_contrast"])
+    torch.testing.assert_close(weighted["loss_box"], 3.0 * plain["loss_box"])
+    torch.testing.assert_close(weighted["loss_centerness"], 3.0 * plain["loss_centerness"])
+    torch.testing.assert_close(
+        statistics["contrast_minus_floor"], plain["loss_contrast"] - statistics["contrast_floor"]
+    )
+
+
+def test_losses_go_down():
+    task = build()
+    optimizer = sgd(task)
+    first, _ = task(batch())
+    for number in range(10):
+        losses, _ = task(batch())
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        task.update_target(number, 10)
+    last, _ = task(batch())
+    assert last["loss_contrast"] < first["loss_contrast"] - 0.1
+    assert last["loss_box"] < first["loss_box"] - 0.002
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"momentum": 1.5}, "momentum"),
+        ({"samples": 0}, "samples"),
+        ({"embedding_width": 0}, "embedding_width"),
+        ({"max_proposals": 0}, "max_proposals"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes, key):
+    with pytest.raises(ValueError, match=f"box_domain.{key}"):
+        BoxDomainConfig(**changes)

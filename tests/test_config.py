@@ -1,0 +1,220 @@
+"""Configs: types, names, overrides and the way back to YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aligndet.config import Config, all_keys, build, differences, dump_yaml, load_config, plain
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(tmp_path, text, *overrides):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return load_config(path, overrides)
+
+
+def value_of(config, key):
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def test_defaults_fill_what_a_file_leaves_out(tmp_path):
+    config = load(tmp_path, "output_dir: runs/x\n")
+    assert config == Config(output_dir="runs/x")
+    assert config.schedule.epochs == 12
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("optim.lr=1e-4", 1e-4),  # YAML alone would read text
+        ("optim.lr=1", 1.0),
+        ("optim.lr=0.5", 0.5),
+        ("optim.clip_norm=10", 10.0),
+        ("optim.clip_norm=null", None),
+        ("optim.decay_norm_and_bias=false", False),
+        ("optim.base_batch=16", 16),
+        ("data.batch_size=4", 4),
+        ("data.short_sides=[64, 96]", (64, 96)),
+        ("data.short_sides=64", (64,)),
+        ("data.train.images=images/a=b", "images/a=b"),
+        ("data.val_short_side=null", None),
+        ("schedule.milestones=[8, 11.5]", (8.0, 11.5)),
+        ("schedule.milestones=[]", ()),
+        ("model.backbone=resnet18", "resnet18"),
+        ("model.backbone_weights=null", None),
+        ("model.options.channels=64", {"channels": 64}),
+        ("amp=off", "none"),  # which YAML reads as false
+        ("amp=none", "none"),
+        ("amp=bf16", "bf16"),
+        ("box_domain.across_ranks=yes", True),
+        ("evaluation.every=100", 100),
+        ("seed=-3", -3),
+        ("output_dir=other", "other"),
+    ],
+)
+def test_overrides_have_the_type_of_the_key(tmp_path, override, value):
+    config = load(tmp_path, "output_dir: x\nschedule: {epochs: 3}\n", override)
+    found = value_of(config, override.partition("=")[0].replace("options.channels", "options"))
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_overrides_win_over_the_file_and_the_last_one_wins(tmp_path):
+    text = "output_dir: x\noptim: {lr: 0.5, weight_decay: 0.0}\n"
+    config = load(tmp_path, text, "optim.lr=0.25", "optim.lr=0.125")
+    assert (config.optim.lr, config.optim.weight_decay) == (0.125, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("optim.learning_rate", "optim."),  # what is nearest is a matter of letters
+        ("optim.ls", "optim.lr"),
+        ("data.batchsize", "data.batch_size"),
+        ("batch_size", "data.batch_size"),
+        ("lr", "optim.lr"),
+        ("outputdir", "output_dir"),
+        ("data.train.anotations", "data.train.annotations"),
+        ("data.images", "images"),
+        ("scheduler.epochs", "schedule.epochs"),
+    ],
+)
+def test_unknown_keys_name_the_nearest_valid_one(tmp_path, key, nearest):
+    with pytest.raises(ValueError, match=f"unknown config key {key}; did you mean .*{nearest}"):
+        load(tmp_path, "output_dir: x\n", f"{key}=1")
+    *sections, last = key.split(".")
+    content = {last: 1}
+    for section in reversed(sections):
+        content = {section: content}
+    with pytest.raises(ValueError, match=f"unknown config key {key}"):
+        load(tmp_path, yaml.safe_dump({"output_dir": "x", **content}))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.batch_size=two", "data.batch_size is 'two'; it must be a whole number"),
+        ("data.batch_size=2.5", "data.batch_size is 2.5; it must be a whole number"),
+        ("data.batch_size=true", "data.batch_size is True; it must be a whole number"),
+        ("data.batch_size=null", "data.batch_size is None; it must be a whole number"),
+        ("optim.lr=fast", "optim.lr is 'fast'; it must be a number"),
+        ("optim.lr=true", "optim.lr is True; it must be a number"),
+        ("optim.lr=[1]", r"optim.lr is \[1\]; it must be a number"),
+        ("optim.lr=.nan", "optim.lr is nan; it must be a number"),
+        ("optim.lr=inf", "optim.lr is 'inf'; it must be a number"),
+        ("optim.lr=", "optim.lr is None; it must be a number"),
+        ("box_domain.across_ranks=1", "box_domain.across_ranks is 1; it must be true or false"),
+        ("model.backbone=18", "model.backbone is 18; it must be text"),
+        ("data.short_sides=[64, a]", "data.short_sides is 'a'; it must be a whole number"),
+        ("data=3", "data is 3; it must be a section"),
+        ("model.options=3", "model.options is 3; it must be a section"),
+        ("amp=fp8", "amp is 'fp8'; set it to one of none, bf16, fp16"),
+        ("optim.name=adam", "optim.name is 'adam'; set it to sgd or adamw"),
+        ("optim.lr=0", "optim.lr must be above 0"),
+        ("optim.lr", "override 'optim.lr' is not of the form key=value"),
+        ("=3", "override '=3' is not of the form key=value"),
+        ("seed.x=3", "override 'seed.x=3': seed is a value, not a section"),
+        ("schedule.epochs=null", "exactly one of schedule.epochs and schedule.iterations"),
+        ("schedule.epochs=0", "must be at least 1"),
+        ("schedule.decay=linear", "schedule.decay is 'linear'"),
+        ("loop.log_every=0", "at least 1"),
+        ("data.batch_size=0", "at least 1"),
+        ("data.short_sides=[]", "data.short_sides must list at least one size"),
+        ("evaluation.every=0", "evaluation.every is 0; it must be at least 1"),
+        ("evaluation.batch_size=0", "evaluation.batch_size is 0; it must be at least 1"),
+        ("optim.momentum=-1", "optim.momentum is -1.0; it must be in 0..1"),
+        ("optim.weight_decay=-1", "optim.weight_decay is -1.0; it must be at least 0"),
+        ("optim.clip_norm=0", "optim.clip_norm is 0.0; it must be above 0"),
+        ("optim.base_batch=0", "optim.base_batch is 0; it must be at least 1"),
+    ],
+)
+def test_wrong_values_are_refused_in_one_sentence(tmp_path, override, message):
+    text = "output_dir: x\nseed: 1\nschedule: {epochs: 3}\n"
+    with pytest.raises(ValueError, match=message) as error:
+        load(tmp_path, text, override)
+    assert "\n" not in str(error.value)
+
+
+def test_length_is_given_once(tmp_path):
+    config = load(tmp_path, "output_dir: x\nschedule: {iterations: 5}\n")
+    assert (config.schedule.epochs, config.schedule.iterations) == (None, 5)
+    text = "output_dir: x\nschedule: {epochs: 5}\n"
+    config = load(tmp_path, text, "schedule.epochs=null", "schedule.iterations=7")
+    assert (config.schedule.epochs, config.schedule.iterations) == (None, 7)
+
+
+def test_files_that_are_no_config(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.yaml: no such config"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        load_config(tmp_path)
+    with pytest.raises(ValueError, match=r"run\.yaml: not valid YAML .*; correct it"):
+        load(tmp_path, "output_dir: [x\n")
+    for text in ("", "- a\n", "text\n"):
+        with pytest.raises(ValueError, match="not a mapping"):
+            load(tmp_path, text)
+    with pytest.raises(ValueError, match="output_dir is not set"):
+        load(tmp_path, "seed: 1\n")
+
+
+def test_dumped_yaml_loads_to_the_same_config(tmp_path):
+    text = (
+        "output_dir: runs/a b\nseed: 3\namp: bf16\n"
+        "data: {short_sides: [64, 96], train: {images: 'no', annotations: '123'}}\n"
+        "model: {options: {channels: 32, box_loss: iou}}\n"
+        "optim: {lr: 1e-5, clip_norm: 1e-20}\n"
+        "schedule: {iterations: 10, milestones: [3, 5]}\n"
+    )
+    config = load(tmp_path, text)
+    assert load(tmp_path, dump_yaml(config)) == config
+    assert plain(build(Config, plain(config))) == plain(config)
+    written = yaml.safe_load(dump_yaml(config))
+    assert sorted(all_keys(Config)) == sorted(leaves(written))  # every key is written out
+
+
+def leaves(content, prefix=""):
+    for name, value in content.items():
+        if isinstance(value, dict) and prefix + name != "model.options":
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_differences_name_the_leaves():
+    old = plain(Config(output_dir="x"))
+    new = plain(dataclasses.replace(Config(output_dir="y"), seed=1))
+    assert differences(old, old) == []
+    assert differences(old, new) == ["output_dir: x -> y", "seed: 0 -> 1"]
+    new["optim"]["lr"] = 0.5
+    assert "optim.lr: 0.01 -> 0.5" in differences(old, new)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_the_configs_of_the_project_load(path):
+    config = load_config(path)
+    assert config.output_dir
+
+
+def test_a_length_on_the_command_line_takes_the_place_of_the_files(tmp_path):
+    text = "output_dir: x\nschedule: {epochs: 3, milestones: [2]}\n"
+    schedule = load(tmp_path, text, "schedule.iterations=7").schedule
+    assert (schedule.epochs, schedule.iterations, schedule.milestones) == (None, 7, (2.0,))
+    assert load(tmp_path, text, "schedule.epochs=5").schedule.epochs == 5
+    with pytest.raises(ValueError, match="exactly one"):
+        load(tmp_path, text, "schedule.epochs=5", "schedule.iterations=7")
+
+
+def test_off_is_a_word_for_amp_alone(tmp_path):
+    assert load(tmp_path, "output_dir: x\namp: off\n").amp == "none"
+    with pytest.raises(ValueError, match=r"model\.backbone_weights is False"):
+        load(tmp_path, "output_dir: x\n", "model.backbone_weights=off")

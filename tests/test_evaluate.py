@@ -1,0 +1,140 @@
+"""COCO average precision: by hand, at the ends of the scale, and from detections to entries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aligndet.evaluate import AP_KEYS, average_precision, coco_results, evaluate
+from data.coco import Categories, CocoDataset, load_coco
+from data.loaders import eval_loader
+from data.transforms import Augment
+from data.views import DetectionDataset, collate_detection
+from tests.oracle_detector import OracleDetector
+
+BOXES = {1: [10.0, 10.0, 20.0, 20.0], 2: [50.0, 40.0, 60.0, 50.0]}  # xywh; 400 and 3000 px
+
+
+def truth(*annotations):
+    """Two images of 200 x 150; annotations are (image_id, category_id, bbox)."""
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 150, "width": 200} for i in (5, 9)],
+        "annotations": [
+            {"image_id": i, "category_id": c, "bbox": box} for i, c, box in annotations
+        ],
+        "categories": [{"id": 3, "name": "a"}, {"id": 7, "name": "b"}],
+    }
+
+
+def found(image_id, category_id, bbox, score):
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
+
+
+BOTH = truth((5, 3, BOXES[1]), (9, 3, BOXES[2]))
+
+
+def test_perfect_detections_score_100():
+    results = [found(5, 3, BOXES[1], 0.9), found(9, 3, BOXES[2], 0.8)]
+    assert average_precision(BOTH, results) == {
+        "AP": pytest.approx(100.0),
+        "AP50": pytest.approx(100.0),
+        "AP75": pytest.approx(100.0),
+        "APs": pytest.approx(100.0),
+        "APm": pytest.approx(100.0),
+        "APl": None,  # there is no object above 96 x 96 pixels
+    }
+
+
+def test_one_of_two_objects_found():
+    """Precision is 1 up to recall 0.5: at 51 of COCO's 101 recall levels."""
+    scores = average_precision(BOTH, [found(5, 3, BOXES[1], 0.9)])
+    assert scores["AP50"] == pytest.approx(100 * 51 / 101)
+    assert scores["APs"] == pytest.approx(100.0)
+    assert scores["APm"] == 0.0
+
+
+def test_a_false_alarm_that_scores_higher_halves_the_precision():
+    alarm = found(5, 3, [100.0, 100.0, 20.0, 20.0], 0.95)
+    results = [alarm, found(5, 3, BOXES[1], 0.9)]
+    scores = average_precision(truth((5, 3, BOXES[1])), results)
+    assert scores["AP"] == pytest.approx(50.0)
+
+
+def test_overlap_decides_how_many_thresholds_are_passed():
+    """Shifted by 4 of 20 pixels: IoU 16 / 24 = 0.67, above 0.5, 0.55, 0.6 and 0.65."""
+    shifted = found(5, 3, [14.0, 10.0, 20.0, 20.0], 0.9)
+    scores = average_precision(truth((5, 3, BOXES[1])), [shifted])
+    assert scores["AP"] == pytest.approx(40.0)
+    assert (scores["AP50"], scores["AP75"]) == (pytest.approx(100.0), 0.0)
+
+
+def test_the_wrong_class_counts_as_missed():
+    scores = average_precision(truth((5, 3, BOXES[1])), [found(5, 7, BOXES[1], 0.9)])
+    assert scores["AP"] == 0.0
+
+
+def test_the_mean_is_over_classes():
+    both = truth((5, 3, BOXES[1]), (5, 7, BOXES[2]))
+    assert average_precision(both, [found(5, 7, BOXES[2], 0.1)])["AP"] == pytest.approx(50.0)
+
+
+def test_nothing_found_scores_0_and_nothing_there_is_none():
+    """Size by size: there are small and middle-sized objects, but no large one."""
+    scores = average_precision(BOTH, [])
+    assert scores == {"AP": 0, "AP50": 0, "AP75": 0, "APs": 0, "APm": 0, "APl": None}
+    assert average_precision(truth(), []) == dict.fromkeys(AP_KEYS)
+    assert average_precision(truth(), [found(5, 3, BOXES[1], 0.9)]) == dict.fromkeys(AP_KEYS)
+
+
+def test_crowds_are_ignored():
+    content = truth((5, 3, BOXES[1]), (9, 3, BOXES[2]))
+    content["annotations"][1]["iscrowd"] = 1
+    results = [found(5, 3, BOXES[1], 0.5), found(9, 3, [60.0, 50.0, 20.0, 20.0], 0.9)]
+    assert average_precision(content, results)["AP"] == pytest.approx(100.0)
+    content["annotations"][0]["iscrowd"] = 1
+    assert average_precision(content, []) == dict.fromkeys(AP_KEYS)
+
+
+def test_the_input_is_left_as_it_is():
+    content, result = truth((5, 3, BOXES[1])), found(5, 3, BOXES[1], 0.9)
+    average_precision(content, [result])
+    assert content == truth((5, 3, BOXES[1]))
+    assert result == found(5, 3, BOXES[1], 0.9)
+
+
+def test_detections_become_entries_in_pixels_of_the_files():
+    detections = [
+        {
+            "boxes": torch.tensor([[8.0, 6.0, 24.0, 36.0], [0, 0, 96, 64]]),
+            "scores": torch.tensor([0.75, 0.5]),
+            "labels": torch.tensor([1, 0]),
+        },
+        {
+            "boxes": torch.zeros(0, 4),
+            "scores": torch.zeros(0),
+            "labels": torch.zeros(0, dtype=torch.int64),
+        },
+    ]
+    categories = Categories((3, 7), ("a", "b"))
+    sizes = torch.tensor([[64, 96], [64, 80]])
+    results = coco_results(detections, [5, 9], sizes, [(128, 288), (64, 80)], categories)
+    assert results == [  # x scales by 3, y by 2
+        {"image_id": 5, "category_id": 7, "bbox": [24.0, 12.0, 48.0, 60.0], "score": 0.75},
+        {"image_id": 5, "category_id": 3, "bbox": [0.0, 0.0, 288.0, 128.0], "score": 0.5},
+    ]
+
+
+def test_perfect_detections_on_resized_images_score_100(dataset):
+    """The whole way: resized images, categories 3 and 7, an image without boxes, a last batch that
+    is smaller, annotations without area, iscrowd and id."""
+    coco = CocoDataset(dataset / "val", dataset / "val.json")
+    val = DetectionDataset(coco, Augment((32,), 48, flip=0.0))
+    loader = eval_loader(val, coco.aspect_ratios, collate_detection, batch_size=2, workers=0)
+    content = load_coco(dataset / "val.json")
+    for entry in content["annotations"]:
+        del entry["area"], entry["iscrowd"], entry["id"]
+    model = OracleDetector(val).train()
+    scores = evaluate(model, loader, content, coco.categories, torch.device("cpu"))
+    assert scores["AP"] == scores["AP75"] == pytest.approx(100.0)
+    assert scores["APl"] is None
+    assert model.training  # as it was before

@@ -1,0 +1,148 @@
+"""A run that is killed and resumed ends as one that was not, bit by bit, in both stages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+STEPS = 6
+# Few samples, so that background is drawn at random.
+SETTINGS = {"schedule__iterations": STEPS, "box_domain__samples": 150}
+
+# Kill -9 at an exact place: when a function returns for the n-th time.
+KILLED = """
+import os, signal, sys
+import {script}
+from aligndet import {module}
+
+function, calls = {owner}.{name}, 0
+
+def wrapped(*args, **kwargs):
+    global calls
+    function(*args, **kwargs)
+    calls += 1
+    if calls == {kill}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+{owner}.{name} = wrapped
+{script}.main()
+"""
+PLACES = {
+    # After line 5 of metrics.jsonl: the checkpoint is at step 4.
+    "pretrain": {
+        "module": "run_directory",
+        "owner": "run_directory.RunDirectory",
+        "name": "log",
+        "kill": 5,
+    },
+    # Within the second save, at step 4: the file is written, but not yet in its place.
+    "finetune": {
+        "module": "checkpoint",
+        "owner": "checkpoint.torch",
+        "name": "save",
+        "kill": 2,
+    },
+}
+CHECKPOINT = {"pretrain": 4, "finetune": 2}  # the step each is resumed from
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, write_config, script):
+    """Uninterrupted runs ``NAME.whole``, and ``NAME.killed`` as the kill left them."""
+    folder = tmp_path_factory.mktemp("resume")
+    children = {}
+    for name, place in PLACES.items():
+        path = write_config(folder / f"{name}.killed", **SETTINGS)
+        command = [sys.executable, "-c", KILLED.format(script=name, **place), "--config", str(path)]
+        children[name] = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    for name in PLACES:
+        path = write_config(folder / f"{name}.whole", **SETTINGS)
+        script(name, "--config", path)
+    for name, child in children.items():
+        output, _ = child.communicate()
+        assert child.returncode == -9, f"{name} was not killed:\n{output}"
+    return folder
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_speed(line):
+    return {key: value for key, value in line.items() if key != "images_per_second"}
+
+
+def assert_equal_tensors(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_killed_and_resumed_equals_uninterrupted(folder, script, capsys, name):
+    killed, whole = folder / f"{name}.killed", folder / f"{name}.whole"
+    last = torch.load(killed / "last.pt", weights_only=True)
+    assert last["step"] == CHECKPOINT[name]
+    assert len(lines(killed)) > CHECKPOINT[name]  # lines that will be dropped
+    assert not (killed / "weights.pt").exists()
+    with open(killed / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "lo')  # as if the kill had come within a line, too
+
+    script(name, "--config", folder / f"{name}.killed.yaml")
+    assert f"resumed at step {CHECKPOINT[name]}" in capsys.readouterr().out
+
+    assert [line["step"] for line in lines(killed)] == list(range(1, STEPS + 1))
+    assert [without_speed(line) for line in lines(killed)] == [
+        without_speed(line) for line in lines(whole)
+    ]
+    ours, theirs = (torch.load(run / "last.pt", weights_only=True) for run in (killed, whole))
+    assert ours["step"] == theirs["step"] == STEPS
+    assert_equal_tensors(ours["model"], theirs["model"])
+    velocities = [
+        {number: s["momentum_buffer"] for number, s in content["optimizer"]["state"].items()}
+        for content in (ours, theirs)
+    ]
+    assert_equal_tensors(*velocities)
+    ours, theirs = (torch.load(run / "weights.pt", weights_only=True) for run in (killed, whole))
+    assert_equal_tensors(ours["model"], theirs["model"])
+    if name == "finetune":
+        assert (killed / "results.json").read_text() == (whole / "results.json").read_text()
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_resuming_with_other_settings_is_refused(folder, error_of, name):
+    path = folder / f"{name}.whole.yaml"
+    before = (folder / f"{name}.whole" / "last.pt").read_bytes()
+    message = error_of(name, "--config", path, "optim.lr=0.02", "data.workers=1")
+    assert "last.pt: was made with other settings (optim.lr: 0.01 -> 0.02);" in message
+    assert (folder / f"{name}.whole" / "last.pt").read_bytes() == before
+
+
+def test_resume_none_starts_over(tmp_path, write_config, script):
+    path = write_config(tmp_path / "run", schedule__iterations=1)
+    script("pretrain", "--config", path)
+    first = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    script("pretrain", "--config", path, "--resume", "none", "optim.lr=0.02")
+    second = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert second["step"] == 1
+    assert second["config"]["optim"]["lr"] == 0.02
+    key = "online.detector.head.cls_tower.0.weight"
+    assert not torch.equal(first["model"][key], second["model"][key])
+    assert [line["lr"] for line in lines(tmp_path / "run")] == [0.02]
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path, write_config, error_of):
+    path = write_config(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pt").write_bytes(b"PK\x03\x04 half of a file")
+    message = error_of("pretrain", "--config", path)
+    assert "run/last.pt: not a readable checkpoint" in message
+    assert "--resume" in message

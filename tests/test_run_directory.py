@@ -1,0 +1,152 @@
+"""The files of a run: what is kept, dropped and refused when it is opened again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+import yaml
+
+from aligndet import checkpoint, dist
+from aligndet.config import Config, load_config, plain
+from aligndet.run_directory import RunDirectory
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(output_dir=str(tmp_path / "run"))
+
+
+def started(config, step=4):
+    """A run directory with a checkpoint at ``step`` and metrics two steps past it."""
+    run = RunDirectory(config.output_dir)
+    assert run.open(config, "auto") is None
+    for done in range(1, step + 3):
+        run.log({"step": done, "loss": 1.0 / done})
+    content = {"step": step, "model": {}, "config": plain(config), "optimizer": {}, "processes": 1}
+    checkpoint.save(content, run.last)
+    return run
+
+
+def steps(run):
+    return [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
+
+
+def test_a_new_run_writes_its_resolved_config(config, tmp_path):
+    run = RunDirectory(config.output_dir)
+    assert run.open(config, "auto") is None
+    assert load_config(run.path / "config.yaml") == config
+    assert yaml.safe_load((run.path / "config.yaml").read_text())["optim"]["momentum"] == 0.9
+
+
+def test_auto_resumes_and_drops_metrics_past_the_checkpoint(config):
+    run = started(config)
+    assert steps(run) == [1, 2, 3, 4, 5, 6]
+    state = run.open(config, "auto")
+    assert state["step"] == 4
+    assert steps(run) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("torn", ['{"step": 4, "lo', '{"step": 4, "x": {}', "\x00\x00", "7"])
+def test_a_line_cut_off_by_a_kill_is_dropped(config, torn):
+    run = started(config)
+    with open(run.metrics, "a") as file:
+        file.write(torn)
+    run.open(config, "auto")
+    assert steps(run) == [1, 2, 3, 4]
+    run.log({"step": 5, "loss": 0.2})
+    assert steps(run) == [1, 2, 3, 4, 5]
+
+
+def test_a_line_without_its_newline_is_kept_whole(config):
+    run = started(config)
+    run.metrics.write_text('{"step": 1}\n{"step": 2}')
+    run.open(config, "auto")
+    run.log({"step": 3})
+    assert steps(run) == [1, 2, 3]
+
+
+def test_none_starts_over_for_good(config):
+    run = started(config)
+    assert run.open(config, "none") is None
+    assert steps(run) == []
+    # A kill before the first checkpoint must not lead back to the old run.
+    assert run.open(config, "auto") is None
+
+
+def test_a_named_file_is_resumed(config, tmp_path):
+    started(config)
+    other = dataclasses.replace(config, output_dir=str(tmp_path / "other"))
+    state = RunDirectory(other.output_dir).open(other, f"{config.output_dir}/last.pt")
+    assert state["step"] == 4
+    with pytest.raises(ValueError, match=r"nothing\.pt: no such file; give --resume"):
+        RunDirectory(other.output_dir).open(other, str(tmp_path / "nothing.pt"))
+
+
+def test_other_settings_are_refused_by_name(config):
+    run = started(config)
+    other = dataclasses.replace(
+        config, seed=5, optim=dataclasses.replace(config.optim, lr=0.5), amp="bf16"
+    )
+    with pytest.raises(ValueError, match=r"last\.pt: was made with other settings") as error:
+        run.open(other, "auto")
+    assert "seed: 0 -> 5" in str(error.value)
+    assert "optim.lr: 0.01 -> 0.5" in str(error.value)
+    assert "amp: none -> bf16" in str(error.value)
+    assert "--resume none" in str(error.value)
+    assert steps(run) == [1, 2, 3, 4, 5, 6]  # nothing was touched
+    assert load_config(run.path / "config.yaml") == config
+
+
+def test_settings_without_influence_on_the_result_may_change(config):
+    run = started(config)
+    other = dataclasses.replace(
+        config,
+        device="cpu",
+        loop=dataclasses.replace(config.loop, log_every=1),
+        data=dataclasses.replace(config.data, workers=7),
+        evaluation=dataclasses.replace(config.evaluation, every=3),
+    )
+    assert run.open(other, "auto")["step"] == 4
+
+
+def test_another_number_of_processes_is_refused(config, monkeypatch):
+    """The order of the images and the length of an epoch depend on it."""
+    run = started(config)
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"last\.pt: was made by 1 process\(es\), not 2; start as"):
+        run.open(config, "auto")
+
+
+def test_half_written_files_of_a_killed_run_are_removed(config):
+    run = started(config)
+    (run.path / ".last.pt.123.tmp").write_bytes(b"half")
+    run.open(config, "auto")
+    assert {path.name for path in run.path.iterdir()} == {"config.yaml", "metrics.jsonl", "last.pt"}
+
+
+def test_unusable_checkpoints_are_refused(config):
+    run = started(config)
+    whole = run.last.read_bytes()
+    run.last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"last\.pt: not a readable checkpoint"):
+        run.open(config, "auto")
+    torch.save({"model": {}, "stage": "box"}, run.weights)
+    with pytest.raises(ValueError, match=r"weights\.pt: holds weights only"):
+        run.open(config, str(run.weights))
+
+
+def test_numbers_that_are_not_finite_become_null(config):
+    run = RunDirectory(config.output_dir)
+    run.open(config, "auto")
+    run.log({"step": 1, "loss": math.nan, "a": math.inf, "b": 0.5, "AP": None})
+    assert json.loads(run.metrics.read_text()) == {
+        "step": 1,
+        "loss": None,
+        "a": None,
+        "b": 0.5,
+        "AP": None,
+    }

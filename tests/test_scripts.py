@@ -1,0 +1,378 @@
+"""The scripts as they are called: a whole pipeline by subprocess, then everything put in wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from aligndet.config import load_config
+from aligndet.evaluate import AP_KEYS
+from models import build_backbone
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command):
+    """A command from the repository root; returns what it printed."""
+    environment = {key: value for key, value in os.environ.items() if key != "WORLD_SIZE"}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def run_or_fail(*command):
+    code, stdout, stderr = run(*command)
+    assert code == 0, stderr
+    return stdout
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory, write_config, dataset):
+    """Pre-training by torchrun on two ranks, fine-tuning, evaluation and prediction."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    pretrain = write_config(
+        folder / "pretrain",
+        data__batch_size=1,
+        box_domain__across_ranks=True,
+        box_domain__samples=100_000,
+    )
+    finetune = write_config(folder / "finetune", evaluation__every=2)
+    weights = folder / "pretrain" / "weights.pt"
+    fine_tuned = folder / "finetune" / "weights.pt"
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    out = {
+        "pretrain": run_or_fail(*torchrun, "pretrain.py", "--config", pretrain),
+        "finetune": run_or_fail("finetune.py", "--config", finetune, "--init", weights),
+        "evaluate": run_or_fail(
+            *("finetune.py", "--config", finetune, "--eval-only", "--checkpoint", fine_tuned),
+            f"output_dir={folder / 'evaluate'}",
+        ),
+        "predict": run_or_fail(
+            *("-m", "aligndet.predict", "--weights", fine_tuned, "--images", dataset / "val"),
+            *("--output", folder / "predict", "--device", "cpu"),
+        ),
+    }
+    return folder, out
+
+
+def lines(run_directory):
+    return [json.loads(line) for line in (run_directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_pretraining_writes_a_run_directory(pipeline, write_config):
+    folder, out = pipeline
+    files = {path.name for path in (folder / "pretrain").iterdir()}
+    assert files == {"config.yaml", "metrics.jsonl", "last.pt", "weights.pt"}
+    assert load_config(folder / "pretrain" / "config.yaml") == load_config(folder / "pretrain.yaml")
+    written = lines(folder / "pretrain")
+    assert [line["step"] for line in written] == [1, 2, 3, 4]
+    expected = {"step", "epoch", "loss", "loss_contrast", "loss_box", "loss_centerness", "lr"}
+    assert expected | {"images_per_second", "contrast_minus_floor", "momentum"} <= written[0].keys()
+    assert "model.backbone_weights is not set" in out["pretrain"]  # said once, by rank 0
+    assert out["pretrain"].count("weights for finetune.py --init") == 1
+
+
+def test_torchrun_equals_one_process(pipeline, script, tmp_path):
+    folder, _ = pipeline
+    overrides = ("data.batch_size=2", f"output_dir={tmp_path / 'one'}")
+    script("pretrain", "--config", folder / "pretrain.yaml", *overrides)
+    one = torch.load(tmp_path / "one" / "weights.pt", weights_only=True)
+    two = torch.load(folder / "pretrain" / "weights.pt", weights_only=True)
+    assert one["config"] == two["config"]
+    assert one["model"].keys() == two["model"].keys()
+    for name, tensor in one["model"].items():
+        torch.testing.assert_close(two["model"][name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_finetuning_writes_a_run_directory(pipeline):
+    folder, out = pipeline
+    files = {path.name for path in (folder / "finetune").iterdir()}
+    assert files == {
+        *("config.yaml", "metrics.jsonl", "last.pt", "weights.pt"),
+        *("results.json", "manifest.json"),
+    }
+    written = lines(folder / "finetune")
+    trained = [line for line in written if "loss" in line]
+    assert [line["step"] for line in trained] == [1, 2, 3, 4]
+    assert {"loss_class", "loss_box", "loss_centerness", "lr"} <= trained[0].keys()
+    scored = [line for line in written if "AP" in line]
+    assert scored[0]["step"] == 2
+    assert set(AP_KEYS) <= scored[0].keys()
+    manifest = json.loads((folder / "finetune" / "manifest.json").read_text())
+    assert manifest["source"] == str(folder / "pretrain" / "weights.pt")
+    assert all(name.startswith("head.cls_logits.") for name in manifest["fresh"])
+    assert all(name.startswith("head.cls_logits.") for name in manifest["dropped"])
+    assert "head.cls_logits" in out["finetune"]
+
+
+def test_evaluation_alone_gives_the_same_scores(pipeline):
+    folder, _ = pipeline
+    after_training = json.loads((folder / "finetune" / "results.json").read_text())
+    alone = json.loads((folder / "evaluate" / "results.json").read_text())
+    assert alone == after_training
+    assert tuple(alone) == AP_KEYS
+
+
+def test_prediction_writes_pictures_and_coco_json(pipeline, dataset):
+    folder, _ = pipeline
+    content = json.loads((folder / "predict" / "detections.json").read_text())
+    names = [entry["file_name"] for entry in content["images"]]
+    assert names == sorted(path.name for path in (dataset / "val").iterdir())
+    assert [c["id"] for c in content["categories"]] == [3, 7]
+    ids = {entry["id"] for entry in content["images"]}
+    for entry in content["annotations"]:
+        x, y, w, h = entry["bbox"]
+        assert entry["image_id"] in ids
+        assert entry["category_id"] in (3, 7)
+        assert 0 < entry["score"] <= 1
+        assert min(x, y) >= -1e-3
+        assert x + w <= 96.001
+        assert y + h <= 64.001
+    for name in names:
+        with Image.open(folder / "predict" / f"{name}.png") as picture:
+            assert picture.size == (96, 64)
+
+
+def test_finetuning_without_init_starts_from_the_backbone(tmp_path, write_config, script):
+    torch.manual_seed(3)
+    backbone = build_backbone("resnet18").state_dict()
+    torch.save({**backbone, "fc.weight": torch.zeros(2, 2)}, tmp_path / "resnet18.pth")
+    path = write_config(
+        tmp_path / "run",
+        model__backbone_weights=str(tmp_path / "resnet18.pth"),
+        model__frozen_stages=5,
+        schedule__iterations=1,
+    )
+    script("finetune", "--config", path)
+    model = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)["model"]
+    assert all(torch.equal(model[f"backbone.{name}"], value) for name, value in backbone.items())
+
+
+def test_an_error_of_a_real_process_is_one_line(tmp_path, write_config):
+    path = write_config(tmp_path / "run")
+    code, _, stderr = run("finetune.py", "--config", path, "optim.lrr=1")
+    assert code == 1
+    assert stderr == "error: unknown config key optim.lrr; did you mean optim.lr?\n"
+
+
+# Each of these spoils something and returns further arguments: given the content of train.json, a
+# folder to write into, and the folder of the dataset.
+
+
+def broken_json(content, folder, dataset):
+    (folder / "bad.json").write_text('{"images": [')
+    return [f"data.train.annotations={folder / 'bad.json'}"]
+
+
+def write(content, folder):
+    (folder / "bad.json").write_text(json.dumps(content))
+    return [f"data.train.annotations={folder / 'bad.json'}"]
+
+
+def no_annotations(content, folder, dataset):
+    del content["annotations"]
+    return write(content, folder)
+
+
+def flat_box(content, folder, dataset):
+    content["annotations"][2]["bbox"] = [10, 10, 0, 5]
+    return write(content, folder)
+
+
+def outside_box(content, folder, dataset):
+    content["annotations"][2]["bbox"] = [96, 10, 5, 5]
+    return write(content, folder)
+
+
+def unknown_category(content, folder, dataset):
+    content["annotations"][2]["category_id"] = 5
+    return write(content, folder)
+
+
+def missing_image(content, folder, dataset):
+    content["images"][1]["file_name"] = "nowhere.png"
+    return write(content, folder)
+
+
+def other_size(content, folder, dataset):
+    content["images"][1]["width"] = 200
+    return write(content, folder)
+
+
+def truncated_image(content, folder, dataset):
+    images = copy_images(folder, dataset)
+    (images / "1.png").write_bytes((images / "1.png").read_bytes()[:500])
+    return [f"data.train.images={images}"]
+
+
+def copy_images(folder, dataset):
+    return shutil.copytree(dataset / "train", folder / "images")
+
+
+def other_backbone(content, folder, dataset):
+    torch.save(build_backbone("resnet34").state_dict(), folder / "resnet34.pth")
+    return [f"model.backbone_weights={folder / 'resnet34.pth'}"]
+
+
+def bad_val_box(content, folder, dataset):
+    content["annotations"][0]["bbox"] = [10, 10]
+    write(content, folder)
+    images = f"data.val.images={dataset / 'train'}"
+    return [images, f"data.val.annotations={folder / 'bad.json'}"]
+
+
+# Arguments, or the function that makes them, and what the message must say.
+BAD_INPUT = {
+    "typo": (["data.batchsize=2"], "did you mean data.batch_size"),
+    "value": (["data.batch_size=many"], "data.batch_size is 'many'"),
+    "device": (["device=tpu"], "device is 'tpu'; set it to auto, cpu or cuda"),
+    "backbone": (["model.backbone=resnet19"], "model.backbone is 'resnet19'"),
+    "option": (["model.options.chanels=64"], "did you mean channels"),
+    "option value": (["model.options.channels=x"], "model.options.channels is 'x'"),
+    "no annotations": (["data.train.annotations=null"], "train.annotations is not set"),
+    "no file": (["data.train.annotations=none.json"], "none.json: no such file"),
+    "no folder": (["data.train.images=nowhere"], "nowhere: no such directory"),
+    "broken json": (broken_json, "bad.json: not valid JSON"),
+    "no list": (no_annotations, "bad.json: not a COCO JSON, it has no list 'annotations'"),
+    "flat box": (flat_box, "bad.json: the box [10, 10, 0, 5] of annotation 3 has no area"),
+    "outside box": (outside_box, "of annotation 3 lies outside the image of 96 x 64 pixels"),
+    "unknown category": (unknown_category, "annotation 3 has category_id 5"),
+    "missing image": (missing_image, "nowhere.png: image is missing"),
+    "truncated image": (truncated_image, "1.png: image is truncated"),
+    "other size": (other_size, "has 96 x 64 pixels, but"),
+    "bad validation box": (bad_val_box, "annotation 1 has bbox [10, 10], which is not four"),
+    "other backbone": (other_backbone, "resnet34.pth are not weights of resnet18"),
+    "no backbone file": (["model.backbone_weights=none.pth"], "none.pth cannot be"),
+    "no init": (["--init", "none.pt"], "none.pt: no such file; give --init"),
+    "no checkpoint": (["--resume", "none.pt"], "none.pt: no such file; give --resume"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_one_line(name, tmp_path, dataset, write_config, error_of):
+    change, message = BAD_INPUT[name]
+    content = json.loads((dataset / "train.json").read_text())
+    arguments = change(content, tmp_path, dataset) if callable(change) else change
+    path = write_config(tmp_path / "run", schedule__iterations=4)
+    found = error_of("finetune", "--config", path, *arguments)
+    assert message in found
+    assert len(found) < 500
+
+
+def test_pretraining_checks_its_proposals(tmp_path, dataset, write_config, error_of):
+    path = write_config(tmp_path / "run")
+    message = error_of("pretrain", "--config", path, "data.train.proposals=null")
+    assert "data.train.proposals is not set" in message
+    content = json.loads((dataset / "proposals.json").read_text())
+    flat_box(content, tmp_path, dataset)
+    message = error_of("pretrain", "--config", path, f"data.train.proposals={tmp_path}/bad.json")
+    assert "the box [10, 10, 0, 5] of annotation 3 has no area" in message
+    assert "--stage image is not available" in error_of(
+        "pretrain", "--config", path, "--stage", "image"
+    )
+
+
+def test_init_of_another_architecture_is_refused(pipeline, write_config, error_of, tmp_path):
+    folder, _ = pipeline
+    weights = folder / "pretrain" / "weights.pt"
+    path = write_config(tmp_path / "run", model__backbone="resnet34")
+    message = error_of("finetune", "--config", path, "--init", weights)
+    assert f"{weights}: does not fit this fcos" in message
+    assert "fcos with resnet18" in message
+    path = write_config(tmp_path / "run", model__options={"channels": 64, "num_convs": 1})
+    assert "does not fit this fcos" in error_of("finetune", "--config", path, "--init", weights)
+
+
+def test_evaluation_of_other_files_is_refused(pipeline, dataset, error_of, tmp_path):
+    folder, _ = pipeline
+    evaluate = ("finetune", "--config", folder / "finetune.yaml", "--eval-only", "--checkpoint")
+    message = error_of(*evaluate, folder / "pretrain" / "weights.pt")
+    assert "not a fine-tuned detector (stage box)" in message
+    content = json.loads((dataset / "val.json").read_text())
+    content["categories"][0]["name"] = "green"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    message = error_of(
+        *evaluate,
+        folder / "finetune" / "weights.pt",
+        f"data.val.annotations={tmp_path / 'other.json'}",
+    )
+    assert "other.json: its categories differ" in message
+
+
+def test_prediction_refuses_what_it_cannot_use(pipeline, dataset, error_of, tmp_path):
+    folder, _ = pipeline
+    fine_tuned = folder / "finetune" / "weights.pt"
+    output = ("--output", tmp_path / "out", "--device", "cpu")
+    images = ("--images", dataset / "val")
+    predict = "aligndet.predict"
+    message = error_of(predict, "--weights", "none.pt", *images, *output)
+    assert "none.pt: no such file" in message
+    message = error_of(predict, "--weights", folder / "pretrain" / "weights.pt", *images, *output)
+    assert "not a fine-tuned detector" in message
+    message = error_of(predict, "--weights", fine_tuned, "--images", tmp_path / "none", *output)
+    assert "none: no such directory" in message
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    images = ("--images", tmp_path / "broken.png")
+    message = error_of(predict, "--weights", fine_tuned, *images, *output)
+    assert "broken.png: image is truncated or unreadable" in message
+
+
+def test_prediction_leaves_out_what_it_cannot_read(pipeline, dataset, script, tmp_path, capsys):
+    folder, _ = pipeline
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes((dataset / "val" / "0.png").read_bytes())
+    (tmp_path / "images" / "b.png").write_bytes(b"no picture")
+    weights, output = folder / "finetune" / "weights.pt", tmp_path / "out"
+    images = ("--images", tmp_path / "images", "--device", "cpu")
+    script("aligndet.predict", "--weights", weights, "--output", output, *images)
+    assert "left out: " in capsys.readouterr().out
+    content = json.loads((output / "detections.json").read_text())
+    assert [entry["file_name"] for entry in content["images"]] == ["a.png"]
+
+
+def test_an_image_that_breaks_in_the_middle_stops_training_with_its_name(
+    tmp_path, dataset, write_config, error_of
+):
+    """Its end is whole, so only decoding it finds out; the steps done so far are kept."""
+    images = copy_images(tmp_path, dataset)
+    whole = (images / "7.png").read_bytes()
+    (images / "7.png").write_bytes(whole[:300] + bytes(200) + whole[500:])
+    path = write_config(
+        tmp_path / "run",
+        data__train__images=str(images),
+        loop__checkpoint_every=100,
+        schedule__iterations=8,
+    )
+    message = error_of("finetune", "--config", path)
+    assert "7.png: image is truncated or unreadable" in message
+    steps = len(lines(tmp_path / "run")) if (tmp_path / "run" / "metrics.jsonl").exists() else 0
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == steps
+
+
+def test_a_run_that_diverges_says_so(tmp_path, write_config, error_of):
+    path = write_config(tmp_path / "run", optim__lr=1e30)
+    message = error_of("finetune", "--config", path)
+    assert "the loss is not finite at step" in message
+    assert "lower optim.lr" in message
+
+
+def test_overrides_may_stand_before_and_after_options(tmp_path, write_config, error_of):
+    path = write_config(tmp_path / "run")
+    message = error_of("finetune", "--config", path, "seed=1", "--init", "x.pt", "data.bach=2")
+    assert "data.bach" in message
+    message = error_of("pretrain", "--config", path, "seed=1", "--resume", "none", "data.bach=2")
+    assert "data.bach" in message

@@ -1,0 +1,218 @@
+"""From weights files to detectors: every weight accounted for, every misfit refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from aligndet import checkpoint
+from aligndet.box_domain import BoxDomain, BoxDomainConfig
+from aligndet.transfer import (
+    TransferConfig,
+    backbone_manifest,
+    detector_file,
+    load_pretrained,
+    pretrained_file,
+    read_detector,
+)
+from data.coco import Categories
+from models import ModelConfig, build_detector
+
+OPTIONS = {"channels": 32, "num_convs": 1}
+CLASSES = Categories((3, 7), ("red", "blue"))
+CLASSIFIER = ["head.cls_logits.weight", "head.cls_logits.bias"]
+PROJECTOR = [f"head.cls_logits.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias")]
+BOX_OUTPUTS = [
+    *("head.box_regression.weight", "head.box_regression.bias"),
+    *("head.centerness.weight", "head.centerness.bias"),
+]
+
+
+def model_config(**changes):
+    return ModelConfig(**{"backbone": "resnet18", "options": OPTIONS, **changes})
+
+
+def detector(num_classes=2, seed=9, **changes):
+    torch.manual_seed(seed)
+    return build_detector(model_config(**changes), num_classes)
+
+
+def randomize(weights, seed=5):
+    """Every tensor different from any initialisation."""
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in weights.values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
+        else:
+            tensor.fill_(77)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """weights.pt of box-domain pre-training and what it holds."""
+    config = BoxDomainConfig(embedding_width=8)
+    weights = randomize(BoxDomain(detector(1), "fcos", config).weights())
+    path = tmp_path_factory.mktemp("pretrained") / "weights.pt"
+    checkpoint.save(pretrained_file(weights, model_config()), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    model = detector()
+    randomize(model.state_dict())
+    path = tmp_path_factory.mktemp("finetuned") / "weights.pt"
+    checkpoint.save(detector_file(model, model_config(), CLASSES, (64, 96)), path)
+    return path
+
+
+def load(path, model=None, classes=CLASSES, **config):
+    model = detector(len(classes)) if model is None else model
+    manifest = load_pretrained(model, "fcos", path, classes, TransferConfig(**config))
+    return model, manifest
+
+
+def check_complete(manifest, path, model, before):
+    """Each name of either side once, and the values are those the lists promise."""
+    saved = torch.load(path, weights_only=True)["model"]
+    after = model.state_dict()
+    assert sorted(manifest.loaded + manifest.dropped) == sorted(saved)
+    assert sorted(manifest.loaded + manifest.fresh) == sorted(after)
+    for name in manifest.loaded:
+        assert torch.equal(after[name], saved[name]), name
+    for name in manifest.fresh:
+        assert torch.equal(after[name], before[name]), name
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_pretrained_weights_are_loaded_but_for_the_projector(pretrained, keep):
+    before = detector().state_dict()
+    model, manifest = load(pretrained, keep_box_outputs=keep)
+    check_complete(manifest, pretrained, model, before)
+    box_outputs = [] if keep else BOX_OUTPUTS
+    assert sorted(manifest.dropped) == sorted(PROJECTOR + box_outputs)
+    assert sorted(manifest.fresh) == sorted(CLASSIFIER + box_outputs)
+    assert "head.scales" in manifest.loaded
+    assert manifest.source == str(pretrained)
+
+
+def test_the_fresh_classifier_starts_at_the_prior(pretrained):
+    model, _ = load(pretrained)
+    expected = torch.full((2,), -4.59512)  # log(0.01 / 0.99)
+    torch.testing.assert_close(model.head.cls_logits.bias.detach(), expected)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_fine_tuned_classifier_is_kept_for_the_same_classes(fine_tuned, keep):
+    before = detector().state_dict()
+    model, manifest = load(fine_tuned, keep_box_outputs=keep)
+    check_complete(manifest, fine_tuned, model, before)
+    assert manifest.dropped == manifest.fresh == []
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        Categories((1, 2, 3), ("red", "blue", "green")),
+        Categories((3, 7), ("blue", "red")),  # as many, but others
+    ],
+)
+def test_a_fine_tuned_classifier_is_dropped_for_other_classes(fine_tuned, classes):
+    before = detector(len(classes)).state_dict()
+    model, manifest = load(fine_tuned, classes=classes)
+    check_complete(manifest, fine_tuned, model, before)
+    assert sorted(manifest.dropped) == sorted(manifest.fresh) == sorted(CLASSIFIER)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": "resnet34"},
+        {"backbone": "mobilenet_v2"},
+        {"options": {**OPTIONS, "channels": 64}},
+        {"options": {**OPTIONS, "num_convs": 2}},
+        {"options": {**OPTIONS, "level_scales": False}},
+    ],
+)
+def test_weights_of_another_architecture_are_refused(pretrained, changes):
+    model = detector(**changes)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"weights\.pt: does not fit this fcos") as error:
+        load(pretrained, model)
+    message = str(error.value)
+    assert "fcos with resnet18" in message
+    assert "set model." in message
+    assert "\n" not in message
+    for name, tensor in model.state_dict().items():  # nothing was loaded halfway
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda m: m.update({"mask_head.weight": torch.zeros(1)}), "mask_head.weight is not part"),
+        (lambda m: m.pop("neck.lateral.0.weight"), "neck.lateral.0.weight is missing"),
+        (lambda m: m.pop("backbone.bn1.running_var"), "backbone.bn1.running_var is missing"),
+        (lambda m: m.update({"head.scales": torch.ones(4)}), r"head.scales has shape \(4,\)"),
+    ],
+)
+def test_a_weight_without_explanation_is_refused(pretrained, tmp_path, change, problem):
+    content = torch.load(pretrained, weights_only=True)
+    change(content["model"])
+    checkpoint.save(content, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=rf"odd\.pt: does not fit this fcos \({problem}"):
+        load(tmp_path / "odd.pt")
+
+
+def test_last_pt_is_no_start(tmp_path):
+    """It names weights by branch and must not be mistaken for weights.pt."""
+    task = BoxDomain(detector(1), "fcos", BoxDomainConfig(embedding_width=8))
+    content = {"model": task.state_dict(), "step": 1, "config": {"model": {}}, "optimizer": {}}
+    checkpoint.save(content, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"last\.pt: .*weights\.pt"):
+        load(tmp_path / "last.pt")
+
+
+def test_manifest_is_saved_and_summed_up(pretrained, tmp_path):
+    model, manifest = load(pretrained)
+    manifest.save(tmp_path / "manifest.json")
+    saved = json.loads((tmp_path / "manifest.json").read_text())
+    assert saved == {
+        "source": str(pretrained),
+        "loaded": manifest.loaded,
+        "dropped": manifest.dropped,
+        "fresh": manifest.fresh,
+    }
+    lines = manifest.summary().splitlines()
+    assert str(pretrained) in lines[0]
+    backbone = sum(name.startswith("backbone.") for name in model.state_dict())
+    assert f"backbone ({backbone})" in lines[1]
+    assert "head.cls_logits (4)" in lines[2]
+    assert "head.cls_logits (2)" in lines[3]
+
+
+def test_manifest_of_a_start_from_the_backbone_alone():
+    model = detector()
+    names = sorted(model.state_dict())
+    manifest = backbone_manifest(model, "resnet18.pth")
+    assert sorted(manifest.loaded + manifest.fresh) == names
+    assert all(name.startswith("backbone.") for name in manifest.loaded)
+    assert not any(name.startswith("backbone.") for name in manifest.fresh)
+    assert sorted(backbone_manifest(model, None).fresh) == names
+
+
+def test_a_fine_tuned_detector_is_rebuilt_from_its_file_alone(fine_tuned):
+    model, categories, sides = read_detector(fine_tuned)
+    assert categories == CLASSES
+    assert sides == (64, 96)
+    saved = torch.load(fine_tuned, weights_only=True)["model"]
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+
+
+def test_pretrained_weights_are_no_detector(pretrained):
+    with pytest.raises(ValueError, match=r"weights\.pt: not a fine-tuned detector \(stage box\)"):
+        read_detector(pretrained)

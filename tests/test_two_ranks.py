@@ -1,0 +1,186 @@
+"""Two processes give what one gives with the same global batch, in both stages and in evaluation.
+
+The images have different numbers of boxes, one of them none, so a rank's own number of positives,
+of instances, or sum of centerness would give another result.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing as mp
+
+from aligndet import dist
+from aligndet.box_domain import BoxDomain
+from aligndet.config import Config, build
+from aligndet.evaluate import evaluate
+from aligndet.run_directory import RunDirectory
+from data.build import build_train, build_two_views, build_val
+from data.coco import load_coco
+from data.loaders import GroupedBatchSampler, eval_loader
+from data.views import collate_detection, collate_views
+from finetune import FineTuning
+from models import build_detector
+from tests.oracle_detector import OracleDetector
+from train import Batches, fit, step_seed
+
+CPU = torch.device("cpu")
+EVERYTHING = 100_000  # so many samples that nothing is left to chance
+BOX_LOSSES = ("loss", "loss_contrast", "loss_box", "loss_centerness")
+DETECTOR_LOSSES = ("loss", "loss_class", "loss_box", "loss_centerness")
+
+# Changes to the config of each run; batch_size is that of two ranks.
+RUNS = {
+    "box": {"data__batch_size": 2, "box_domain__across_ranks": True},
+    "box_within_ranks": {
+        "data__batch_size": 2,
+        "box_domain__across_ranks": False,
+        "schedule__iterations": 1,
+    },
+    "detector": {"data__batch_size": 2, "data__skip_empty": False},
+    "detector_accumulated": {
+        "data__batch_size": 1,
+        "data__skip_empty": False,
+        "optim__accumulate": 2,
+        "optim__clip_norm": 0.5,
+    },
+}
+
+
+def stage(name, config):
+    """Task and batches as the scripts build them."""
+    torch.manual_seed(config.seed)
+    if name.startswith("box"):
+        dataset = build_two_views(config.data, None)
+        task = BoxDomain(build_detector(config.model, 1), "fcos", config.box_domain)
+        return task, Batches(dataset, dataset.coco.aspect_ratios, collate_views)
+    dataset = build_train(config.data)
+    task = FineTuning(build_detector(config.model, len(dataset.coco.categories)))
+    return task, Batches(dataset, dataset.coco.aspect_ratios, collate_detection)
+
+
+def train(name, content):
+    config = build(Config, content)
+    task, batches = stage(name, config)
+    run = RunDirectory(config.output_dir)
+    fit(task, batches, config, run, run.open(config, "none"), CPU)
+
+
+def score(content, statistic=1.0):
+    """AP of a detector that is right, but not exactly, and its BatchNorm statistic afterwards."""
+    config = build(Config, content)
+    val = build_val(config.data)
+    loader = eval_loader(
+        val, val.coco.aspect_ratios, collate_detection, 2, 0, dist.rank(), dist.world_size()
+    )
+    annotations = load_coco(val.coco.annotations)
+    detector = OracleDetector(val, noise=5.0)
+    detector.register_buffer("statistic", torch.tensor(statistic))
+    scores = evaluate(detector, loader, annotations, val.coco.categories, CPU)
+    return {**scores, "statistic": detector.statistic.item()}
+
+
+def rank_main(rank, folder, contents):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2
+    )
+    for name, content in contents.items():
+        train(name, content)
+    scores = score(contents["detector"], statistic=1.0 + rank)
+    (folder / f"scores{rank}.json").write_text(json.dumps(scores))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, content):
+    """Every run by two ranks, in the folder ``NAME.2``, and by one, in ``NAME.1``."""
+    folder = tmp_path_factory.mktemp("ranks")
+    common = {"box_domain__samples": EVERYTHING, "schedule__iterations": 4}
+
+    def contents(world_size, names):
+        result = {}
+        for name in names:
+            changes = {**common, **RUNS[name]}
+            changes["data__batch_size"] *= 2 // world_size
+            result[name] = content(folder / f"{name}.{world_size}", **changes)
+        return result
+
+    mp.spawn(rank_main, (folder, contents(2, RUNS)), nprocs=2)
+    for name, its_content in contents(1, RUNS).items():
+        train(name, its_content)
+    return folder
+
+
+def metrics(folder, name):
+    return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def model(folder, name):
+    return torch.load(folder / name / "last.pt", weights_only=True)["model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [("box", BOX_LOSSES), ("detector", DETECTOR_LOSSES), ("detector_accumulated", DETECTOR_LOSSES)],
+)
+def test_two_ranks_equal_one_with_the_same_global_batch(folder, name, losses):
+    one, two = metrics(folder, f"{name}.1"), metrics(folder, f"{name}.2")
+    assert [line["step"] for line in two] == [line["step"] for line in one] == [1, 2, 3, 4]
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours["lr"] == theirs["lr"]
+        assert ours["epoch"] == theirs["epoch"]
+        for key in losses:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-6), key
+
+
+@pytest.mark.parametrize("name", ["box", "detector", "detector_accumulated"])
+def test_weights_of_two_ranks_equal_those_of_one(folder, name):
+    one, two = model(folder, f"{name}.1"), model(folder, f"{name}.2")
+    config = build(Config, torch.load(folder / f"{name}.1" / "last.pt")["config"])
+    start = stage(name, config)[0].state_dict()
+    assert one.keys() == two.keys() == start.keys()
+    for key, tensor in two.items():
+        torch.testing.assert_close(tensor, one[key], rtol=1e-5, atol=1e-6, msg=key)
+    # Four steps moved the weights by much more than the tolerance.
+    moved = {key: (one[key] - start[key]).abs().max().item() for key in one}
+    assert max(moved.values()) > 1e-3
+    assert sum(m > 1e-4 for m in moved.values()) > 10
+
+
+def test_contrast_within_ranks_is_the_mean_over_ranks(folder, content):
+    """Step 1 of the two-rank run against each rank's images contrasted in this process."""
+    changes = {**RUNS["box_within_ranks"], "box_domain__samples": EVERYTHING}
+    config = build(Config, content(folder / "unused", **changes))
+    task, batches = stage("box", config)
+    contrasts, expected_floor = [], []
+    for rank in range(2):
+        sampler = GroupedBatchSampler(batches.aspect_ratios, 2, rank, 2, config.seed)
+        keys = next(iter(sampler))
+        torch.manual_seed(step_seed(config.seed, 0, 0, rank))
+        losses, statistics = task(collate_views([batches.dataset[key] for key in keys]))
+        contrasts.append(losses["loss_contrast"].item())
+        expected_floor.append(statistics["contrast_floor"].item())
+    first = metrics(folder, "box_within_ranks.2")[0]
+    assert first["loss_contrast"] == pytest.approx(sum(contrasts) / 2, rel=1e-5)
+    assert first["contrast_floor"] == pytest.approx(sum(expected_floor) / 2, rel=1e-5)
+    assert contrasts[0] != pytest.approx(contrasts[1], rel=1e-2)
+    # More negatives, a higher loss: contrast over both ranks is another thing.
+    assert metrics(folder, "box.2")[0]["loss_contrast"] > first["loss_contrast"] + 0.1
+
+
+def test_box_losses_of_the_contrast_within_ranks_are_global(folder):
+    two, one = metrics(folder, "box_within_ranks.2")[0], metrics(folder, "box_within_ranks.1")[0]
+    for key in ("loss_box", "loss_centerness"):
+        assert two[key] == pytest.approx(one[key], rel=1e-5)
+
+
+def test_evaluation_shared_by_two_ranks_equals_one(folder, content):
+    """Five images: one rank has three, the other two. Both use the statistics of rank 0, whose
+    weights are saved."""
+    expected = score(content(folder / "unused"))
+    assert 0 < expected["AP"] < 100
+    for rank in range(2):
+        assert json.loads((folder / f"scores{rank}.json").read_text()) == expected

@@ -1,0 +1,239 @@
+"""The training loop, shared by all stages: image domain, box domain and fine-tuning.
+
+Read ``fit`` from top to bottom; there are no hooks. A stage is a *task*: a module whose ``forward``
+takes a batch and returns losses and statistics, and whose ``update_target`` is called after each
+optimiser step (``BoxDomain``, ``finetune.FineTuning``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from aligndet import checkpoint, dist
+from aligndet.amp import autocast, grad_scaler
+from aligndet.config import Config, plain
+from aligndet.optim import Schedule, build_optimizer
+from aligndet.run_directory import RunDirectory
+from data.errors import DataError
+from data.loaders import GroupedBatchSampler, iterate, to_device, train_loader
+
+
+class Task(Protocol):
+    """What ``fit`` trains; an ``nn.Module``."""
+
+    def __call__(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses to be summed, and statistics to be logged; scalars."""
+
+    def update_target(self, step: int, total_steps: int) -> dict[str, float]:
+        """Move the momentum target, if the stage has one; returns values to be logged."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Where training batches come from."""
+
+    dataset: Any  # indexed by data.views.SampleKey
+    aspect_ratios: list[float]  # height / width of each image
+    collate: Callable[[list[Any]], Any]
+
+    def sampler(self, config: Config, start: int = 0) -> GroupedBatchSampler:
+        """Sampler of this rank, going on after ``start`` batches."""
+        return GroupedBatchSampler(
+            self.aspect_ratios,
+            config.data.batch_size,
+            dist.rank(),
+            dist.world_size(),
+            config.seed,
+            start,
+        )
+
+    def loader(self, config: Config, start: int, device: torch.device) -> DataLoader[Any]:
+        """Endless loader, going on after ``start`` batches."""
+        sampler = self.sampler(config, start)
+        pin = device.type == "cuda"
+        return train_loader(self.dataset, sampler, self.collate, config.data.workers, pin)
+
+
+def global_batch(config: Config) -> int:
+    """Images of all ranks in one forward pass."""
+    return config.data.batch_size * dist.world_size()
+
+
+def build_schedule(config: Config, batches: Batches) -> Schedule:
+    """The schedule in optimiser steps, with the learning rate scaled to the images of a step."""
+    images = global_batch(config) * config.optim.accumulate
+    steps_per_epoch = batches.sampler(config).steps_per_epoch / config.optim.accumulate
+    peak = config.optim.scaled_lr(images)
+    schedule = Schedule.build(config.schedule, peak, steps_per_epoch)
+    if dist.is_main():
+        base = config.optim.base_batch
+        note = f" (scaled from {config.optim.lr:g} for {base} images)" if base else ""
+        print(
+            f"{schedule.total_steps} steps of {images} images, {steps_per_epoch:g} steps an epoch, "
+            f"peak learning rate {peak:g}{note}"
+        )
+    return schedule
+
+
+@dataclass(frozen=True)
+class State:
+    """What changes from step to step, and therefore goes into last.pt."""
+
+    task: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def save(self, run: RunDirectory, step: int, config: Config) -> None:
+        """Write last.pt, from which a run goes on exactly after ``step`` steps."""
+        content = {
+            "step": step,
+            "model": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "config": plain(config),
+            "processes": dist.world_size(),
+        }
+        checkpoint.save(content, run.last)
+
+    def restore(self, content: dict[str, Any] | None) -> int:
+        """Load what ``save`` wrote; returns the number of steps done."""
+        if content is None:
+            return 0
+        self.task.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        if dist.is_main():
+            print(f"resumed at step {content['step']}")
+        return content["step"]
+
+
+def fit(
+    task: nn.Module,
+    batches: Batches,
+    config: Config,
+    run: RunDirectory,
+    resume: dict[str, Any] | None,
+    device: torch.device,
+    evaluate: Callable[[], dict[str, float | None]] | None = None,
+) -> None:
+    """Train ``task`` to the end of its schedule.
+
+    Args:
+        task: see ``Task``; moved to ``device``.
+        batches: its data.
+        config: of the run.
+        run: where to log and save.
+        resume: checkpoint to go on from, of ``run.open``.
+        device: of this process.
+        evaluate: called on all ranks every ``evaluation.every`` steps.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+        DataError: an image cannot be read; the steps done so far are saved first.
+    """
+    schedule = build_schedule(config, batches)
+    accumulate, total = config.optim.accumulate, schedule.total_steps
+    optimizer = build_optimizer(task.to(device), config.optim)
+    state = State(task, optimizer, grad_scaler(device, config.amp))
+    start = state.restore(resume)
+    model = DistributedDataParallel(task, broadcast_buffers=False) if dist.in_group() else task
+    stream = iterate(batches.loader(config, start * accumulate, device))
+    meter = Meter(run, start, schedule.steps_per_epoch, accumulate * global_batch(config))
+    task.train()
+    bar = tqdm(range(start, total), initial=start, total=total, disable=not dist.is_main())
+    for step in bar:
+        lr = schedule.lr(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+        optimizer.zero_grad(set_to_none=True)
+        for part in range(accumulate):
+            try:
+                batch = to_device(next(stream), device)
+            except DataError:
+                state.save(run, step, config)  # by whichever rank it is; all have the same state
+                raise
+            # What a step draws depends on its place alone, so that resuming needs no saved states.
+            torch.manual_seed(step_seed(config.seed, step, part, dist.rank()))
+            with no_sync(model, part < accumulate - 1), autocast(device, config.amp):
+                losses, statistics = model(batch)
+            loss = torch.stack(list(losses.values())).sum()
+            check_finite(loss, losses, step)
+            state.scaler.scale(loss / accumulate).backward()
+
+        if config.optim.clip_norm is not None:
+            state.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(task.parameters(), config.optim.clip_norm)
+        state.scaler.step(optimizer)
+        state.scaler.update()
+        target = task.update_target(step, total)  # pre-training: the EMA of the target branch
+
+        done = step + 1
+        if done % config.loop.log_every == 0 or done == total:
+            means = dist.mean_over_ranks_of({"loss": loss, **losses, **statistics})
+            meter.log(done, {**means, **target, "lr": lr})
+            bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
+        # Before saving, so that a run killed in here evaluates again when it is resumed.
+        if evaluate and config.evaluation.due(done) and done < total:
+            meter.log_evaluation(done, evaluate())
+        if dist.is_main() and (done % config.loop.checkpoint_every == 0 or done == total):
+            state.save(run, done, config)
+
+
+class Meter:
+    """Writes metrics.jsonl lines with their place in the run and the speed since the last one."""
+
+    def __init__(
+        self, run: RunDirectory, start: int, steps_per_epoch: float, images_per_step: int
+    ) -> None:
+        self.run, self.steps_per_epoch = run, steps_per_epoch
+        self.images_per_step = images_per_step
+        self.since, self.clock = start, time.perf_counter()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """A line of training."""
+        seconds = time.perf_counter() - self.clock
+        speed = (step - self.since) * self.images_per_step / seconds
+        self._write(step, {**values, "images_per_second": round(speed, 2)})
+
+    def log_evaluation(self, step: int, values: dict[str, float | None]) -> None:
+        """A line of evaluation; its time does not count as training."""
+        self._write(step, values)
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        epoch = round(step / self.steps_per_epoch, 4)
+        self.run.log({"step": step, "epoch": epoch, **values})
+        self.since, self.clock = step, time.perf_counter()
+
+
+def step_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """Seed of everything random in one forward pass."""
+    return hash((seed, step, part, rank))  # of whole numbers: the same in every process
+
+
+def no_sync(model: nn.Module, more_to_come: bool) -> contextlib.AbstractContextManager[None]:
+    """Keep DDP from averaging gradients that are not complete yet."""
+    if more_to_come and isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+def check_finite(loss: Tensor, losses: dict[str, Tensor], step: int) -> None:
+    """Stop at the first loss that is not finite, before it spoils the weights."""
+    if torch.isfinite(loss):
+        return
+    terms = ", ".join(f"{name}={value.item():g}" for name, value in losses.items())
+    raise FloatingPointError(
+        f"the loss is not finite at step {step} ({terms}); lower optim.lr, set optim.clip_norm or "
+        "amp=none, and go on from the last checkpoint with --resume auto"
+    )
