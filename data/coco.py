@@ -89,8 +89,8 @@ def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
         name = f"annotation {annotation.get('id', '(without id)')}"
         if annotation["image_id"] not in image_ids:
             raise DataError(
-                f"{path}: {name} has image_id {annotation['image_id']!r}, which is not in 'images'; "
-                "add the image or remove the annotation"
+                f"{path}: {name} has image_id {annotation['image_id']!r}, which is not in "
+                "'images'; add the image or remove the annotation"
             )
         if annotation["category_id"] not in category_ids:
             raise DataError(
@@ -218,7 +218,8 @@ class CocoDataset:
         check_images(self.images, [record.file_name for record in self.records])
 
     def _records(self, content: dict[str, list[dict[str, Any]]], bad_boxes: str) -> list[Record]:
-        by_image: dict[int, list[tuple[list[float], int]]] = {e["id"]: [] for e in content["images"]}
+        by_image: dict[int, list[tuple[list[float], int]]]
+        by_image = {e["id"]: [] for e in content["images"]}
         size = {e["id"]: (e["height"], e["width"]) for e in content["images"]}
         label_of = {category_id: i for i, category_id in enumerate(self.categories.ids)}
         for annotation in content["annotations"]:

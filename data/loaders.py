@@ -127,6 +127,7 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
         yield from loader
     except DataError as error:
+        error.__traceback__ = None  # its frames would keep the workers alive, 5 s each
         raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from None
 
 

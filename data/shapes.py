@@ -3,8 +3,9 @@
     python -m data.shapes --output datasets/shapes --train 2000 --val 500
 
 It lets every script of this project run, and be measured, where no labelled images are at hand.
-The kind of a shape can be told by its outline only: colour, texture, shading, size, rotation and
-aspect ratio are drawn independently of it. Backgrounds are cluttered with lines and blobs of no
+As in photographs, kinds of object look alike: three of four shapes have the hue and the texture
+that are typical of their kind, the fourth has any. What a shape is can be told for certain by its
+outline only; shading, size, rotation and aspect ratio are independent of it. Backgrounds are cluttered with lines and blobs of no
 class. Shapes hide each other and leave the image, but at least 40 % of every shape stays visible;
 a shape that would break this rule is not drawn, so every shape in a picture is annotated.
 
@@ -19,6 +20,7 @@ at (0.5, 0.5). Lengths are in pixels; local coordinates put a shape into the uni
 from __future__ import annotations
 
 import argparse
+import colorsys
 import json
 import math
 import os
@@ -35,13 +37,15 @@ from tqdm import tqdm
 from data.coco import write_json_atomic
 from data.errors import DataError
 
-VERSION = 1  # raise it whenever a change alters the pictures
+VERSION = 2  # raise it whenever a change alters the pictures
 SPLITS = ("train", "val")
 ASPECTS = ((1.0, 1.0), (0.8, 1.0), (1.0, 0.8), (0.9, 1.0), (1.0, 0.9))  # height, width of `size`
 OBJECTS = (2, 8)  # fewest and most shapes wanted in an image
-DIAMETERS = (0.08, 0.55)  # log-uniform, as a fraction of `size`
+DIAMETERS = (0.1, 0.6)  # log-uniform, as a fraction of `size`
 MIN_VISIBLE = 0.4  # of a shape's pixels, those outside the image included
 MIN_CONTRAST = 70.0  # between a shape's colour and what it covers: Euclidean, RGB of 0..255
+TYPICAL = 0.75  # share of shapes with the hue and texture of their kind
+PATTERNS = 6  # kinds of texture
 JPEG_QUALITY = 92
 
 
@@ -178,9 +182,8 @@ def _noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _pattern(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _pattern(rng: np.random.Generator, kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """A texture in 0..1 for every pixel: plain, graded, stripes, checks, dots or noise."""
-    kind = rng.integers(6)
     frequency, angle = rng.uniform(4, 14), rng.uniform(0, math.pi)
     phase_a, phase_b = rng.uniform(0, 2 * math.pi, 2)
     a = math.cos(angle) * u + math.sin(angle) * v
@@ -200,24 +203,41 @@ def _pattern(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarr
     return np.clip(0.5 + 0.5 * wave, 0, 1)
 
 
-def _contrasting_colour(rng: np.random.Generator, covered: np.ndarray) -> np.ndarray:
-    """An RGB colour that stands out from the mean of the ``covered`` pixels (n, 3)."""
+def _contrasting_colour(
+    rng: np.random.Generator, covered: np.ndarray, hue: float | None
+) -> np.ndarray:
+    """An RGB colour, of about this hue if given, that stands out from the ``covered`` pixels'
+    mean; (n, 3)."""
     mean = covered.mean(axis=0) if len(covered) else np.full(3, 128.0)
     while True:
-        colour = rng.uniform(15, 240, 3)
+        if hue is None:
+            colour = rng.uniform(15, 240, 3)
+        else:
+            near = (hue + rng.normal(0, 0.03)) % 1.0
+            rgb = colorsys.hsv_to_rgb(near, rng.uniform(0.45, 1), rng.uniform(0.35, 0.95))
+            colour = 255.0 * np.array(rgb)
         if np.linalg.norm(colour - mean) >= MIN_CONTRAST:
             return colour
 
 
 def _paint(
-    rng: np.random.Generator, canvas: np.ndarray, window: Window, distance: np.ndarray
+    rng: np.random.Generator,
+    canvas: np.ndarray,
+    window: Window,
+    distance: np.ndarray,
+    kind: str | None,
 ) -> None:
-    """Fill ``distance < 0`` (h, w), in pixels, on the canvas (H, W, 3) with a shaded texture."""
+    """Fill ``distance < 0`` (h, w), in pixels, on the canvas (H, W, 3) with a shaded texture;
+    most often with what is typical of ``kind``, if it is one."""
     in_image, part = window.inside(*canvas.shape[:2])
     coverage = np.clip(0.5 - distance[part], 0, 1)[..., None]  # anti-aliased edge
-    colour = _contrasting_colour(rng, canvas[in_image][coverage[..., 0] > 0.5])
+    hue, pattern = None, int(rng.integers(PATTERNS))
+    if kind is not None and rng.random() < TYPICAL:
+        number = CLASSES.index(kind)
+        hue, pattern = number / len(CLASSES), number % PATTERNS
+    colour = _contrasting_colour(rng, canvas[in_image][coverage[..., 0] > 0.5], hue)
     second = colour + rng.normal(0, 1, 3) * rng.uniform(15, 60)
-    mix = _pattern(rng, window.u, window.v)[part][..., None]
+    mix = _pattern(rng, pattern, window.u, window.v)[part][..., None]
     fill = colour + mix * (second - colour)
     light, angle = rng.uniform(0, 0.3), rng.uniform(0, 2 * math.pi)
     shade = 1 + light * (math.cos(angle) * window.u + math.sin(angle) * window.v)[part]
@@ -234,7 +254,7 @@ def _paint_blob(rng: np.random.Generator, canvas: np.ndarray, size: int) -> None
     radius = np.full_like(angle, 0.65)
     for waves in (2, 3, 4, 5):
         radius += rng.uniform(0.05, 0.14) * np.cos(waves * angle + rng.uniform(0, 2 * math.pi))
-    _paint(rng, canvas, window, (np.hypot(window.u, window.v) - radius) * shape.radius)
+    _paint(rng, canvas, window, (np.hypot(window.u, window.v) - radius) * shape.radius, None)
 
 
 def _paint_lines(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
@@ -275,7 +295,8 @@ def draw_image(
     canvas = _background(rng, height, width, size)
     for shape in shapes:
         window = _window(shape)
-        _paint(rng, canvas, window, OUTLINES[shape.kind](window.u, window.v) * shape.radius)
+        distance = OUTLINES[shape.kind](window.u, window.v) * shape.radius
+        _paint(rng, canvas, window, distance, shape.kind)
     canvas += rng.uniform(1, 8) * rng.standard_normal(canvas.shape, dtype=np.float32)
     return canvas.round().clip(0, 255).astype(np.uint8), shapes, masks
 

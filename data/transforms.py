@@ -24,7 +24,7 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """(height, width) with the short side at ``short_side`` unless the long one exceeds ``max_side``."""
+    """(height, width) with the short side at ``short_side``, the long one at most ``max_side``."""
     scale = min(short_side / min(height, width), max_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 

@@ -1,0 +1,105 @@
+"""Imports go one way, losses to models to aligndet; the product needs the runtime packages only."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("losses", "data", "models", "aligndet")
+SCRIPTS = ("train.py", "pretrain.py", "finetune.py")
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for top in (*PACKAGES, "tests", "benchmarks", *SCRIPTS)
+    for path in ([ROOT / top] if top.endswith(".py") else (ROOT / top).rglob("*.py"))
+)
+PRODUCT = [name for name in FILES if name.split("/")[0] in (*PACKAGES, *SCRIPTS)]
+
+OURS = {*PACKAGES, "train", "pretrain", "finetune", "tests", "benchmarks"}
+MAY_IMPORT = {  # of ours
+    "losses": {"losses"},
+    "data": {"data"},
+    "models": {"models", "losses"},
+    "aligndet": {"aligndet", "models", "losses", "data"},
+    "train.py": {"aligndet", "models", "losses", "data"},
+    "pretrain.py": OURS - {"tests", "benchmarks"},
+    "finetune.py": OURS - {"tests", "benchmarks"},
+}
+RUNTIME = {"torch", "torchvision", "numpy", "PIL", "pycocotools", "tqdm", "yaml"}
+
+
+def imported(source):
+    """Full dotted names of everything a source imports, wherever in the file."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def edits_path(source):
+    """Whether a source touches ``sys.path``."""
+    return "sys.path" in imported(source) or any(
+        isinstance(node, ast.Attribute)
+        and node.attr == "path"
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "sys"
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_all_parts_are_looked_at():
+    """A new folder of code must be added here, with what it may import."""
+    assert {name.split("/")[0] for name in FILES} >= {*PACKAGES, *SCRIPTS, "tests"}
+    code = {path.parent.name for path in ROOT.glob("*/*.py")} | {p.name for p in ROOT.glob("*.py")}
+    ignored = {name for name in code if name.startswith(".") or name in ("datasets", "runs")}
+    assert code - ignored == {name.split("/")[0] for name in FILES}
+
+
+def test_the_parser_sees_every_form():
+    source = "import a.b, c\nfrom d.e import f as g\nfrom . import h\ndef x():\n  from i import *\n"
+    assert sorted(imported(source)) == ["..h", "a.b", "c", "d.e.f", "i.*"]
+    assert edits_path("import sys\nsys.path.insert(0, 'x')")
+    assert edits_path("from sys import path")
+    assert not edits_path("import os, sys\nos.path.join(sys.argv)")
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_imports_go_one_way(name):
+    allowed = MAY_IMPORT[name.split("/")[0]]
+    ours = {module.split(".")[0] for module in imported(read(name))} & OURS
+    assert ours <= allowed, f"{name} imports {sorted(ours - allowed)}"
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_product_code_needs_the_runtime_packages_only(name):
+    allowed = {"torch"} if name.startswith("losses/") else RUNTIME
+    tops = {module.split(".")[0] for module in imported(read(name))}
+    others = tops - OURS - set(sys.stdlib_module_names)
+    assert others <= allowed, f"{name} imports {sorted(others - allowed)}"
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_product_code_does_not_use_torchvisions_models(name):
+    assert not [m for m in imported(read(name)) if m.startswith("torchvision.models")]
+    assert "torchvision.models" not in {
+        ast.unparse(n) for n in ast.walk(ast.parse(read(name))) if isinstance(n, ast.Attribute)
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_path_edits_no_wildcards_no_relative_imports(name):
+    names = imported(read(name))
+    assert not [module for module in names if module.endswith(".*")]
+    assert not [module for module in names if module.startswith(".")]
+    assert not edits_path(read(name))
