@@ -31,6 +31,7 @@ class BoxDomainConfig:
     box_weight: float = 1.0  # of the detector's box losses
     across_ranks: bool = False  # contrast with the samples of all ranks; the paper does not
     max_proposals: int | None = None  # per image, the best ranked; null: all
+    freeze_backbone: bool = True  # false trains it too, where no image-domain weights exist
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -55,7 +56,8 @@ class BoxDomain(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = detector.backbone
-        self.backbone.freeze(len(self.backbone.stages))
+        if config.freeze_backbone:
+            self.backbone.freeze(len(self.backbone.stages))
         detector.backbone = None  # the branches share ours; copies of it would be trained on air
         self.online = ADAPTERS[name](detector, config.embedding_width, config.samples)
         # After all initialisation, so that both branches start equal.
@@ -76,8 +78,9 @@ class BoxDomain(nn.Module):
         """
         view1, view2 = batch
         ids = instance_ids(view1["boxes"])
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbone):
             features1 = self.backbone(view1["images"])
+        with torch.no_grad():
             features2 = self.backbone(view2["images"])
             target = self.target(
                 features2, view2["image_sizes"], view2["boxes"], ids, with_losses=False

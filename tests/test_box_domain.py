@@ -235,3 +235,13 @@ def test_losses_go_down():
 def test_values_out_of_range_are_refused(changes, key):
     with pytest.raises(ValueError, match=f"box_domain.{key}"):
         BoxDomainConfig(**changes)
+
+
+def test_the_backbone_can_be_trained_too_and_the_target_view_gives_it_no_gradient():
+    task = build(norm="bn", frozen_stages=0, freeze_backbone=False)
+    before = task.backbone.conv1.weight.clone()
+    seen = []
+    task.backbone.register_forward_hook(lambda *call: seen.append(call[2][0].requires_grad))
+    step(task, sgd(task))
+    assert seen == [True, False]
+    assert not torch.equal(task.backbone.conv1.weight, before)

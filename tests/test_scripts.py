@@ -114,8 +114,9 @@ def test_finetuning_writes_a_run_directory(pipeline):
     assert set(AP_KEYS) <= scored[0].keys()
     manifest = json.loads((folder / "finetune" / "manifest.json").read_text())
     assert manifest["source"] == str(folder / "pretrain" / "weights.pt")
-    assert all(name.startswith("head.cls_logits.") for name in manifest["fresh"])
-    assert all(name.startswith("head.cls_logits.") for name in manifest["dropped"])
+    layers = {name.split(".")[1] for name in manifest["fresh"]}
+    assert layers == {"cls_logits", "box_regression", "centerness"}
+    assert {name.split(".")[1] for name in manifest["dropped"]} == layers
     assert "head.cls_logits" in out["finetune"]
 
 

@@ -216,3 +216,17 @@ def test_a_fine_tuned_detector_is_rebuilt_from_its_file_alone(fine_tuned):
 def test_pretrained_weights_are_no_detector(pretrained):
     with pytest.raises(ValueError, match=r"weights\.pt: not a fine-tuned detector \(stage box\)"):
         read_detector(pretrained)
+
+
+def test_the_backbone_alone_can_be_taken(pretrained):
+    model = detector()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    source = checkpoint.load(pretrained, "--init")["model"]
+    manifest = load_pretrained(
+        model, "fcos", pretrained, CLASSES, TransferConfig(backbone_only=True)
+    )
+    for name, tensor in model.state_dict().items():
+        expected = source[name] if name.startswith("backbone.") else before[name]
+        assert torch.equal(tensor, expected), name
+    assert sorted(manifest.loaded + manifest.dropped) == sorted(source)
+    assert sorted(manifest.loaded + manifest.fresh) == sorted(before)
