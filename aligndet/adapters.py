@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aligndet.sampling import sample_positives_first
 from models.assign import BACKGROUND
+from models.choices import require_choice
 from models.fcos import FCOS
 
 
@@ -111,3 +111,13 @@ class FCOSAdapter(nn.Module):
 
 
 ADAPTERS = {"fcos": FCOSAdapter}
+
+
+def adapter_class(detector: str) -> type[FCOSAdapter]:
+    """The adapter of a detector.
+
+    Raises:
+        ValueError: the detector cannot be pre-trained.
+    """
+    require_choice("model.detector for pre-training", detector, ADAPTERS)
+    return ADAPTERS[detector]

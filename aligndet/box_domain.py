@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aligndet.adapters import ADAPTERS
+from aligndet.adapters import adapter_class
 from aligndet.momentum import momentum_at, update_target
 from losses.contrastive import contrastive_statistics, instance_contrastive_loss
 
 
 @dataclass(frozen=True)
 class BoxDomainConfig:
+    """The ``box_domain`` section."""
+
     embedding_width: int = 256  # D of the projector's output
     temperature: float = 0.5  # tau of the contrastive loss
     samples: int | None = None  # contrasted predictions; null: the paper's number for the detector
@@ -49,7 +51,7 @@ class BoxDomain(nn.Module):
 
     Args:
         detector: built by ``models.build_detector``; taken over and changed.
-        name: its key in ``ADAPTERS``.
+        name: its key in ``aligndet.adapters.ADAPTERS``.
     """
 
     def __init__(self, detector: nn.Module, name: str, config: BoxDomainConfig) -> None:
@@ -59,7 +61,7 @@ class BoxDomain(nn.Module):
         if config.freeze_backbone:
             self.backbone.freeze(len(self.backbone.stages))
         detector.backbone = None  # the branches share ours; copies of it would be trained on air
-        self.online = ADAPTERS[name](detector, config.embedding_width, config.samples)
+        self.online = adapter_class(name)(detector, config.embedding_width, config.samples)
         # After all initialisation, so that both branches start equal.
         self.target = copy.deepcopy(self.online).requires_grad_(False)
 

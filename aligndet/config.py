@@ -26,12 +26,13 @@ from aligndet.transfer import TransferConfig
 from data.build import DataConfig
 from models.detector import ModelConfig
 
-
 LENGTHS = {"schedule.epochs", "schedule.iterations"}
 
 
 @dataclass(frozen=True)
 class LoopConfig:
+    """The ``loop`` section: when the loop writes."""
+
     log_every: int = 20  # steps between lines of metrics.jsonl
     checkpoint_every: int = 500  # steps between writes of last.pt
 
@@ -42,6 +43,8 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class Config:
+    """All of a run."""
+
     output_dir: str  # the run directory
     seed: int = 0  # of initialisation, order, augmentation and sampling
     device: str = "auto"  # auto, cpu or cuda

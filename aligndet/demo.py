@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
+from aligndet.adapters import ADAPTERS
 from aligndet.predict import Predictor
 from aligndet.visual import draw_boxes, sheet
 from data.coco import CocoDataset
 from data.transforms import resize
-from models.detector import DETECTORS
 
 DATASET = Path("datasets/shapes")
 STARTS = {"backbone": "backbone only (random)", "aligndet": "AlignDet"}
@@ -33,7 +33,7 @@ THRESHOLD = 0.3  # least score that is drawn
 def main() -> None:
     """Run every step that has not been run yet, then report."""
     parser = argparse.ArgumentParser(description="AlignDet end to end on the built-in dataset.")
-    parser.add_argument("--detector", choices=sorted(DETECTORS), default="fcos")
+    parser.add_argument("--detector", choices=sorted(ADAPTERS), default="fcos")
     detector = parser.parse_args().detector
     start = time.perf_counter()
     runs = Path(f"runs/demo_{detector}")
@@ -58,7 +58,7 @@ def command(*arguments: str) -> None:
 
 def make_data() -> None:
     """Generate the dataset and its proposals."""
-    command("-m", "data.shapes", "--output", str(DATASET), "--train", "500", "--val", "100")
+    command("-m", "data.shapes", "--output", str(DATASET), "--train", "400", "--val", "100")
     proposals = DATASET / "annotations/proposals.json"
     if not proposals.exists():
         images, truth = DATASET / "images/train", DATASET / "annotations/train.json"

@@ -25,6 +25,8 @@ AP_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 @dataclass(frozen=True)
 class EvaluationConfig:
+    """The ``evaluation`` section."""
+
     every: int | None = None  # steps between evaluations in training; null: at the end only
     batch_size: int | None = None  # images a process; null: as in training
 

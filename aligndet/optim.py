@@ -12,6 +12,8 @@ from torch import nn
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """The ``optim`` section."""
+
     name: str = "sgd"  # sgd or adamw
     lr: float = 0.01  # for a global batch of base_batch images
     base_batch: int | None = None  # scale lr linearly from this global batch; null: use lr as it is
@@ -42,6 +44,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
+    """The ``schedule`` section."""
+
     epochs: int | None = None  # length of the run: either this
     iterations: int | None = None  # or this
     decay: str = "step"  # step or cosine

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from aligndet import checkpoint
-from aligndet.adapters import ADAPTERS
+from aligndet.adapters import adapter_class
 from data.coco import Categories, write_json_atomic
 from models.detector import ModelConfig, build_detector
 
 
 @dataclass(frozen=True)
 class TransferConfig:
+    """The ``transfer`` section: what is taken from ``--init``."""
+
     # Box regression (and centerness) output layers are class-agnostic in pre-training, so they can
     # be kept. Dropping them, as the authors do, measured no worse (docs/differences.md).
     keep_box_outputs: bool = False
@@ -97,7 +99,7 @@ def load_pretrained(
 
     Args:
         detector: to be filled in place.
-        name: its key in ``ADAPTERS``.
+        name: its key in ``aligndet.adapters.ADAPTERS``.
         path: the file.
         categories: classes the detector is built for; a fine-tuned classifier is kept if it has
             the same.
@@ -109,7 +111,7 @@ def load_pretrained(
     content = checkpoint.load(path, "--init")
     if "stage" not in content:
         raise ValueError(f"{path}: is the state of a run, not its result; give --init weights.pt")
-    adapter = ADAPTERS[name]
+    adapter = adapter_class(name)
     saved = content.get("categories", {}).get("names")
     layers: tuple[str, ...] = ()
     if content.get("stage") == "box":

@@ -69,7 +69,8 @@ def run(name: str, samples: int, instances: int, width: int, background: float) 
     Called in a fresh process: memory that an earlier run gave back to the allocator but not to the
     system would hide what this one takes.
     """
-    warm, inputs = make_samples(64, 4, width, 0.0), make_samples(samples, instances, width, background)
+    warm = make_samples(64, 4, width, 0.0)
+    inputs = make_samples(samples, instances, width, background)
     torch.autograd.grad(LOSSES[name](*warm), warm[0])
     before, peak, running = resident(), [0], threading.Event()
 
@@ -106,7 +107,8 @@ def compare(title: str, rounds: int, names: Sequence[str], *size: float) -> None
     for name, runs in results.items():
         seconds = statistics.median(r.seconds for r in runs)
         gigabytes = statistics.median(r.bytes for r in runs) / 1e9
-        print(f"  {name:9} loss {runs[0].value:.6f} {seconds:8.3f} s {gigabytes:7.3f} GB above inputs")
+        cost = f"{seconds:8.3f} s {gigabytes:7.3f} GB above inputs"
+        print(f"  {name:9} loss {runs[0].value:.6f} {cost}")
 
 
 def main() -> None:

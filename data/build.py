@@ -12,6 +12,8 @@ from data.views import DetectionDataset, TwoViewDataset
 
 @dataclass(frozen=True)
 class SplitConfig:
+    """``data.train`` and ``data.val``."""
+
     images: str | None = None  # folder of the images
     annotations: str | None = None  # COCO JSON with labelled boxes (fine-tuning, evaluation)
     proposals: str | None = None  # COCO JSON of `python -m data.proposals` (pre-training)
@@ -19,6 +21,8 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
+    """The ``data`` section."""
+
     train: SplitConfig = field(default_factory=SplitConfig)
     val: SplitConfig = field(default_factory=SplitConfig)
     batch_size: int = 2  # images a process and step

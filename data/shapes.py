@@ -5,9 +5,10 @@
 It lets every script of this project run, and be measured, where no labelled images are at hand.
 As in photographs, kinds of object look alike: three of four shapes have the hue and the texture
 that are typical of their kind, the fourth has any. What a shape is can be told for certain by its
-outline only; shading, size, rotation and aspect ratio are independent of it. Backgrounds are cluttered with lines and blobs of no
-class. Shapes hide each other and leave the image, but at least 40 % of every shape stays visible;
-a shape that would break this rule is not drawn, so every shape in a picture is annotated.
+outline only; shading, size, rotation and aspect ratio are independent of it. Backgrounds are
+cluttered with lines and blobs of no class. Shapes hide each other and leave the image, but at least
+40 % of every shape stays visible; a shape that would break this rule is not drawn, so every shape
+in a picture is annotated.
 
 A box is the full extent of the *visible mask* inside the image: the smallest box around the
 shape's pixels that no later shape covers. ``area`` and ``segmentation`` (uncompressed RLE) are of

@@ -142,9 +142,9 @@ def contrastive_statistics(
 
     Returns:
         ``contrast_floor``: the loss at cosine 1 for all positives and 0 for all negatives,
-        log(1 + K e^{-1/tau}) with K negatives an anchor; ``cos_positive`` and ``cos_negative``: mean
-        cosines of the pairs and of the anchors with their negatives; ``retrieval``: share of anchors
-        whose most similar target sample of any instance is of their own; ``anchors`` and
+        log(1 + K e^{-1/tau}) with K negatives an anchor; ``cos_positive`` and ``cos_negative``:
+        mean cosines of the pairs and of the anchors with their negatives; ``retrieval``: share of
+        anchors whose most similar target sample of any instance is of their own; ``anchors`` and
         ``instances``: how many online samples, and ids, have a pair. Scalars, 0 where undefined.
     """
     query, key = query.float(), key.float()

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+
 from losses import contrastive
 from losses.contrastive import contrastive_statistics, instance_contrastive_loss
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from aligndet.visual import class_colour, draw_boxes, sheet
 from PIL import Image
+
+from aligndet.visual import class_colour, draw_boxes, sheet
 
 
 def test_outlines_lie_on_the_box_and_the_original_is_untouched():
