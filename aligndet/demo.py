@@ -27,7 +27,6 @@ DATASET = Path("datasets/shapes")
 STARTS = {"backbone": "backbone only (random)", "aligndet": "AlignDet"}
 PICTURES = 8  # rows of the sheet
 PICTURE_SIDE = 256  # pixels of a picture's short side
-THRESHOLD = 0.3  # least score that is drawn
 
 
 def main() -> None:
@@ -81,7 +80,7 @@ def table(runs: Path, detector: str) -> str:
 
 
 def draw(runs: Path) -> Path:
-    """Validation images with the ground truth and the detections of both starts, side by side."""
+    """Validation images with the ground truth and the best detections of both starts."""
     coco = CocoDataset(DATASET / "images/val", DATASET / "annotations/val.json")
     chosen = range(0, len(coco), max(1, len(coco) // PICTURES))[:PICTURES]
     device = torch.device("cpu")
@@ -92,7 +91,11 @@ def draw(runs: Path) -> Path:
         # Enlarged first: captions would cover the small objects.
         image, boxes = resize(image, record.boxes, PICTURE_SIDE, 2 * PICTURE_SIDE)
         row = [draw_boxes(image, boxes, record.labels, coco.categories.names)]
-        row += [predictor.draw(image, predictor(image), THRESHOLD) for predictor in predictors]
+        for predictor in predictors:
+            found = predictor(image)
+            # As many as there are objects: after minutes of training scores are not calibrated.
+            best = found["scores"][: len(boxes)]
+            row.append(predictor.draw(image, found, float(best.min()) if len(best) else 1.0))
         rows.append(row)
     path = runs / "detections.png"
     sheet(rows, ["ground truth", *STARTS.values()]).save(path)
