@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aligndet.sampling import sample_positives_first
 from models.assign import BACKGROUND
 from models.choices import require_choice
 from models.fcos import FCOS
+from models.sampling import sample_balanced
 
 
 class BranchOutput(NamedTuple):
@@ -97,7 +97,7 @@ class FCOSAdapter(nn.Module):
         points, strides = detector.points_for(pyramid)
         matched = detector.assign(points, strides, boxes)  # (N, A) box index or BACKGROUND
         point_ids = ids_of_matched(matched, ids).flatten()  # (N * A,) image-major, like embeddings
-        chosen = sample_positives_first(point_ids, self.samples)
+        chosen = sample_balanced(point_ids, self.samples, positive_fraction=1.0)
         losses = {}
         if with_losses:
             distances, centerness = head.boxes_from(box_features)

@@ -1,6 +1,7 @@
 """Where the predictions of a pyramid sit in the image.
 
-Legend: A anchors or points, all levels together, finest level first, each level row by row.
+Legend: N images, A anchors or points, all levels together, finest level first, each level row by
+row, B anchors a cell.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height / width, of every detector here
 
 
 def grid_points(
@@ -36,3 +39,67 @@ def grid_points(
         points.append(torch.stack((grid_x, grid_y), dim=-1).view(-1, 2))
         point_strides.append(x.new_full((height * width,), float(stride)))
     return torch.cat(points), torch.cat(point_strides)
+
+
+def cell_anchors(
+    sizes: Sequence[float],
+    ratios: Sequence[float],
+    whole_pixels: bool = False,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The anchors of one cell, around the origin: every size in every ratio, area kept.
+
+    Args:
+        sizes: roots of the areas, in pixels.
+        ratios: height / width.
+        whole_pixels: round sizes down and corners to whole pixels, as torchvision does.
+
+    Returns:
+        (B, 4) xyxy, float32; the sizes of the first ratio come first.
+    """
+    if whole_pixels:
+        sizes = [int(size) for size in sizes]
+    size = torch.tensor(sizes, dtype=torch.float32, device=device)
+    root = torch.tensor(ratios, dtype=torch.float32, device=device).sqrt()[:, None]
+    half = torch.stack(((size / root).flatten(), (size * root).flatten()), dim=1) / 2  # (B, 2)
+    anchors = torch.cat((-half, half), dim=1)
+    return anchors.round() if whole_pixels else anchors
+
+
+def grid_anchors(
+    feature_sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    cells: Sequence[Tensor],
+    offset: float,
+) -> Tensor:
+    """The anchors of every cell of every level; those of one cell are neighbours.
+
+    Args:
+        feature_sizes, strides, offset: see `grid_points`.
+        cells: (B, 4) anchors of a cell of each level, from `cell_anchors`.
+
+    Returns:
+        (A, 4) xyxy, in pixels, float32, on the device of `cells`; some reach beyond the image.
+    """
+    anchors = []
+    for size, stride, cell in zip(feature_sizes, strides, cells, strict=True):
+        points, _ = grid_points([size], [stride], offset, cell.device)
+        anchors.append((points.repeat(1, 2)[:, None] + cell).view(-1, 4))  # (H * W * B, 4)
+    return torch.cat(anchors)
+
+
+def flatten_predictions(maps: Sequence[Tensor], per_cell: int) -> Tensor:
+    """Maps of predictions in the order of `grid_anchors`.
+
+    Args:
+        maps: of each level, (N, B * X, H_i, W_i): X numbers an anchor.
+        per_cell: B.
+
+    Returns:
+        (N, A, X).
+    """
+    flat = []
+    for x in maps:
+        count, channels = x.shape[:2]
+        flat.append(x.permute(0, 2, 3, 1).reshape(count, -1, channels // per_cell))
+    return torch.cat(flat, dim=1)

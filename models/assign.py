@@ -3,16 +3,20 @@
 An assigner returns the *index* of the matched box, not its class: fine-tuning looks class labels
 up with it, AlignDet's pre-training (section 3.3 of the paper) looks instance ids up.
 
-Legend: A anchors or points, M boxes.
+Legend: N images, A anchors or points, M boxes, P positives, C boxes compared at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 BACKGROUND = -1  # answers for no box: a negative
 IGNORE = -2  # neither positive nor negative: takes no part in the loss
+BOXES_AT_ONCE = 16  # whose overlaps with all anchors are held in memory at a time
 
 
 def reach_bounds(strides: Tensor, reach_per_stride: float = 8.0) -> tuple[Tensor, Tensor]:
@@ -71,3 +75,52 @@ def assign_points(
     areas = (4 * half_width * half_height).expand_as(dx)
     smallest, index = areas.masked_fill(~match, float("inf")).min(dim=1)
     return index.masked_fill(smallest == float("inf"), BACKGROUND)
+
+
+def assign_by_iou(
+    anchors: Tensor, boxes: Tensor, foreground: float, background: float, low_quality: bool
+) -> Tensor:
+    """Match each anchor with the box it overlaps most (Ren et al., Faster R-CNN, section 3.1.2).
+
+    Args:
+        anchors: (A, 4) xyxy, in pixels.
+        boxes: (M, 4) xyxy, in pixels; M may be 0. A box without area matches nothing.
+        foreground: IoU from which on an anchor is positive.
+        background: IoU below which it is negative; between the two it is ignored.
+        low_quality: also make those anchors positive which no other anchor beats at some box,
+            whatever their IoU above 0. Such an anchor answers for the box that it overlaps most
+            itself, which need not be that box: a small box within a large one can be left over.
+
+    Returns:
+        (A,) int64, the index of the box, `BACKGROUND` or `IGNORE`. Of equal IoUs the first box
+        wins.
+    """
+    best = anchors.new_zeros(len(anchors))
+    index = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    promoted = torch.zeros_like(index, dtype=torch.bool)
+    chunks = boxes.split(BOXES_AT_ONCE) if len(boxes) and len(anchors) else ()
+    for number, chunk in enumerate(chunks):
+        iou = box_iou(chunk, anchors).nan_to_num(0.0)  # (C, A); two boxes without area: 0 / 0
+        value, row = iou.max(dim=0)
+        index = torch.where(value > best, row + number * BOXES_AT_ONCE, index)
+        best = torch.maximum(best, value)
+        if low_quality:
+            best_of_box = iou.amax(dim=1, keepdim=True)  # (C, 1)
+            promoted |= ((iou == best_of_box) & (best_of_box > 0)).any(dim=0)
+    matched = index.masked_fill(best < foreground, IGNORE)
+    matched = matched.masked_fill(best < background, BACKGROUND)
+    return torch.where(promoted, index, matched)
+
+
+def matched_values(values: Sequence[Tensor], matched: Sequence[Tensor] | Tensor) -> Tensor:
+    """What belongs to the box of each positive: its coordinates, its label or its instance id.
+
+    Args:
+        values: (M, ...) one row a box, of each image.
+        matched: (A,) from an assigner, of each image; A may differ.
+
+    Returns:
+        (P, ...) in the order of the positives, image by image.
+    """
+    pairs = zip(values, matched, strict=True)
+    return torch.cat([rows[indices[indices >= 0]] for rows, indices in pairs])

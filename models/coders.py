@@ -5,8 +5,12 @@ Boxes are xyxy in pixels; the leading dimensions "..." are arbitrary and broadca
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+MAX_LOG_SCALE = math.log(1000 / 16)  # a box is at most 62 times its anchor: exp must not overflow
 
 
 def boxes_to_distances(points: Tensor, boxes: Tensor) -> Tensor:
@@ -39,3 +43,40 @@ def centerness_target(distances: Tensor) -> Tensor:
     ratio_y = torch.minimum(top, bottom) / torch.maximum(top, bottom)
     # A point a rounding error outside of its box must not become the root of a negative number.
     return (ratio_x.clamp(min=0) * ratio_y.clamp(min=0)).sqrt()
+
+
+def boxes_to_deltas(
+    anchors: Tensor, boxes: Tensor, weights: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
+    """What turns anchors (..., 4) into boxes (..., 4): Girshick et al., R-CNN, equations 6 to 9.
+
+    Args:
+        anchors: xyxy, in pixels, of positive width and height.
+        boxes: xyxy, in pixels, of positive width and height.
+        weights: factors of the shifts and of the log scales; they bring the numbers to the size a
+            network predicts well.
+
+    Returns:
+        (..., 4): shift of the centre in x and y, in anchor widths and heights, and the logarithms
+        of the ratios of widths and of heights.
+    """
+    anchor_size = anchors[..., 2:] - anchors[..., :2]
+    center_difference = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2
+    shift = center_difference / anchor_size
+    log_scale = ((boxes[..., 2:] - boxes[..., :2]) / anchor_size).log()
+    return torch.cat((shift * weights[0], log_scale * weights[1]), dim=-1)
+
+
+def deltas_to_boxes(
+    anchors: Tensor, deltas: Tensor, weights: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
+    """The boxes (..., 4) that `deltas` (..., 4) make of `anchors` (..., 4).
+
+    Inverse of `boxes_to_deltas`, up to a box `exp(MAX_LOG_SCALE)` times as large as its anchor.
+    """
+    anchor_size = anchors[..., 2:] - anchors[..., :2]
+    anchor_center = (anchors[..., :2] + anchors[..., 2:]) / 2
+    center = anchor_center + deltas[..., :2] / weights[0] * anchor_size
+    log_scale = (deltas[..., 2:] / weights[1]).clamp(max=MAX_LOG_SCALE)
+    half_size = log_scale.exp() * anchor_size / 2
+    return torch.cat((center - half_size, center + half_size), dim=-1)

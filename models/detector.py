@@ -14,9 +14,15 @@ from torch import nn
 
 from models.backbone import build_backbone, load_backbone_weights
 from models.choices import require_choice, valid_choices
+from models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from models.fcos import FCOS, FCOSConfig
+from models.retinanet import RetinaNet, RetinaNetConfig
 
-DETECTORS = {"fcos": (FCOS, FCOSConfig)}
+DETECTORS = {
+    "fcos": (FCOS, FCOSConfig),
+    "retinanet": (RetinaNet, RetinaNetConfig),
+    "faster_rcnn": (FasterRCNN, FasterRCNNConfig),
+}
 
 
 @dataclass(frozen=True)

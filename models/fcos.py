@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from losses.focal import sigmoid_focal_loss
 from losses.iou import box_iou_loss
 from losses.normalizer import mean_over_ranks
-from models.anchors import grid_points
-from models.assign import assign_points, reach_bounds
+from models.anchors import flatten_predictions, grid_points
+from models.assign import assign_points, matched_values, reach_bounds
 from models.choices import require_choice
 from models.coders import boxes_to_distances, centerness_target, distances_to_boxes
 from models.fpn import FPN, FPNConfig
@@ -117,7 +117,7 @@ class FCOSHead(nn.Module):
 
     def logits_from(self, cls_features: Sequence[Tensor]) -> Tensor:
         """Class logits (N, A, K)."""
-        return flatten_levels([self.cls_logits(x) for x in cls_features])
+        return flatten_predictions([self.cls_logits(x) for x in cls_features], per_cell=1)
 
     def boxes_from(self, box_features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Distances (N, A, 4) in pixels, float32, and centerness logits (N, A)."""
@@ -130,8 +130,8 @@ class FCOSHead(nn.Module):
                 distances.append(raw.relu() * self.strides[level])
             else:
                 distances.append(raw.clamp(max=MAX_LOG_DISTANCE).exp())
-        centerness = flatten_levels([self.centerness(x) for x in box_features])
-        return flatten_levels(distances), centerness.squeeze(2)
+        centerness = flatten_predictions([self.centerness(x) for x in box_features], per_cell=1)
+        return flatten_predictions(distances, per_cell=1), centerness.squeeze(2)
 
 
 def conv_tower(config: FCOSConfig) -> nn.Sequential:
@@ -146,11 +146,6 @@ def conv_tower(config: FCOSConfig) -> nn.Sequential:
         layers.append(nn.GroupNorm(groups, channels))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
-
-
-def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
-    """List of (N, C, H_i, W_i) to (N, A, C): levels one after the other, each row by row."""
-    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
 class FCOS(nn.Module):
@@ -232,7 +227,7 @@ class FCOS(nn.Module):
             labels: (M,) in 0..K-1, of each image.
         """
         image, point = (matched >= 0).nonzero(as_tuple=True)  # (P,), (P,)
-        classes = gather_matched(labels, matched, image, point)  # (P,)
+        classes = matched_values(labels, matched)  # (P,)
         one_hot = torch.zeros_like(logits, dtype=torch.bool)
         one_hot[image, point, classes] = True
         positives = mean_over_ranks((matched >= 0).sum())
@@ -259,7 +254,7 @@ class FCOS(nn.Module):
             {"loss_box", "loss_centerness"}, zeros attached to the graph if nothing is positive.
         """
         image, point = (matched >= 0).nonzero(as_tuple=True)  # (P,), (P,)
-        target_boxes = gather_matched(boxes, matched, image, point).float()  # (P, 4)
+        target_boxes = matched_values(boxes, matched).float()  # (P, 4)
         target_centerness = centerness_target(boxes_to_distances(points[point], target_boxes))
         pred_boxes = distances_to_boxes(points[point], distances[image, point].float())
         positives = mean_over_ranks((matched >= 0).sum())
@@ -301,21 +296,3 @@ class FCOS(nn.Module):
             )
             results.append(found)
         return results
-
-
-def gather_matched(
-    values: Sequence[Tensor], matched: Tensor, image: Tensor, point: Tensor
-) -> Tensor:
-    """The value of the box each positive point is matched with.
-
-    Args:
-        values: (M, ...) one row a box, of each image.
-        matched: (N, A) box indices within the image.
-        image, point: (P,) where `matched` is positive.
-
-    Returns:
-        (P, ...).
-    """
-    counts = [len(rows) for rows in values]
-    firsts = torch.tensor([sum(counts[:n]) for n in range(len(counts))], device=matched.device)
-    return torch.cat(list(values))[matched[image, point] + firsts[image]]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.choices import require_choice
+from models.tower import conv_norm
 
 EXTRA_LEVELS = {"none": 0, "pool": 1, "p6p7_from_p5": 2, "p6p7_from_c5": 2}
 
@@ -24,6 +25,7 @@ class FPNConfig:
     # Levels above P5: "p6p7_from_p5" (FCOS) and "p6p7_from_c5" (RetinaNet) stride by convolution,
     # "pool" adds a subsampled P5 (Faster R-CNN), "none" adds nothing.
     extra: str = "p6p7_from_p5"
+    norm: str = "none"  # behind the lateral and output convolutions, one of models.tower.NORMS
 
 
 class FPN(nn.Module):
@@ -38,10 +40,8 @@ class FPN(nn.Module):
         self.config = config
         self.num_levels = len(in_channels) + EXTRA_LEVELS[config.extra]
         channels = config.channels
-        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
-        self.output = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels
-        )
+        self.lateral = nn.ModuleList(conv(c, channels, 1, config.norm) for c in in_channels)
+        self.output = nn.ModuleList(conv(channels, channels, 3, config.norm) for _ in in_channels)
         if EXTRA_LEVELS[config.extra] == 2:
             p6_in = channels if config.extra == "p6p7_from_p5" else in_channels[-1]
             self.p6 = nn.Conv2d(p6_in, channels, 3, stride=2, padding=1)
@@ -49,7 +49,8 @@ class FPN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """List of (N, C_i, H_i, W_i), finest first, to a list of (N, C, H_j, W_j)."""
@@ -67,3 +68,9 @@ class FPN(nn.Module):
             return [F.max_pool2d(p5, kernel_size=1, stride=2)]
         p6 = self.p6(p5 if self.config.extra == "p6p7_from_p5" else c5)
         return [p6, self.p7(F.relu(p6))]
+
+
+def conv(in_channels: int, channels: int, kernel_size: int, norm: str) -> nn.Module:
+    """A convolution, followed by a normalisation unless that is "none"."""
+    layers = conv_norm(in_channels, channels, kernel_size, norm)
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)

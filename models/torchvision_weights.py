@@ -1,29 +1,99 @@
 """Torchvision's detection weights under our names.
 
-With them and `FCOSConfig.torchvision()` ours detects and learns what torchvision's does. Two
-differences are deliberate: strides are the nominal 8, 16, ... (torchvision divides the padded
-image's size by the map's, which moves the points if the size is no multiple of 128), and a point
-whose distance is exactly on the border between two levels belongs to one of them (there: to none).
+With them and `FCOSConfig.torchvision()`, or the like of another detector, ours detects and learns
+what torchvision's does. Two differences are deliberate: strides are the nominal 8, 16, ...
+(torchvision divides the padded image's size by the map's, which moves points and anchors if the
+size is no multiple of the coarsest stride), and an FCOS point whose distance is exactly on the
+border between two levels belongs to one of them (there: to none).
+
+A map is a tuple of patterns of torchvision's names, each with our name; a name that fits none is an
+error.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
+Names = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+
+
+def numbered(ours: str, step: int) -> Callable[[re.Match], str]:
+    """Our name of layer m[2] of block m[1], where blocks of `step` layers are in one sequence."""
+    return lambda m: f"{ours}.{step * int(m[1]) + int(m[2])}.{m[3]}"
+
+
+CONV, NORM = "(weight|bias)", "(weight|bias|running_mean|running_var|num_batches_tracked)"
+
+BACKBONE_NAMES = ((r"backbone\.body\.(.+)", r"backbone.\1"),)
 # Torchvision's FPN had no ".0" behind the index before version 0.14.
+FPN_NAMES = (
+    (rf"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?\.{CONV}", r"neck.lateral.\1.\2"),
+    (rf"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?\.{CONV}", r"neck.output.\1.\2"),
+    (rf"backbone\.fpn\.extra_blocks\.(p6|p7)\.{CONV}", r"neck.\1.\2"),
+)
+FPN_NORM_NAMES = (
+    (r"backbone\.fpn\.inner_blocks\.(\d+)\.0\.weight", r"neck.lateral.\1.0.weight"),
+    (rf"backbone\.fpn\.inner_blocks\.(\d+)\.1\.{NORM}", r"neck.lateral.\1.1.\2"),
+    (r"backbone\.fpn\.layer_blocks\.(\d+)\.0\.weight", r"neck.output.\1.0.weight"),
+    (rf"backbone\.fpn\.layer_blocks\.(\d+)\.1\.{NORM}", r"neck.output.\1.1.\2"),
+)
+DENSE_OUTPUT_NAMES = (
+    (rf"head\.classification_head\.cls_logits\.{CONV}", r"head.cls_logits.\1"),
+    (rf"head\.regression_head\.bbox_reg\.{CONV}", r"head.box_regression.\1"),
+)
+DENSE_TOWER_NAMES = (
+    (rf"head\.classification_head\.conv\.(\d+)\.{CONV}", r"head.cls_tower.\1.\2"),
+    (rf"head\.regression_head\.conv\.(\d+)\.{CONV}", r"head.box_tower.\1.\2"),
+)
 FCOS_NAMES = (
-    (r"backbone\.body\.(.+)", r"backbone.\1"),
-    (r"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?\.(weight|bias)", r"neck.lateral.\1.\2"),
-    (r"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?\.(weight|bias)", r"neck.output.\1.\2"),
-    (r"backbone\.fpn\.extra_blocks\.(p6|p7)\.(weight|bias)", r"neck.\1.\2"),
-    (r"head\.classification_head\.conv\.(\d+)\.(weight|bias)", r"head.cls_tower.\1.\2"),
-    (r"head\.classification_head\.cls_logits\.(weight|bias)", r"head.cls_logits.\1"),
-    (r"head\.regression_head\.conv\.(\d+)\.(weight|bias)", r"head.box_tower.\1.\2"),
-    (r"head\.regression_head\.bbox_reg\.(weight|bias)", r"head.box_regression.\1"),
-    (r"head\.regression_head\.bbox_ctrness\.(weight|bias)", r"head.centerness.\1"),
+    *BACKBONE_NAMES,
+    *FPN_NAMES,
+    *DENSE_OUTPUT_NAMES,
+    *DENSE_TOWER_NAMES,
+    (rf"head\.regression_head\.bbox_ctrness\.{CONV}", r"head.centerness.\1"),
+)
+RETINANET_NAMES = (
+    *BACKBONE_NAMES,
+    *FPN_NAMES,
+    *DENSE_OUTPUT_NAMES,
+    (rf"head\.classification_head\.conv\.(\d)\.(0)\.{CONV}", numbered("head.cls_tower", 2)),
+    (rf"head\.regression_head\.conv\.(\d)\.(0)\.{CONV}", numbered("head.box_tower", 2)),
+    *DENSE_TOWER_NAMES,  # before version 0.14
+)
+RETINANET_V2_NAMES = (
+    *BACKBONE_NAMES,
+    *FPN_NAMES,
+    *DENSE_OUTPUT_NAMES,
+    (r"head\.classification_head\.conv\.(\d)\.(0)\.(weight)", numbered("head.cls_tower", 3)),
+    (rf"head\.classification_head\.conv\.(\d)\.(1)\.{CONV}", numbered("head.cls_tower", 3)),
+    (r"head\.regression_head\.conv\.(\d)\.(0)\.(weight)", numbered("head.box_tower", 3)),
+    (rf"head\.regression_head\.conv\.(\d)\.(1)\.{CONV}", numbered("head.box_tower", 3)),
+)
+TWO_STAGE_NAMES = (
+    *BACKBONE_NAMES,
+    (rf"rpn\.head\.conv\.(\d)\.(0)\.{CONV}", numbered("rpn.tower", 2)),
+    (rf"rpn\.head\.cls_logits\.{CONV}", r"rpn.objectness.\1"),
+    (rf"rpn\.head\.bbox_pred\.{CONV}", r"rpn.box_regression.\1"),
+    (rf"roi_heads\.box_predictor\.cls_score\.{CONV}", r"roi_head.classifier.\1"),
+    (rf"roi_heads\.box_predictor\.bbox_pred\.{CONV}", r"roi_head.box_regression.\1"),
+)
+FASTER_RCNN_NAMES = (
+    *TWO_STAGE_NAMES,
+    *FPN_NAMES,
+    (rf"rpn\.head\.conv\.{CONV}", r"rpn.tower.0.\1"),  # before version 0.14
+    (rf"roi_heads\.box_head\.fc6\.{CONV}", r"roi_head.fcs.0.\1"),
+    (rf"roi_heads\.box_head\.fc7\.{CONV}", r"roi_head.fcs.2.\1"),
+)
+FASTER_RCNN_V2_NAMES = (
+    *TWO_STAGE_NAMES,
+    *FPN_NORM_NAMES,
+    (r"roi_heads\.box_head\.([0-3])\.(0)\.(weight)", numbered("roi_head.convs", 3)),
+    (rf"roi_heads\.box_head\.([0-3])\.(1)\.{NORM}", numbered("roi_head.convs", 3)),
+    (rf"roi_heads\.box_head\.5\.{CONV}", r"roi_head.fcs.0.\1"),
 )
 
 
@@ -36,16 +106,62 @@ def fcos_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
     Raises:
         ValueError: naming the first key that has no counterpart.
     """
-    return {rename(key, FCOS_NAMES): tensor for key, tensor in state_dict.items()}
+    return rename_all(state_dict, FCOS_NAMES, "fcos_resnet50_fpn")
 
 
-def rename(key: str, names: tuple[tuple[str, str], ...]) -> str:
-    """`key` rewritten by the first pattern of `names` that matches all of it."""
-    for pattern, replacement in names:
-        match = re.fullmatch(pattern, key)
-        if match:
-            return match.expand(replacement)
-    raise ValueError(
-        f"{key} has no counterpart in our detector; "
-        "give the state_dict of torchvision's fcos_resnet50_fpn"
-    )
+def retinanet_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same for our `RetinaNet` and `retinanet_resnet50_fpn`."""
+    return rename_all(state_dict, RETINANET_NAMES, "retinanet_resnet50_fpn")
+
+
+def retinanet_v2_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same for our `RetinaNet` and `retinanet_resnet50_fpn_v2`."""
+    return rename_all(state_dict, RETINANET_V2_NAMES, "retinanet_resnet50_fpn_v2")
+
+
+def faster_rcnn_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same for our `FasterRCNN` and `fasterrcnn_resnet50_fpn`.
+
+    Torchvision counts the background as class 0, we as the last; its box of the background, which
+    is never used, is left out. So our K is its `num_classes` - 1, and our labels are its - 1.
+    """
+    names = rename_all(state_dict, FASTER_RCNN_NAMES, "fasterrcnn_resnet50_fpn")
+    return background_last(names)
+
+
+def faster_rcnn_v2_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same for our `FasterRCNN` and `fasterrcnn_resnet50_fpn_v2`; background as above."""
+    names = rename_all(state_dict, FASTER_RCNN_V2_NAMES, "fasterrcnn_resnet50_fpn_v2")
+    return background_last(names)
+
+
+def background_last(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Turn outputs for (background, 0, ..., K-1) into classes (0, ..., K-1, background) and boxes
+    (0, ..., K-1)."""
+    result = dict(state_dict)
+    for part in ("weight", "bias"):
+        classes, boxes = f"roi_head.classifier.{part}", f"roi_head.box_regression.{part}"
+        if classes in result:
+            result[classes] = torch.roll(result[classes], -1, dims=0)
+        if boxes in result:
+            result[boxes] = result[boxes][4:]
+    return result
+
+
+def rename_all(state_dict: Mapping[str, Tensor], names: Names, source: str) -> dict[str, Tensor]:
+    """`state_dict` with each key rewritten by the first pattern of `names` that matches all of it.
+
+    Raises:
+        ValueError: naming the first key that no pattern matches, and `source`, what was expected.
+    """
+    result = {}
+    for key, tensor in state_dict.items():
+        matches = ((re.fullmatch(pattern, key), ours) for pattern, ours in names)
+        match, ours = next((pair for pair in matches if pair[0]), (None, None))
+        if match is None:
+            raise ValueError(
+                f"{key} has no counterpart in our detector; "
+                f"give the state_dict of torchvision's {source}"
+            )
+        result[ours(match) if callable(ours) else match.expand(ours)] = tensor
+    return result

@@ -2,7 +2,13 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from models.anchors import grid_points
+from models.anchors import (
+    ANCHOR_RATIOS,
+    cell_anchors,
+    flatten_predictions,
+    grid_anchors,
+    grid_points,
+)
 
 
 def test_by_hand():
@@ -34,3 +40,66 @@ def test_equals_centres_of_torchvisions_anchors():
     assert torch.equal(points[same], (anchors[same, :2] + anchors[same, 2:]) / 2)
     assert torch.equal(point_strides, anchors[:, 2] - anchors[:, 0])
     assert points[-1].tolist() == [128, 0]
+
+
+def test_cell_anchors_by_hand():
+    # A ratio is height / width, and does not change the area.
+    anchors = cell_anchors([8, 16], [1.0, 4.0])
+    assert anchors.tolist() == [[-4, -4, 4, 4], [-8, -8, 8, 8], [-2, -8, 2, 8], [-4, -16, 4, 16]]
+
+
+def test_whole_pixels():
+    anchors = cell_anchors([40.3], ANCHOR_RATIOS)
+    width, height = (anchors[:, 2:] - anchors[:, :2]).unbind(1)
+    torch.testing.assert_close(width * height, torch.full((3,), 40.3**2))
+    torch.testing.assert_close(height / width, torch.tensor(ANCHOR_RATIOS))
+    rounded = cell_anchors([40.3], ANCHOR_RATIOS, whole_pixels=True)
+    assert rounded.tolist() == [[-28, -14, 28, 14], [-20, -20, 20, 20], [-14, -28, 14, 28]]
+
+
+def test_grid_anchors_by_hand():
+    cells = [torch.tensor([[-1.0, -2, 1, 2], [-3, -3, 3, 3]]), torch.tensor([[-8.0, -8, 8, 8]] * 2)]
+    anchors = grid_anchors([(1, 2), (1, 1)], [4, 8], cells, 0.5)
+    assert anchors.tolist() == [
+        [1, 0, 3, 4],
+        [-1, -1, 5, 5],
+        [5, 0, 7, 4],
+        [3, -1, 9, 5],
+        [-4, -4, 12, 12],
+        [-4, -4, 12, 12],
+    ]
+
+
+def test_equal_torchvisions_anchors():
+    strides = [8, 16, 32, 64, 128]
+    sizes = [tuple(int(4 * s * 2 ** (i / 3)) for i in range(3)) for s in strides]
+    generator = AnchorGenerator(tuple(sizes), (ANCHOR_RATIOS,) * 5)
+    shapes = [(256 // s, 384 // s) for s in strides]
+    images = ImageList(torch.zeros(1, 3, 256, 384), [(256, 384)])
+    expected = generator(images, [torch.zeros(1, 1, h, w) for h, w in shapes])[0]
+    exact = [[4 * s * 2 ** (i / 3) for i in range(3)] for s in strides]
+    cells = [cell_anchors(e, ANCHOR_RATIOS, whole_pixels=True) for e in exact]
+    assert torch.equal(grid_anchors(shapes, strides, cells, 0.0), expected)
+
+
+def test_predictions_are_flattened_in_the_order_of_the_anchors():
+    # Each number of each map says which image, level, row, column, anchor and channel it is.
+    shapes, per_cell, width = [(2, 3), (1, 2)], 4, 5
+    maps, expected = [], [[], []]
+    for level, (height, columns) in enumerate(shapes):
+        x = torch.zeros(2, per_cell * width, height, columns)
+        for n in range(2):
+            for row in range(height):
+                for column in range(columns):
+                    for anchor in range(per_cell):
+                        codes = [
+                            float(f"{n}{level}{row}{column}{anchor}{channel}")
+                            for channel in range(width)
+                        ]
+                        first = anchor * width
+                        x[n, first : first + width, row, column] = torch.tensor(codes)
+                        expected[n].append(codes)
+        maps.append(x)
+    flat = flatten_predictions(maps, per_cell)
+    assert flat.shape == (2, 32, width)
+    assert flat.tolist() == expected

@@ -1,10 +1,20 @@
 import pytest
 import torch
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 
 from models.anchors import grid_points
-from models.assign import BACKGROUND, IGNORE, assign_points, reach_bounds
+from models.assign import (
+    BACKGROUND,
+    BOXES_AT_ONCE,
+    IGNORE,
+    assign_by_iou,
+    assign_points,
+    matched_values,
+    reach_bounds,
+)
 
 INF = float("inf")
 
@@ -158,3 +168,95 @@ def test_many_points_and_boxes():
     assert matched.shape == (19700,)
     assert matched.min() == -1
     assert matched.max() <= 299
+
+
+def by_iou(anchors, boxes, foreground=0.5, background=0.4, low_quality=False):
+    anchors = torch.tensor(anchors, dtype=torch.float32).reshape(-1, 4)
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return assign_by_iou(anchors, boxes, foreground, background, low_quality).tolist()
+
+
+def test_thresholds_of_the_iou():
+    # Heights of 10 with the box's width: the IoUs are 1, 0.5, 0.45, 0.4, 0.39 and 0.
+    anchors = [[0, 0, 10, h] for h in (10, 5, 4.5, 4, 3.9)] + [[50, 50, 60, 60]]
+    assert by_iou(anchors, [[0, 0, 10, 10]]) == [0, 0, IGNORE, IGNORE, BACKGROUND, BACKGROUND]
+
+
+def test_the_box_that_overlaps_most_wins():
+    boxes = [[0, 0, 10, 6], [0, 0, 10, 8], [0, 0, 10, 8], [0, 0, 10, 20]]
+    assert by_iou([[0, 0, 10, 10]], boxes) == [1]
+
+
+def test_low_quality_matches():
+    # The box of 3 x 3 overlaps no anchor enough; two anchors hold it equally well.
+    anchors = [[0, 0, 10, 10], [2, 0, 12, 10], [3, 0, 13, 10], [30, 30, 40, 40]]
+    small = [[4, 4, 7, 7]]
+    assert by_iou(anchors, small) == [-1, -1, -1, -1]
+    assert by_iou(anchors, small, low_quality=True) == [0, 0, 0, -1]
+    # An anchor that is promoted still answers for the box that it overlaps most itself.
+    assert by_iou([[0, 0, 10, 10]], [[0, 0, 3, 3], [0, 0, 10, 9]], low_quality=True) == [1]
+    # It was between the thresholds: promoted as well.
+    assert by_iou([[0, 0, 10, 4.5]], [[0, 0, 10, 10]], low_quality=True) == [0]
+
+
+def test_a_box_that_overlaps_no_anchor_promotes_none():
+    anchors = [[0, 0, 10, 10], [20, 20, 30, 30]]
+    assert by_iou(anchors, [[50, 50, 60, 60]], low_quality=True) == [-1, -1]
+    without_area = [[5, 5, 5, 5], [5, 2, 5, 8], [0, 0, 10, 10]]
+    assert by_iou(anchors, without_area, low_quality=True) == [2, -1]
+    assert by_iou([[5, 5, 5, 5]], [[5, 5, 5, 5]], low_quality=True) == [-1]
+
+
+def slow_assign_by_iou(anchors, boxes, foreground, background, low_quality):
+    """Faster R-CNN, section 3.1.2, one pair at a time."""
+    iou = box_iou(boxes, anchors).tolist()
+    result = []
+    for a in range(len(anchors)):
+        column = [row[a] for row in iou]
+        best = max(column)
+        match = column.index(best)
+        is_best = any(row[a] == max(row) > 0 for row in iou)
+        if not (best >= foreground or (low_quality and is_best)):
+            match = IGNORE if best >= background else BACKGROUND
+        result.append(match)
+    return torch.tensor(result)
+
+
+@pytest.mark.parametrize("low_quality", [True, False])
+@pytest.mark.parametrize(("foreground", "background"), [(0.5, 0.4), (0.7, 0.3), (0.5, 0.5)])
+def test_assign_by_iou_equals_a_slow_loop_and_torchvision(foreground, background, low_quality):
+    for seed, count in enumerate((1, 9, 2 * BOXES_AT_ONCE + 5)):
+        anchors = random_boxes(120, 256, seed + 10)
+        boxes = torch.cat((random_boxes(count, 256, seed), anchors[:3] + 5, anchors[3:6]))
+        matched = assign_by_iou(anchors, boxes, foreground, background, low_quality)
+        assert {BACKGROUND, IGNORE} & set(matched.tolist())
+        slow = slow_assign_by_iou(anchors, boxes, foreground, background, low_quality)
+        assert torch.equal(matched, slow)
+        matcher = Matcher(foreground, background, allow_low_quality_matches=low_quality)
+        iou = box_iou(boxes, anchors)
+        assert (iou.max(dim=1).values > 0).all()  # where torchvision promotes all anchors
+        assert torch.equal(matched, matcher(iou))
+
+
+def test_assign_by_iou_without_boxes_or_anchors():
+    anchors, nothing = random_boxes(5, 100, 0), torch.zeros(0, 4)
+    for low_quality in (True, False):
+        assert assign_by_iou(anchors, nothing, 0.5, 0.4, low_quality).tolist() == [-1] * 5
+        none = assign_by_iou(nothing, anchors, 0.5, 0.4, low_quality)
+        assert none.shape == (0,)
+        assert none.dtype == torch.int64
+
+
+def test_matched_values_by_hand():
+    labels = [torch.tensor([10, 11]), torch.zeros(0, dtype=torch.int64), torch.tensor([20])]
+    matched = torch.tensor([[1, -1, 0, 1], [-1, -1, -2, -1], [-2, 0, -1, -1]])
+    assert matched_values(labels, matched).tolist() == [11, 10, 11, 20]
+    assert matched_values(labels, [matched[0], matched[1, :2], matched[2]]).tolist() == [
+        11,
+        10,
+        11,
+        20,
+    ]
+    boxes = [torch.rand(2, 4), torch.zeros(0, 4), torch.rand(1, 4)]
+    expected = torch.stack((boxes[0][1], boxes[0][0], boxes[0][1], boxes[2][0]))
+    assert torch.equal(matched_values(boxes, matched), expected)

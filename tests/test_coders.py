@@ -1,7 +1,16 @@
+import math
+
 import pytest
 import torch
+from torchvision.models.detection._utils import BoxCoder
 
-from models.coders import boxes_to_distances, centerness_target, distances_to_boxes
+from models.coders import (
+    boxes_to_deltas,
+    boxes_to_distances,
+    centerness_target,
+    deltas_to_boxes,
+    distances_to_boxes,
+)
 
 
 def test_distances_by_hand():
@@ -50,3 +59,43 @@ def test_empty():
     assert distances_to_boxes(points, empty).shape == (0, 4)
     assert boxes_to_distances(points, empty).shape == (0, 4)
     assert centerness_target(empty).shape == (0,)
+
+
+def test_deltas_by_hand():
+    anchor, box = torch.tensor([[10.0, 20, 30, 60]]), torch.tensor([[20.0, 30, 60, 50]])
+    # Centres (20, 40) and (40, 40), sizes 20 x 40 and 40 x 20.
+    expected = torch.tensor([[1.0, 0.0, math.log(2), -math.log(2)]])
+    torch.testing.assert_close(boxes_to_deltas(anchor, box), expected)
+    weighted = boxes_to_deltas(anchor, box, (10.0, 5.0))
+    torch.testing.assert_close(weighted, expected * torch.tensor([10.0, 10, 5, 5]))
+    torch.testing.assert_close(deltas_to_boxes(anchor, weighted, (10.0, 5.0)), box)
+
+
+def random_boxes(*shape):
+    corner = torch.rand(*shape, 2) * 100
+    return torch.cat((corner, corner + 1 + torch.rand(*shape, 2) * 80), dim=-1)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (10.0, 5.0)])
+def test_deltas_round_trip_and_equal_torchvisions(weights):
+    torch.manual_seed(0)
+    anchors, boxes = random_boxes(50), random_boxes(50)
+    deltas = boxes_to_deltas(anchors, boxes, weights)
+    torch.testing.assert_close(deltas_to_boxes(anchors, deltas, weights), boxes, rtol=0, atol=1e-3)
+    coder = BoxCoder((weights[0], weights[0], weights[1], weights[1]))
+    torch.testing.assert_close(deltas, coder.encode_single(boxes, anchors))
+    noise = torch.randn(50, 4) * 3
+    torch.testing.assert_close(
+        deltas_to_boxes(anchors, noise, weights), coder.decode_single(noise, anchors)
+    )
+
+
+def test_deltas_broadcast_over_images_and_stay_finite():
+    anchors, deltas = random_boxes(7), torch.full((3, 7, 4), 1e4)
+    boxes = deltas_to_boxes(anchors, deltas)
+    assert boxes.shape == (3, 7, 4)
+    assert boxes.isfinite().all()
+    ratio = (boxes[0, :, 2] - boxes[0, :, 0]) / (anchors[:, 2] - anchors[:, 0])
+    torch.testing.assert_close(ratio, torch.full((7,), 62.5), rtol=1e-2, atol=0)
+    assert boxes_to_deltas(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0, 4)
+    assert deltas_to_boxes(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0, 4)

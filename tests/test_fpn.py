@@ -2,6 +2,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
@@ -32,8 +33,8 @@ def torchvision_fpn(extra: str) -> FeaturePyramidNetwork:
 
 def our_name(key: str) -> str:
     key = key.replace("inner_blocks.", "lateral.").replace("layer_blocks.", "output.")
-    return key.replace(".0.weight", ".weight").replace(".0.bias", ".bias").replace(
-        "extra_blocks.", ""
+    return (
+        key.replace(".0.weight", ".weight").replace(".0.bias", ".bias").replace("extra_blocks.", "")
     )
 
 
@@ -80,3 +81,38 @@ def test_the_input_maps_are_not_modified():
 def test_unknown_extra_level():
     with pytest.raises(ValueError, match="'p6'.*valid: none, pool, p6p7_from_p5, p6p7_from_c5"):
         FPN(IN_CHANNELS, FPNConfig(CHANNELS, "p6"))
+
+
+def test_batch_norm_equals_torchvision():
+    torch.manual_seed(0)
+    theirs = FeaturePyramidNetwork(
+        list(IN_CHANNELS), CHANNELS, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
+    )
+    ours = FPN(IN_CHANNELS, FPNConfig(CHANNELS, "pool", norm="bn"))
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.normal_()
+            module.bias.data.normal_()
+    state = theirs.state_dict()
+    state = {key.replace("inner_blocks", "lateral"): value for key, value in state.items()}
+    state = {key.replace("layer_blocks", "output"): value for key, value in state.items()}
+    ours.load_state_dict(state)
+    features = feature_maps()
+    expected = theirs.eval()(OrderedDict((str(i), f) for i, f in enumerate(features)))
+    for level, reference in zip(ours.eval()(features), expected.values(), strict=True):
+        torch.testing.assert_close(level, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_group_norm_does_not_mix_images():
+    fpn = FPN(IN_CHANNELS, FPNConfig(CHANNELS, "none", norm="gn")).train()
+    features = feature_maps()
+    alone = fpn([f[:1] for f in features])
+    for together, single in zip(fpn(features), alone, strict=True):
+        torch.testing.assert_close(together[:1], single, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_norm():
+    with pytest.raises(ValueError, match="'batch'.*valid: none, gn, bn"):
+        FPN(IN_CHANNELS, FPNConfig(CHANNELS, norm="batch"))

@@ -1,0 +1,265 @@
+"""The second stage of Faster R-CNN: regions of interest to classes and better boxes (Girshick,
+"Fast R-CNN", ICCV 2015; on a pyramid: Lin et al., FPN, CVPR 2017, section 4.2).
+
+Legend: N images, R RoIs, of an image or of the batch, M ground-truth boxes, K foreground classes,
+G boxes an RoI: K, or 1 if they do not depend on the class, C channels, F features, P positive RoIs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from losses.normalizer import mean_over_ranks
+from models.assign import BACKGROUND, assign_by_iou, matched_values
+from models.box_loss import BOX_LOSSES, box_loss
+from models.choices import require_choice
+from models.coders import deltas_to_boxes
+from models.postprocess import suppress_duplicates, top_candidates
+from models.sampling import sample_balanced
+from models.tower import NORMS, conv_tower
+
+BOX_HEADS = {"2fc": (0, 2), "4conv1fc": (4, 1)}  # convolutions and fully connected layers
+DELTA_WEIGHTS = (10.0, 5.0)  # an RoI is close to its box: deltas are about 0.1 and 0.2
+CANONICAL_SIZE, CANONICAL_STRIDE = 224, 16  # an RoI of this size is pooled at this stride
+
+
+@dataclass(frozen=True)
+class RoIHeadConfig:
+    """Settings of the box head, its losses and the detections."""
+
+    channels: int = 256  # of the pyramid and of the convolutions
+    box_head: str = "4conv1fc"  # or "2fc"
+    box_norm: str = "gn"  # behind the convolutions of 4conv1fc: "none", "gn" or "bn"
+    box_features: int = 1024  # width of the fully connected layers
+    class_agnostic: bool = True  # one box an RoI, so that it can be transferred; else one a class
+    roi_size: int = 7  # an RoI is pooled to this many cells in height and in width
+    roi_sampling: int = 2  # points a cell in height and in width; 0: as many as the RoI has cells
+    roi_aligned: bool = True  # shift by half a pixel, so that a map's values are at cell centres
+    roi_foreground_iou: float = 0.5  # an RoI is positive from here on and negative below
+    roi_samples: int = 512  # RoIs of an image in the losses
+    roi_positive_fraction: float = 0.25  # of the samples, at most
+    box_loss: str = "l1"  # or "smooth_l1", "giou", "iou"
+    smooth_l1_beta: float = 1 / 9  # deltas below it cost quadratically
+    score_threshold: float = 0.05  # detections score more than this
+    nms_iou: float = 0.5  # overlap at which the weaker of two boxes of a class is dropped
+    detections_per_image: int = 100  # the best ones, after non-maximum suppression
+    min_size: float = 1.0  # px; drops the slivers predicted outside of the true image
+
+    def __post_init__(self) -> None:
+        require_choice("model.options.box_head", self.box_head, BOX_HEADS)
+        require_choice("model.options.box_norm", self.box_norm, NORMS)
+        require_choice("model.options.box_loss", self.box_loss, BOX_LOSSES)
+        if not 0 < self.roi_foreground_iou <= 1:
+            raise ValueError(
+                f"model.options.roi_foreground_iou is {self.roi_foreground_iou}; "
+                "it must be above 0 and at most 1"
+            )
+
+
+class RoIOutput(NamedTuple):
+    """Raw predictions for the RoIs of all images, one image after the other."""
+
+    logits: Tensor  # (R, K + 1), background last
+    deltas: Tensor  # (R, G, 4) from RoI to box, see `boxes_to_deltas`, float32
+
+
+class RoIHead(nn.Module):
+    """Pooling, box head and outputs, with their losses and detections.
+
+    `classifier` is the class output, `box_regression` the box output. Pre-training trains the box
+    head and the box output as they are and puts a projector in the place of `classifier`; so the
+    parts can be called one by one.
+    """
+
+    def __init__(self, config: RoIHeadConfig, num_classes: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.strides = tuple(strides)
+        channels, width = config.channels, config.box_features
+        num_convs, num_fcs = BOX_HEADS[config.box_head]
+        self.convs = conv_tower(channels, channels, num_convs, config.box_norm)
+        inputs = [channels * config.roi_size**2] + [width] * (num_fcs - 1)
+        layers = [(nn.Linear(n, width), nn.ReLU(inplace=True)) for n in inputs]
+        self.fcs = nn.Sequential(*[layer for pair in layers for layer in pair])
+        self.classifier = nn.Linear(width, num_classes + 1)
+        self.box_regression = nn.Linear(width, 4 * (1 if config.class_agnostic else num_classes))
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.normal_(self.box_regression.weight, std=0.001)
+
+    def forward(self, features: Sequence[Tensor], rois: Sequence[Tensor]) -> RoIOutput:
+        """Pyramid maps (N, C, H_i, W_i) and RoIs (R, 4) of each image to predictions."""
+        box_features = self.box_features(features, rois)
+        return RoIOutput(self.classifier(box_features), self.deltas_from(box_features))
+
+    def box_features(self, features: Sequence[Tensor], rois: Sequence[Tensor]) -> Tensor:
+        """What the outputs see of the RoIs of all images, (R, F)."""
+        pooled = pool_rois(features, rois, self.strides, self.config)  # (R, C, roi_size, roi_size)
+        return self.fcs(self.convs(pooled).flatten(1))
+
+    def deltas_from(self, box_features: Tensor) -> Tensor:
+        """Deltas (R, G, 4), float32."""
+        return self.box_regression(box_features).float().unflatten(1, (-1, 4))
+
+    def assign(self, rois: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """For RoIs (R, 4) and boxes (M, 4) of each image: (R,) index of the box or BACKGROUND."""
+        iou = self.config.roi_foreground_iou
+        pairs = zip(rois, boxes, strict=True)
+        return [assign_by_iou(r, b, iou, iou, low_quality=False) for r, b in pairs]
+
+    def sample(
+        self, rois: Sequence[Tensor], matched: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The RoIs that enter the losses, and what they are matched with; both of each image."""
+        c = self.config
+        chosen = [sample_balanced(m, c.roi_samples, c.roi_positive_fraction) for m in matched]
+        rois = [r[index] for r, index in zip(rois, chosen, strict=True)]
+        return rois, [m[index] for m, index in zip(matched, chosen, strict=True)]
+
+    def losses(
+        self,
+        output: RoIOutput,
+        rois: Sequence[Tensor],
+        matched: Sequence[Tensor],
+        targets: Sequence[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Both terms of Fast R-CNN, equation 1, against labelled boxes; all RoIs are counted."""
+        boxes, labels = [t["boxes"] for t in targets], [t["labels"] for t in targets]
+        loss_class = self.class_loss(output.logits, matched, labels)
+        return {"loss_class": loss_class} | self.box_losses(
+            output.deltas, rois, matched, boxes, labels
+        )
+
+    def class_loss(
+        self, logits: Tensor, matched: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> Tensor:
+        """Cross entropy over classes and background, divided by the number of RoIs.
+
+        Args:
+            logits: (R, K + 1).
+            matched: (R,) from `assign`, of each image.
+            labels: (M,) in 0..K-1, of each image.
+        """
+        flat = torch.cat(list(matched))  # (R,)
+        classes = torch.full_like(flat, self.num_classes)
+        classes[flat >= 0] = matched_values(labels, matched)
+        loss = F.cross_entropy(logits.float(), classes, reduction="sum")
+        return loss / mean_over_ranks((flat >= BACKGROUND).sum())
+
+    def box_losses(
+        self,
+        deltas: Tensor,
+        rois: Sequence[Tensor],
+        matched: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Box regression of the positive RoIs, divided by the number of all RoIs.
+
+        Args:
+            deltas: (R, G, 4), of the RoIs of all images.
+            rois: (R, 4) xyxy in pixels, of each image.
+            matched: (R,) from `assign`, of each image.
+            boxes: (M, 4) xyxy, of each image: ground truth or proposals.
+            labels: (M,) in 0..K-1, of each image; not needed if boxes do not depend on the class.
+
+        Returns:
+            {"loss_box"}, a zero attached to the graph if nothing is positive.
+        """
+        flat = torch.cat(list(matched))  # (R,)
+        positive = (flat >= 0).nonzero().squeeze(1)  # (P,)
+        group = 0 if deltas.shape[1] == 1 else matched_values(labels, matched)
+        loss = box_loss(
+            self.config.box_loss,
+            deltas[positive, group],  # (P, 4)
+            torch.cat(list(rois))[positive],
+            matched_values(boxes, matched),
+            mean_over_ranks((flat >= BACKGROUND).sum()),
+            self.config.smooth_l1_beta,
+            DELTA_WEIGHTS,
+        )
+        return {"loss_box": loss}
+
+    def detections(
+        self,
+        output: RoIOutput,
+        rois: Sequence[Tensor],
+        image_sizes: Tensor | Sequence[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Predictions to one dict an image: boxes (D, 4), scores (D,) descending, labels (D,)."""
+        c = self.config
+        counts = [len(r) for r in rois]
+        scores = output.logits.float().softmax(dim=1)[:, :-1].split(counts)  # (R, K) an image
+        deltas = output.deltas.expand(-1, self.num_classes, -1).split(counts)  # (R, K, 4)
+        results = []
+        for n, size in enumerate(torch.as_tensor(image_sizes).tolist()):
+            limit = scores[n].numel()  # RoIs are few: no need to thin them out
+            best, index, labels = top_candidates(scores[n], [counts[n]], c.score_threshold, limit)
+            boxes = deltas_to_boxes(rois[n][index], deltas[n][index, labels], DELTA_WEIGHTS)
+            found = suppress_duplicates(
+                boxes, best, labels, size, c.nms_iou, c.detections_per_image, c.min_size
+            )
+            results.append(found)
+        return results
+
+
+def pool_rois(
+    features: Sequence[Tensor],
+    rois: Sequence[Tensor],
+    strides: Sequence[int],
+    config: RoIHeadConfig,
+) -> Tensor:
+    """RoIAlign (He et al., "Mask R-CNN", section 3) of each RoI on the level of its size.
+
+    Args:
+        features: (N, C, H_i, W_i), of each level.
+        rois: (R, 4) xyxy in pixels, of each image.
+        strides: of each level.
+        config: its `roi_*` fields are used.
+
+    Returns:
+        (R, C, roi_size, roi_size), of the RoIs of all images, one image after the other, float32:
+        in half precision a corner would be off by pixels.
+    """
+    size = config.roi_size
+    flat = torch.cat(list(rois)).float()  # (R, 4)
+    counts = torch.tensor([len(r) for r in rois], device=flat.device)
+    image = torch.arange(len(rois), device=flat.device).repeat_interleave(counts)  # (R,)
+    indexed = torch.cat((image[:, None].float(), flat), dim=1)  # (R, 5), what roi_align expects
+    levels = levels_of(flat, strides)
+    order, pooled = [], []
+    for level, (x, stride) in enumerate(zip(features, strides, strict=True)):
+        here = (levels == level).nonzero().squeeze(1)
+        sampling, aligned = config.roi_sampling, config.roi_aligned
+        order.append(here)
+        pooled.append(roi_align(x.float(), indexed[here], size, 1 / stride, sampling, aligned))
+    return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
+
+
+def levels_of(rois: Tensor, strides: Sequence[int]) -> Tensor:
+    """The pyramid level an RoI is pooled from (FPN, equation 1): twice the size, twice the stride.
+
+    Args:
+        rois: (R, 4) xyxy, in pixels.
+        strides: of each level, doubling from level to level.
+
+    Returns:
+        (R,) int64 index into `strides`.
+    """
+    width, height = (rois[:, 2:] - rois[:, :2]).clamp(min=0).unbind(1)
+    stride = (width * height).sqrt() / CANONICAL_SIZE * CANONICAL_STRIDE / strides[0]
+    # A size that is meant to be a power of two must not fall below it by a rounding error.
+    level = (stride.log2() + 1e-6).floor()
+    return level.clamp(0, len(strides) - 1).long()

@@ -1,0 +1,49 @@
+"""Stacks of 3x3 convolutions, the bodies of heads, and the normalisation layers to choose from.
+
+Legend: N images or RoIs, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from models.choices import require_choice
+
+# "bn" estimates its statistics from the images of one process; "gn" (Wu and He, ECCV 2018) needs
+# one image, so that it works in small batches and does not depend on how they are spread out.
+NORMS = ("none", "gn", "bn")
+GROUPS = 32  # of GroupNorm, where the number of channels allows it
+
+
+def conv_tower(
+    in_channels: int, channels: int, num_convs: int, norm: str = "none"
+) -> nn.Sequential:
+    """3x3 convolution, normalisation, ReLU, `num_convs` times; (N, C, H, W) to (N, C', H, W)."""
+    layers: list[nn.Module] = []
+    for index in range(num_convs):
+        layers += conv_norm(in_channels if index == 0 else channels, channels, 3, norm)
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def conv_norm(in_channels: int, channels: int, kernel_size: int, norm: str) -> list[nn.Module]:
+    """A convolution that keeps the map's size, and its normalisation unless that is "none".
+
+    Raises:
+        ValueError: if `norm` is not one of `NORMS`.
+    """
+    require_choice("normalisation", norm, NORMS)
+    bias = norm == "none"  # a normalisation brings its own
+    conv = nn.Conv2d(in_channels, channels, kernel_size, padding=kernel_size // 2, bias=bias)
+    if norm == "gn":
+        return [conv, nn.GroupNorm(groups_for(channels), channels)]
+    return [conv, nn.BatchNorm2d(channels)] if norm == "bn" else [conv]
+
+
+def groups_for(channels: int) -> int:
+    """The number of groups nearest to `GROUPS` that divides `channels` into groups of several."""
+    groups = math.gcd(GROUPS, channels)
+    # A group of one channel has nothing to normalise on a map of one cell.
+    return max(1, groups // 2) if groups == channels else groups
