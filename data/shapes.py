@@ -27,7 +27,6 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from tqdm import tqdm
 
 from data.coco import write_json_atomic
 from data.errors import DataError
+from data.outlines import CLASSES, OUTLINES
 
 VERSION = 2  # raise it whenever a change alters the pictures
 SPLITS = ("train", "val")
@@ -48,47 +48,6 @@ MIN_CONTRAST = 70.0  # between a shape's colour and what it covers: Euclidean, R
 TYPICAL = 0.75  # share of shapes with the hue and texture of their kind
 PATTERNS = 6  # kinds of texture
 JPEG_QUALITY = 92
-
-
-# Outlines: signed distances in local coordinates, negative inside, nearly exact at the edge.
-
-
-def _polygon(x: np.ndarray, y: np.ndarray, sides: int, apothem: float) -> np.ndarray:
-    angles = [2 * math.pi * side / sides for side in range(sides)]
-    return np.max([x * math.cos(a) + y * math.sin(a) for a in angles], axis=0) - apothem
-
-
-def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # Folding the plane onto half a point leaves one edge: from the tip to the inner corner.
-    wedge = math.pi / 5
-    angle = np.abs((np.arctan2(y, x) + wedge) % (2 * wedge) - wedge)
-    radius = np.hypot(x, y)
-    inner_x, inner_y = 0.45 * math.cos(wedge), 0.45 * math.sin(wedge)
-    normal_x, normal_y = inner_y, 1.0 - inner_x
-    along_normal = (radius * np.cos(angle) - 1.0) * normal_x + radius * np.sin(angle) * normal_y
-    return along_normal / math.hypot(normal_x, normal_y)
-
-
-def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    x, y = np.abs(x), np.abs(y)
-    return np.minimum(np.maximum(x - 0.32, y - 1.0), np.maximum(x - 1.0, y - 0.32))
-
-
-def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(x, y) - 1.0, 0.9 - np.hypot(x - 0.6, y))
-
-
-OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "circle": lambda x, y: np.hypot(x, y) - 0.95,
-    "rectangle": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.8,
-    "triangle": lambda x, y: _polygon(x, y, sides=3, apothem=0.55),
-    "star": _star,
-    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.75) - 0.22,
-    "cross": _cross,
-    "hexagon": lambda x, y: _polygon(x, y, sides=6, apothem=0.85),
-    "crescent": _crescent,
-}
-CLASSES = tuple(OUTLINES)  # category id = position + 1
 
 
 @dataclass(frozen=True)

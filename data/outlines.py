@@ -1,0 +1,50 @@
+"""The kinds of shape of the built-in dataset, as outlines.
+
+An outline is a signed distance in local coordinates, which put a shape into the unit circle:
+negative inside, nearly exact at the edge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+
+def _polygon(x: np.ndarray, y: np.ndarray, sides: int, apothem: float) -> np.ndarray:
+    angles = [2 * math.pi * side / sides for side in range(sides)]
+    return np.max([x * math.cos(a) + y * math.sin(a) for a in angles], axis=0) - apothem
+
+
+def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    # Folding the plane onto half a point leaves one edge: from the tip to the inner corner.
+    wedge = math.pi / 5
+    angle = np.abs((np.arctan2(y, x) + wedge) % (2 * wedge) - wedge)
+    radius = np.hypot(x, y)
+    inner_x, inner_y = 0.45 * math.cos(wedge), 0.45 * math.sin(wedge)
+    normal_x, normal_y = inner_y, 1.0 - inner_x
+    along_normal = (radius * np.cos(angle) - 1.0) * normal_x + radius * np.sin(angle) * normal_y
+    return along_normal / math.hypot(normal_x, normal_y)
+
+
+def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = np.abs(x), np.abs(y)
+    return np.minimum(np.maximum(x - 0.32, y - 1.0), np.maximum(x - 1.0, y - 0.32))
+
+
+def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.maximum(np.hypot(x, y) - 1.0, 0.9 - np.hypot(x - 0.6, y))
+
+
+OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "circle": lambda x, y: np.hypot(x, y) - 0.95,
+    "rectangle": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.8,
+    "triangle": lambda x, y: _polygon(x, y, sides=3, apothem=0.55),
+    "star": _star,
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.75) - 0.22,
+    "cross": _cross,
+    "hexagon": lambda x, y: _polygon(x, y, sides=6, apothem=0.85),
+    "crescent": _crescent,
+}
+CLASSES = tuple(OUTLINES)  # category id = position + 1
