@@ -5,7 +5,8 @@ the classification layer, and says which predictions are embedded, how they get 
 which box losses apply. It works on the features of the backbone, which is frozen and shared by the
 online and the target branch.
 
-Legend: N images, A points or anchors, M boxes, S samples, C channels, D embedding width.
+Legend: N images, A points or anchors, R RoIs, P positive RoIs, M boxes, S samples, D embedding
+width.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.assign import BACKGROUND
+from aligndet.projectors import AnchorProjector, conv_projector, fc_projector
+from models.assign import BACKGROUND, matched_values
 from models.choices import require_choice
+from models.faster_rcnn import FasterRCNN, add_boxes
 from models.fcos import FCOS
-from models.sampling import sample_balanced
+from models.retinanet import RetinaNet
+from models.sampling import random_part, sample_balanced
 
 
 class BranchOutput(NamedTuple):
@@ -31,16 +36,169 @@ class BranchOutput(NamedTuple):
     positives: int  # predictions assigned to a box, sampled or not
 
 
-def conv_projector(channels: int, width: int) -> nn.Sequential:
-    """Conv - ReLU - conv to one embedding a position; the hidden layer looks as far as the
-    classification layer it replaces."""
-    projector = nn.Sequential(
-        nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, width, 1)
-    )
-    for layer in projector[::2]:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
-    return projector
+class Adapter(nn.Module):
+    """Base of the adapters.
+
+    Args:
+        detector: built by ``models.build_detector``; taken over and changed. Its ``backbone`` is
+            not used.
+        width: D.
+        samples: how many predictions are contrasted; None for the paper's number, ``samples``.
+    """
+
+    samples: int  # the paper's number
+    replaced: tuple[str, ...]  # weights of the projector here, of a fresh classifier in fine-tuning
+    box_outputs: tuple[str, ...]  # weights of the last layers of the box branch
+
+    def __init__(self, detector: nn.Module, width: int, samples: int | None = None) -> None:
+        super().__init__()
+        self.detector = detector
+        self.samples = samples or self.samples
+        self.insert_projector(width)
+
+    def insert_projector(self, width: int) -> None:
+        """Put a projector in the place of the detector's classification layer."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        image_sizes: Tensor,
+        boxes: Sequence[Tensor],
+        ids: Sequence[Tensor],
+        with_losses: bool,
+    ) -> BranchOutput:
+        """One view through neck, head and projector.
+
+        Args:
+            features: [C2, C3, C4, C5] of the backbone.
+            image_sizes: (N, 2) true (height, width) before padding, in pixels.
+            boxes: (M, 4) xyxy proposals of each image, in pixels of this view.
+            ids: (M,) their instance ids, unique in the batch.
+            with_losses: whether the box losses are wanted (online branch) or not (target).
+        """
+        raise NotImplementedError
+
+
+class FCOSAdapter(Adapter):
+    """FCOS: every point of the pyramid is embedded, and belongs to the box it is assigned to."""
+
+    samples = 2048  # points of a batch, positives first
+    replaced = ("head.cls_logits.",)
+    box_outputs = ("head.box_regression.", "head.centerness.")
+    detector: FCOS
+
+    def insert_projector(self, width: int) -> None:
+        """One embedding a point."""
+        self.detector.head.cls_logits = conv_projector(self.detector.config.channels, width)
+
+    def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
+        """See ``Adapter.forward``."""
+        detector, head = self.detector, self.detector.head
+        pyramid = detector.neck(features[1:])
+        cls_features, box_features = head.towers(pyramid)
+        embeddings = head.logits_from(cls_features)  # (N, A, D)
+        points, strides = detector.points_for(pyramid)
+        matched = detector.assign(points, strides, boxes)  # (N, A) box index or BACKGROUND
+        point_ids = ids_of_matched(matched, ids).flatten()  # (N * A,) image-major, like embeddings
+        chosen = sample_balanced(point_ids, self.samples, positive_fraction=1.0)
+        losses = {}
+        if with_losses:
+            distances, centerness = head.boxes_from(box_features)
+            losses = detector.box_losses(distances, centerness, points, matched, boxes)
+        return BranchOutput(
+            unit_length(embeddings.flatten(0, 1)[chosen]),
+            point_ids[chosen],
+            losses,
+            int((matched != BACKGROUND).sum()),
+        )
+
+
+class RetinaNetAdapter(Adapter):
+    """RetinaNet: every anchor has an embedding, and belongs to the box it overlaps most."""
+
+    samples = 2048  # anchors of an image, positives first
+    replaced = ("head.cls_logits.",)
+    box_outputs = ("head.box_regression.",)
+    detector: RetinaNet
+
+    def insert_projector(self, width: int) -> None:
+        """One embedding an anchor."""
+        head, channels = self.detector.head, self.detector.config.channels
+        head.cls_logits = AnchorProjector(channels, head.num_anchors, width)
+
+    def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
+        """See ``Adapter.forward``."""
+        detector, head = self.detector, self.detector.head
+        pyramid = detector.neck(features[1:])
+        cls_features, box_features = head.towers(pyramid)
+        anchors = detector.anchors_for(pyramid)  # (A, 4)
+        matched = detector.assign(anchors, boxes)  # (N, A) box index, BACKGROUND or IGNORE
+        anchor_ids = ids_of_matched(matched, ids)  # (N, A)
+        of_image = [sample_balanced(row, self.samples, positive_fraction=1.0) for row in anchor_ids]
+        chosen = torch.cat([n * len(anchors) + index for n, index in enumerate(of_image)])  # (S,)
+        losses = {}
+        if with_losses:
+            deltas = head.deltas_from(box_features)
+            losses = detector.box_losses(deltas, anchors, matched, boxes)
+        return BranchOutput(
+            unit_length(head.cls_logits(cls_features, chosen)),
+            anchor_ids.flatten()[chosen],
+            losses,
+            int((matched >= 0).sum()),
+        )
+
+
+class FasterRCNNAdapter(Adapter):
+    """Faster R-CNN: the RPN learns to find the boxes, and every RoI that overlaps one enough is
+    embedded. RoIs are the RPN's own proposals and the boxes themselves; none is background."""
+
+    samples = 4096  # RoIs of an image; `model.options.rpn_samples` is for the RPN's own losses
+    replaced = ("roi_head.classifier.",)
+    box_outputs = ("roi_head.box_regression.",)
+    detector: FasterRCNN
+
+    def insert_projector(self, width: int) -> None:
+        """One embedding an RoI."""
+        width_in = self.detector.config.box_features
+        self.detector.roi_head.classifier = fc_projector(width_in, width)
+
+    def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
+        """See ``Adapter.forward``."""
+        rpn, roi_head, config = self.detector.rpn, self.detector.roi_head, self.detector.config
+        pyramid = self.detector.neck(features)
+        proposed = rpn(pyramid)
+        found = rpn.propose(proposed, image_sizes, config.topk_train, config.proposals_train)
+        rois = add_boxes(found, boxes)
+        matched = roi_head.assign(rois, boxes)  # (R,) box index or BACKGROUND, of each image
+        chosen = [random_part((m >= 0).nonzero().flatten(), self.samples) for m in matched]
+        rois = [r[index] for r, index in zip(rois, chosen, strict=True)]
+        roi_matched = [m[index] for m, index in zip(matched, chosen, strict=True)]
+        box_features = roi_head.box_features(pyramid[:-1], rois)  # (P, F)
+        losses = {}
+        if with_losses:
+            deltas = roi_head.deltas_from(box_features)
+            losses = rpn.losses(proposed, boxes)
+            losses |= roi_head.box_losses(deltas, rois, roi_matched, boxes)
+        return BranchOutput(
+            unit_length(roi_head.classifier(box_features)),
+            matched_values(ids, roi_matched),
+            losses,
+            sum(int((m >= 0).sum()) for m in matched),
+        )
+
+
+ADAPTERS = {"fcos": FCOSAdapter, "retinanet": RetinaNetAdapter, "faster_rcnn": FasterRCNNAdapter}
+
+
+def adapter_class(detector: str) -> type[Adapter]:
+    """The adapter of a detector.
+
+    Raises:
+        ValueError: the detector cannot be pre-trained.
+    """
+    require_choice("model.detector for pre-training", detector, ADAPTERS)
+    return ADAPTERS[detector]
 
 
 def ids_of_matched(matched: Tensor, ids: Sequence[Tensor]) -> Tensor:
@@ -60,64 +218,6 @@ def ids_of_matched(matched: Tensor, ids: Sequence[Tensor]) -> Tensor:
     return result
 
 
-class FCOSAdapter(nn.Module):
-    """FCOS: every point of the pyramid is embedded, and belongs to the box it is assigned to."""
-
-    samples = 2048  # of a batch, positives first
-    replaced = ("head.cls_logits.",)  # the projector here, a fresh classifier in fine-tuning
-    box_outputs = ("head.box_regression.", "head.centerness.")
-
-    def __init__(self, detector: FCOS, width: int, samples: int | None = None) -> None:
-        super().__init__()
-        self.detector = detector
-        detector.head.cls_logits = conv_projector(detector.config.channels, width)
-        self.samples = samples or self.samples
-
-    def forward(
-        self,
-        features: Sequence[Tensor],
-        image_sizes: Tensor,
-        boxes: Sequence[Tensor],
-        ids: Sequence[Tensor],
-        with_losses: bool,
-    ) -> BranchOutput:
-        """One view through neck, towers and projector.
-
-        Args:
-            features: [C2, C3, C4, C5] of the frozen backbone.
-            image_sizes: (N, 2) true sizes; FCOS does not need them.
-            boxes: (M, 4) xyxy proposals of each image, in pixels of this view.
-            ids: (M,) their instance ids, unique in the batch.
-            with_losses: whether the box losses are wanted (online branch) or not (target).
-        """
-        detector, head = self.detector, self.detector.head
-        pyramid = detector.neck(features[1:])
-        cls_features, box_features = head.towers(pyramid)
-        embeddings = head.logits_from(cls_features)  # (N, A, D)
-        points, strides = detector.points_for(pyramid)
-        matched = detector.assign(points, strides, boxes)  # (N, A) box index or BACKGROUND
-        point_ids = ids_of_matched(matched, ids).flatten()  # (N * A,) image-major, like embeddings
-        chosen = sample_balanced(point_ids, self.samples, positive_fraction=1.0)
-        losses = {}
-        if with_losses:
-            distances, centerness = head.boxes_from(box_features)
-            losses = detector.box_losses(distances, centerness, points, matched, boxes)
-        return BranchOutput(
-            F.normalize(embeddings.flatten(0, 1)[chosen].float(), dim=1),
-            point_ids[chosen],
-            losses,
-            int((matched != BACKGROUND).sum()),
-        )
-
-
-ADAPTERS = {"fcos": FCOSAdapter}
-
-
-def adapter_class(detector: str) -> type[FCOSAdapter]:
-    """The adapter of a detector.
-
-    Raises:
-        ValueError: the detector cannot be pre-trained.
-    """
-    require_choice("model.detector for pre-training", detector, ADAPTERS)
-    return ADAPTERS[detector]
+def unit_length(embeddings: Tensor) -> Tensor:
+    """(S, D) embeddings, L2-normalised, float32."""
+    return F.normalize(embeddings.float(), dim=1)

@@ -1,6 +1,8 @@
-"""Every embedding meets its own instance id: the FCOS adapter against a plain loop.
+"""Every embedding meets its own instance id: each adapter against a plain loop.
 
-Legend: N images, A points, D embedding width.
+Two images of different sizes in one batch, padded on the right and below, and one without boxes.
+
+Legend: N images, A points or anchors, R RoIs, B anchors a cell, D embedding width.
 """
 
 from __future__ import annotations
@@ -10,18 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from aligndet.adapters import FCOSAdapter, conv_projector, ids_of_matched
-from models import ModelConfig, build_detector
+from aligndet import projectors
+from aligndet.adapters import ADAPTERS, ids_of_matched
+from models import build_detector
+from models.faster_rcnn import add_boxes
+from tests.small_detectors import BOX_LOSSES, OPTIONS, model_config
 
 WIDTH = 32
-LEVEL_SIZES = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]  # of a 64 x 96 image, strides 8 to 128
+LEVEL_SIZES = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]  # of a 64 x 96 batch, strides 8 to 128
 BOXES = [
     torch.tensor([[4.0, 4, 90, 60], [10, 10, 30, 40], [50, 8, 94, 62]]),
-    torch.tensor([[60.0, 30, 80, 50], [0, 0, 96, 64]]),
+    torch.tensor([[51.0, 20, 70, 43], [1, 2, 72, 49]]),
     torch.zeros(0, 4),
 ]
 IDS = [torch.tensor([0, 1, 2]), torch.tensor([3, 256]), torch.zeros(0, dtype=torch.int64)]
-SIZES = torch.tensor([[64, 96]] * 3)
+SIZES = torch.tensor([[64, 96], [50, 73], [64, 96]])
 
 
 class Fixed(nn.Module):
@@ -35,12 +40,11 @@ class Fixed(nn.Module):
         return self.result
 
 
-def adapter(samples=None):
+def adapter(name, samples=None):
     torch.manual_seed(0)
-    options = {"channels": WIDTH, "num_convs": 1}
-    detector = build_detector(ModelConfig(backbone="resnet18", options=options), num_classes=1)
+    detector = build_detector(model_config(name), num_classes=1)
     detector.backbone = None
-    return FCOSAdapter(detector, WIDTH, samples)
+    return ADAPTERS[name](detector, WIDTH, samples)
 
 
 def features(seed=0):
@@ -49,13 +53,64 @@ def features(seed=0):
     return [torch.randn(3, *shape, generator=generator) for shape in shapes]
 
 
-def id_by_loop(level, row, column, boxes, ids):
+def run(model, with_losses=False, order=(0, 1, 2)):
+    """The batch above, or its images in another order."""
+    order = list(order)
+    return model(
+        [f[order] for f in features()],
+        SIZES[order],
+        [BOXES[i] for i in order],
+        [IDS[i] for i in order],
+        with_losses=with_losses,
+    )
+
+
+def cells():
+    """Image, level, row and column of every cell, in the order in which predictions are listed."""
+    return [
+        (image, level, row, column)
+        for image in range(3)
+        for level, (height, width) in enumerate(LEVEL_SIZES)
+        for row in range(height)
+        for column in range(width)
+    ]
+
+
+def code_pyramid():
+    """A pyramid in which each cell of each level of each image holds a code of its own."""
+    generator = torch.Generator().manual_seed(1)
+    pyramid = [torch.zeros(3, WIDTH, *size) for size in LEVEL_SIZES]
+    codes = {}
+    for cell in cells():
+        image, level, row, column = cell
+        codes[cell] = F.normalize(torch.rand(WIDTH, generator=generator), dim=0)
+        pyramid[level][image, :, row, column] = codes[cell]
+    return pyramid, codes
+
+
+def places(embeddings, codes):
+    """Which of the codes each embedding is; each must be one of them."""
+    best, place = (embeddings @ torch.stack(codes).T).max(dim=1)
+    torch.testing.assert_close(best, torch.ones_like(best))
+    return place.tolist()
+
+
+def iou(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    overlap = max(width, 0) * max(height, 0)
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b)]
+    return overlap / (sum(areas) - overlap)
+
+
+def point_id(cell):
     """FCOS, section 3.1 with centre sampling, for one point: the id of its box or -1."""
+    image, level, row, column = cell
     stride = 8 * 2**level
     x, y = (column + 0.5) * stride, (row + 0.5) * stride
     lower, upper = [(0, 64), (64, 128), (128, 256), (256, 512), (512, float("inf"))][level]
     best, best_area = -1, float("inf")
-    for (x1, y1, x2, y2), instance in zip(boxes.tolist(), ids.tolist(), strict=True):
+    for (x1, y1, x2, y2), instance in zip(BOXES[image].tolist(), IDS[image].tolist(), strict=True):
         sides = (x - x1, y - y1, x2 - x, y2 - y)
         central = max(abs(x - (x1 + x2) / 2), abs(y - (y1 + y2) / 2)) < 1.5 * stride
         area = (x2 - x1) * (y2 - y1)
@@ -64,74 +119,186 @@ def id_by_loop(level, row, column, boxes, ids):
     return best
 
 
-def test_every_embedding_meets_the_id_of_its_image_and_position():
-    model = adapter()
-    # Instead of features, each position of each level of each image holds a code of its own.
-    generator = torch.Generator().manual_seed(1)
-    codes, expected, pyramid = [], [], []
-    for level, (height, width) in enumerate(LEVEL_SIZES):
-        maps = torch.zeros(3, WIDTH, height, width)
-        for image in range(3):
-            for row in range(height):
-                for column in range(width):
-                    code = F.normalize(torch.randn(WIDTH, generator=generator), dim=0)
-                    maps[image, :, row, column] = code
-                    codes.append(code)
-                    expected.append(id_by_loop(level, row, column, BOXES[image], IDS[image]))
-        pyramid.append(maps)
+def test_every_point_meets_the_id_of_its_image_and_position():
+    model = adapter("fcos")
+    pyramid, codes = code_pyramid()
     model.detector.neck = Fixed(pyramid)
     model.detector.head.cls_tower = nn.Identity()
     model.detector.head.cls_logits = nn.Identity()
-    output = model(features(), SIZES, BOXES, IDS, with_losses=False)
-
-    similarity = output.embeddings @ torch.stack(codes).T
-    best, place = similarity.max(dim=1)
-    torch.testing.assert_close(best, torch.ones_like(best))  # each embedding is one of the codes
-    assert sorted(place.tolist()) == list(range(len(codes)))  # and none is missing
-    assert output.ids.tolist() == [expected[p] for p in place.tolist()]
+    output = run(model)
+    expected = [point_id(cell) for cell in cells()]
+    found = places(output.embeddings, list(codes.values()))
+    assert sorted(found) == list(range(len(codes)))  # none is missing
+    assert output.ids.tolist() == [expected[place] for place in found]
     assert {0, 1, 2, 3, 256, -1} == set(expected)
     assert output.positives == sum(i >= 0 for i in expected)
 
 
-def test_embeddings_have_unit_length_and_samples_are_limited():
-    output = adapter(samples=20)(features(), SIZES, BOXES, IDS, with_losses=False)
-    assert output.embeddings.shape == (20, WIDTH)
-    torch.testing.assert_close(output.embeddings.norm(dim=1), torch.ones(20))
-    assert output.losses == {}
-    assert (output.ids >= 0).sum() == min(20, output.positives)
+def anchor_ids():
+    """RetinaNet, section 4, by loop: for every anchor the id of its box, -1, or -2 (ignored)."""
+    anchors = []  # of one image
+    for _, level, row, column in cells()[: len(cells()) // 3]:
+        stride = 8 * 2**level
+        for ratio in (0.5, 1.0, 2.0):
+            for scale in range(3):
+                size = 4 * stride * 2 ** (scale / 3)
+                width, height = size / ratio**0.5, size * ratio**0.5
+                x, y = column * stride, row * stride
+                anchors.append((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+    result = []
+    for boxes, ids in zip(BOXES, IDS, strict=True):
+        table = [[iou(anchor, box) for box in boxes.tolist()] for anchor in anchors]
+        top = [max(column) for column in zip(*table, strict=True)]  # best IoU of each box
+        for row in table:
+            best = max(row, default=0.0)
+            promoted = any(value > t - 1e-6 for value, t in zip(row, top, strict=True))
+            if best >= 0.5 or promoted:
+                result.append(ids[row.index(best)].item())
+            else:
+                result.append(-1 if best < 0.4 else -2)
+    return result
 
 
-def test_sample_default_is_the_paper_number():
-    assert adapter().samples == 2048
-    assert adapter(samples=7).samples == 7
+def check_anchors_meet_their_ids():
+    model = adapter("retinanet")
+    pyramid, codes = code_pyramid()
+    model.detector.neck = Fixed(pyramid)
+    head = model.detector.head
+    head.cls_tower = nn.Identity()
+    # A projector that turns the code of a cell, in another way for each of its anchors.
+    convolution, _, linear = head.cls_logits.layers
+    nn.init.dirac_(convolution.weight)
+    turns = [torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0] for _ in range(9)]
+    linear.weight.data = torch.cat(turns)
+    output = run(model)
+    expected = anchor_ids()
+    turned = [turn @ code for code in codes.values() for turn in turns]
+    found = places(output.embeddings, turned)
+    assert sorted(found) == [p for p, i in enumerate(expected) if i != -2]  # all but the ignored
+    assert output.ids.tolist() == [expected[place] for place in found]
+    assert {0, 1, 2, 3, 256, -1, -2} == set(expected)
+    assert output.positives == sum(i >= 0 for i in expected)
 
 
-def test_box_losses_are_those_of_the_detector():
-    model = adapter()
-    output = model(features(), SIZES, BOXES, IDS, with_losses=True)
+def test_every_anchor_meets_the_id_of_its_image_and_position():
+    check_anchors_meet_their_ids()
+
+
+def test_features_level_by_level_against_labels_image_by_image_are_noticed(monkeypatch):
+    """The authors' order of the features; the check above must not pass with it."""
+
+    def level_by_level(maps, per_cell):
+        flat = [x.permute(0, 2, 3, 1).reshape(-1, x.shape[1] // per_cell) for x in maps]
+        return torch.cat(flat).unflatten(0, (len(maps[0]), -1))
+
+    monkeypatch.setattr(projectors, "flatten_predictions", level_by_level)
+    with pytest.raises(AssertionError):
+        check_anchors_meet_their_ids()
+
+
+def test_every_roi_meets_the_id_of_its_image_and_box(monkeypatch):
+    model = adapter("faster_rcnn")
     detector = model.detector
+    # The features of an RoI are its place and its image, from which its embedding tells it again.
+    monkeypatch.setattr(detector.roi_head, "box_features", place_of_rois)
+    detector.roi_head.classifier = nn.Identity()
+    output = run(model)
+
+    pyramid = detector.neck(features())
+    limits = (detector.config.topk_train, detector.config.proposals_train)
+    proposed = detector.rpn.propose(detector.rpn(pyramid), SIZES, *limits)
+    expected = []
+    for image, rois in enumerate(add_boxes(proposed, BOXES)):
+        for roi in rois.tolist():
+            overlaps = [iou(roi, box) for box in BOXES[image].tolist()]
+            if max(overlaps, default=0.0) >= 0.5:
+                instance = IDS[image][overlaps.index(max(overlaps))].item()
+                expected.append(([image, *roi], instance))
+    found = output.embeddings / output.embeddings[:, 5:]
+    found = [
+        ([round(e[4]), *e[:4]], i) for e, i in zip(found.tolist(), output.ids.tolist(), strict=True)
+    ]
+    for (ours, our_id), (theirs, their_id) in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+        assert our_id == their_id
+    assert {i for _, i in found} == {0, 1, 2, 3, 256}  # the boxes are RoIs, too
+    assert len(found) > 5  # and so is what the RPN found
+    assert output.positives == len(found)
+
+
+def place_of_rois(_, rois):
+    """Corners, image and 1, of the RoIs (R, 4) of each image."""
+    numbered = [F.pad(r, (0, 1), value=n) for n, r in enumerate(rois)]
+    return F.pad(torch.cat(numbered), (0, 1), value=1.0)
+
+
+@pytest.mark.parametrize(("name", "number"), [("fcos", 1), ("retinanet", 3), ("faster_rcnn", 3)])
+def test_samples_are_limited_in_the_batch_or_in_each_image(name, number):
+    output = run(adapter(name, samples=3))
+    if name == "faster_rcnn":  # no background
+        number -= 1
+    assert len(output.ids) == number * 3
+    assert output.embeddings.shape == (number * 3, WIDTH)
+    torch.testing.assert_close(output.embeddings.norm(dim=1), torch.ones(number * 3))
+    assert output.losses == {}
+    if name != "faster_rcnn":
+        in_boxes = 3 if name == "fcos" else 6  # positives first
+        assert (output.ids >= 0).sum() == in_boxes
+
+
+def test_sample_defaults_are_the_paper_numbers():
+    numbers = {name: adapter(name).samples for name in OPTIONS}
+    assert numbers == {"fcos": 2048, "retinanet": 2048, "faster_rcnn": 4096}
+    assert adapter("fcos", samples=7).samples == 7
+
+
+def fcos_losses(detector):
     pyramid = detector.neck(features()[1:])
     points, strides = detector.points_for(pyramid)
     distances, centerness = detector.head.boxes_from(detector.head.towers(pyramid)[1])
     matched = detector.assign(points, strides, BOXES)
-    expected = detector.box_losses(distances, centerness, points, matched, BOXES)
-    assert output.losses.keys() == expected.keys() == {"loss_box", "loss_centerness"}
-    for name, value in expected.items():
-        torch.testing.assert_close(output.losses[name], value)
+    return detector.box_losses(distances, centerness, points, matched, BOXES)
 
 
-def test_the_place_of_an_image_in_the_batch_does_not_matter():
+def retinanet_losses(detector):
+    pyramid = detector.neck(features()[1:])
+    anchors = detector.anchors_for(pyramid)
+    deltas = detector.head.deltas_from(detector.head.towers(pyramid)[1])
+    return detector.box_losses(deltas, anchors, detector.assign(anchors, BOXES), BOXES)
+
+
+def faster_rcnn_losses(detector):
+    pyramid = detector.neck(features())
+    proposed = detector.rpn(pyramid)
+    limits = (detector.config.topk_train, detector.config.proposals_train)
+    rois = add_boxes(detector.rpn.propose(proposed, SIZES, *limits), BOXES)
+    matched = detector.roi_head.assign(rois, BOXES)
+    rois = [r[m >= 0] for r, m in zip(rois, matched, strict=True)]
+    matched = [m[m >= 0] for m in matched]
+    deltas = detector.roi_head.deltas_from(detector.roi_head.box_features(pyramid[:-1], rois))
+    losses = detector.rpn.losses(proposed, BOXES)
+    return losses | detector.roi_head.box_losses(deltas, rois, matched, BOXES)
+
+
+@pytest.mark.parametrize(
+    ("name", "losses_of"),
+    [("fcos", fcos_losses), ("retinanet", retinanet_losses), ("faster_rcnn", faster_rcnn_losses)],
+)
+def test_box_losses_are_those_of_the_detector(name, losses_of):
+    model = adapter(name)
+    output = run(model, with_losses=True)
+    expected = losses_of(model.detector)
+    assert output.losses.keys() == expected.keys() == BOX_LOSSES[name]
+    for key, value in expected.items():
+        assert value > 0
+        torch.testing.assert_close(output.losses[key], value)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_place_of_an_image_in_the_batch_does_not_matter(name):
     """It changes the order of the samples, nothing else."""
-    model = adapter()
-    order = [2, 0, 1]
-    straight = model(features(), SIZES, BOXES, IDS, with_losses=False)
-    moved = model(
-        [f[order] for f in features()],
-        SIZES,
-        [BOXES[i] for i in order],
-        [IDS[i] for i in order],
-        with_losses=False,
-    )
+    model = adapter(name)
+    straight, moved = run(model), run(model, order=(2, 0, 1))
     for instance in (0, 1, 2, 3, 256):
         ours = straight.embeddings[straight.ids == instance]
         theirs = moved.embeddings[moved.ids == instance]
@@ -147,13 +314,3 @@ def test_ids_of_matched_by_hand():
     assert torch.equal(matched, before)
     with pytest.raises(ValueError, match="zip"):
         ids_of_matched(matched, ids[:1])
-
-
-def test_projector_is_conv_relu_conv_with_the_reach_of_the_classifier():
-    projector = conv_projector(8, 5)
-    x = torch.zeros(1, 8, 7, 7, requires_grad=True)
-    out = projector(x + 1.0)
-    assert out.shape == (1, 5, 7, 7)
-    out[0, :, 3, 3].sum().backward()
-    rows, columns = x.grad[0].abs().sum(dim=0).nonzero().unbind(dim=1)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 4, 2, 4)

@@ -10,7 +10,8 @@ import torch
 
 from aligndet.adapters import ADAPTERS
 from aligndet.box_domain import BoxDomain, BoxDomainConfig, instance_ids
-from models import ModelConfig, build_detector
+from models import build_detector
+from tests.small_detectors import BOX_LOSSES, model_config
 
 EMPTY = torch.zeros(0, 4)
 BOXES = [
@@ -19,14 +20,11 @@ BOXES = [
 ]
 
 
-def build(norm="frozen_bn", frozen_stages=2, **changes):
+def build(name="fcos", norm="frozen_bn", frozen_stages=2, **changes):
     torch.manual_seed(0)
-    options = {"channels": 32, "num_convs": 1}
-    model = ModelConfig(
-        backbone="resnet18", norm=norm, frozen_stages=frozen_stages, options=options
-    )
+    model = model_config(name, norm=norm, frozen_stages=frozen_stages)
     config = BoxDomainConfig(embedding_width=16, **changes)
-    return BoxDomain(build_detector(model, num_classes=1), "fcos", config).train()
+    return BoxDomain(build_detector(model, num_classes=1), name, config).train()
 
 
 def view(boxes, seed):
@@ -53,8 +51,9 @@ def sgd(task):
     return torch.optim.SGD(trainable, lr=0.01, momentum=0.9)
 
 
-def test_target_starts_equal_but_shares_no_memory():
-    task = build()
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_target_starts_equal_but_shares_no_memory(name):
+    task = build(name)
     online, target = task.online.state_dict(), task.target.state_dict()
     assert list(online) == list(target)
     for name, tensor in online.items():
@@ -87,24 +86,23 @@ def test_backbone_is_stored_once():
     assert len(set(pointers)) == len(pointers)
 
 
-def test_weights_are_backbone_neck_and_head_once():
-    task = build()
-    torch.manual_seed(0)
-    options = {"channels": 32, "num_convs": 1}
-    detector = build_detector(ModelConfig(backbone="resnet18", options=options), num_classes=1)
-    replaced = ADAPTERS["fcos"].replaced
-    expected = {name for name in detector.state_dict() if not name.startswith(replaced)}
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_weights_are_backbone_neck_and_head_once(name):
+    task = build(name)
+    detector = build_detector(model_config(name), num_classes=1)
+    replaced = ADAPTERS[name].replaced
+    expected = {key for key in detector.state_dict() if not key.startswith(replaced)}
     weights = task.weights()
-    projector = {name for name in weights if name.startswith(replaced)}
+    projector = {key for key in weights if key.startswith(replaced)}
     assert set(weights) - projector == expected
-    assert len(projector) == 4  # two convolutions
+    assert len(projector) == 4  # two layers
     with torch.no_grad():
         for parameter in task.target.parameters():
             parameter.add_(1.0)
     online = task.online.detector.state_dict()
-    for name, tensor in task.weights().items():
-        source = task.backbone.state_dict() if name.startswith("backbone.") else online
-        assert torch.equal(tensor, source[name.removeprefix("backbone.")]), name
+    for key, tensor in task.weights().items():
+        source = task.backbone.state_dict() if key.startswith("backbone.") else online
+        assert torch.equal(tensor, source[key.removeprefix("backbone.")]), key
 
 
 def test_target_gets_no_gradient_and_moves_by_the_formula():
@@ -168,32 +166,56 @@ def test_instance_256_is_no_background():
 
 
 @pytest.mark.parametrize("boxes", [[BOXES[0], EMPTY], [EMPTY, BOXES[1]], [EMPTY, EMPTY]])
-def test_images_without_proposals(boxes):
-    task = build()
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_images_without_proposals(name, boxes):
+    task = build(name)
     losses, statistics = task(batch(boxes))
     sum(losses.values()).backward()
-    assert losses.keys() == {"loss_contrast", "loss_box", "loss_centerness"}
+    assert losses.keys() == {"loss_contrast"} | BOX_LOSSES[name]
     assert all(torch.isfinite(v) for v in [*losses.values(), *statistics.values()])
     none_at_all = all(len(b) == 0 for b in boxes)
-    assert all((v == 0) == none_at_all for v in losses.values())
-    for name, parameter in task.online.named_parameters():
-        assert parameter.grad is not None, name  # so that DDP can reduce it
-        assert torch.isfinite(parameter.grad).all(), name
-        if none_at_all:
-            assert not parameter.grad.any(), name
+    for key, loss in losses.items():
+        # That there is no object is something to learn, too, for the RPN.
+        assert (loss == 0) == (none_at_all and key != "loss_rpn_objectness"), key
+    for key, parameter in task.online.named_parameters():
+        assert parameter.grad is not None, key  # so that DDP can reduce it
+        assert torch.isfinite(parameter.grad).all(), key
+        if none_at_all and name != "faster_rcnn":
+            assert not parameter.grad.any(), key
 
 
-def test_all_of_the_online_branch_gets_a_gradient():
-    task = build()
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_more_proposals_than_any_cap(name):
+    """320 in one image, on a grid, and each of them counts."""
+    y, x = torch.meshgrid(torch.arange(16) * 3.0 + 1, torch.arange(20) * 4.0 + 2, indexing="ij")
+    corners = torch.stack((x, y), dim=2).reshape(-1, 2)
+    many = torch.cat((corners, corners + torch.tensor([13.0, 14.0])), dim=1)
+    task = build(name)
+    losses, statistics = task(batch([many, BOXES[1]]))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(v) for v in [*losses.values(), *statistics.values()])
+    ids = []
+    task.online.register_forward_hook(lambda *call: ids.append(call[2].ids))
+    task(batch([many, BOXES[1]]))
+    assert {320, 321} <= set(ids[0].tolist())  # of the second image
+    if name == "faster_rcnn":  # every box is an RoI
+        assert set(ids[0].tolist()) == set(range(322))
+    else:  # not every box has an anchor or a point
+        assert (ids[0].unique() >= 0).sum() > 50
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_all_of_the_online_branch_gets_a_gradient(name):
+    task = build(name)
     losses, _ = task(batch())
     sum(losses.values()).backward()
-    for name, parameter in task.named_parameters():
-        assert parameter.requires_grad == name.startswith("online."), name
-        assert (parameter.grad is not None) == parameter.requires_grad, name
-    # And each loss reaches its own branch.
-    head = task.online.detector.head
-    for module in (head.cls_tower, head.box_tower, head.cls_logits, head.box_regression):
-        assert all(p.grad.abs().sum() > 0 for p in module.parameters() if p.ndim > 1)
+    for key, parameter in task.named_parameters():
+        assert parameter.requires_grad == key.startswith("online."), key
+        assert (parameter.grad is not None) == parameter.requires_grad, key
+    # And each layer behind the neck is reached by a loss; gradients of biases may cancel.
+    for key, parameter in task.online.named_parameters():
+        reached = parameter.ndim > 1 and not key.startswith("detector.neck.")
+        assert not reached or parameter.grad.any(), key
 
 
 def test_weights_of_the_losses():
@@ -207,8 +229,9 @@ def test_weights_of_the_losses():
     )
 
 
-def test_losses_go_down():
-    task = build()
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_losses_go_down(name):
+    task = build(name)
     optimizer = sgd(task)
     first, _ = task(batch())
     for number in range(10):

@@ -1,0 +1,29 @@
+"""One small detector of each kind, for tests of everything that must fit all of them."""
+
+from __future__ import annotations
+
+from models import ModelConfig
+
+EVERYTHING = 10_000  # so many samples that nothing is left to chance
+OPTIONS = {
+    "fcos": {"channels": 32, "num_convs": 1},
+    "retinanet": {"channels": 32, "num_convs": 1},
+    "faster_rcnn": {
+        "channels": 32,
+        "box_features": 64,
+        "roi_size": 5,
+        "rpn_samples": EVERYTHING,
+        "roi_samples": EVERYTHING,
+    },
+}
+BOX_LOSSES = {
+    "fcos": {"loss_box", "loss_centerness"},
+    "retinanet": {"loss_box"},
+    "faster_rcnn": {"loss_rpn_objectness", "loss_rpn_box", "loss_box"},
+}
+
+
+def model_config(detector="fcos", **changes):
+    """A detector on a ResNet-18; ``options`` replace those here."""
+    changes = {"backbone": "resnet18", "options": OPTIONS[detector], **changes}
+    return ModelConfig(detector=detector, **changes)
