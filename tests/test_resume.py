@@ -1,4 +1,5 @@
-"""A run that is killed and resumed ends as one that was not, bit by bit, in both stages."""
+"""A run that is killed and resumed ends as one that was not, bit by bit: both stages, each
+detector."""
 
 from __future__ import annotations
 
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small_detectors import OPTIONS
+
 ROOT = Path(__file__).parent.parent
 STEPS = 6
-# Few samples, so that background is drawn at random.
-SETTINGS = {"schedule__iterations": STEPS, "box_domain__samples": 150}
+# Few samples, so that they are drawn at random.
+FEW = {"faster_rcnn": {"rpn_samples": 64, "roi_samples": 16}}
+SAMPLES = {"fcos": 150, "retinanet": 150, "faster_rcnn": 8}
 
 # Kill -9 at an exact place: when a function returns for the n-th time.
 KILLED = """
@@ -50,6 +54,18 @@ PLACES = {
     },
 }
 CHECKPOINT = {"pretrain": 4, "finetune": 2}  # the step each is resumed from
+RUNS = [f"{script}_{detector}" for script in PLACES for detector in OPTIONS]
+
+
+def settings(name):
+    """Changes to the config of a run."""
+    detector = name.partition("_")[2]
+    return {
+        "model__detector": detector,
+        "model__options": {**OPTIONS[detector], **FEW.get(detector, {})},
+        "schedule__iterations": STEPS,
+        "box_domain__samples": SAMPLES[detector],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +73,24 @@ def folder(tmp_path_factory, write_config, script):
     """Uninterrupted runs ``NAME.whole``, and ``NAME.killed`` as the kill left them."""
     folder = tmp_path_factory.mktemp("resume")
     children = {}
-    for name, place in PLACES.items():
-        path = write_config(folder / f"{name}.killed", **SETTINGS)
-        command = [sys.executable, "-c", KILLED.format(script=name, **place), "--config", str(path)]
+    for name in RUNS:
+        path = write_config(folder / f"{name}.killed", **settings(name))
+        code = KILLED.format(script=script_of(name), **PLACES[script_of(name)])
+        command = [sys.executable, "-c", code, "--config", str(path)]
         children[name] = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-    for name in PLACES:
-        path = write_config(folder / f"{name}.whole", **SETTINGS)
-        script(name, "--config", path)
+    for name in RUNS:
+        path = write_config(folder / f"{name}.whole", **settings(name))
+        script(script_of(name), "--config", path)
     for name, child in children.items():
         output, _ = child.communicate()
         assert child.returncode == -9, f"{name} was not killed:\n{output}"
     return folder
+
+
+def script_of(name):
+    return name.partition("_")[0]
 
 
 def lines(run):
@@ -86,18 +107,18 @@ def assert_equal_tensors(ours, theirs):
         assert torch.equal(tensor, theirs[name]), name
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", RUNS)
 def test_killed_and_resumed_equals_uninterrupted(folder, script, capsys, name):
     killed, whole = folder / f"{name}.killed", folder / f"{name}.whole"
     last = torch.load(killed / "last.pt", weights_only=True)
-    assert last["step"] == CHECKPOINT[name]
-    assert len(lines(killed)) > CHECKPOINT[name]  # lines that will be dropped
+    assert last["step"] == CHECKPOINT[script_of(name)]
+    assert len(lines(killed)) > CHECKPOINT[script_of(name)]  # lines that will be dropped
     assert not (killed / "weights.pt").exists()
     with open(killed / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "lo')  # as if the kill had come within a line, too
 
-    script(name, "--config", folder / f"{name}.killed.yaml")
-    assert f"resumed at step {CHECKPOINT[name]}" in capsys.readouterr().out
+    script(script_of(name), "--config", folder / f"{name}.killed.yaml")
+    assert f"resumed at step {CHECKPOINT[script_of(name)]}" in capsys.readouterr().out
 
     assert [line["step"] for line in lines(killed)] == list(range(1, STEPS + 1))
     assert [without_speed(line) for line in lines(killed)] == [
@@ -113,15 +134,15 @@ def test_killed_and_resumed_equals_uninterrupted(folder, script, capsys, name):
     assert_equal_tensors(*velocities)
     ours, theirs = (torch.load(run / "weights.pt", weights_only=True) for run in (killed, whole))
     assert_equal_tensors(ours["model"], theirs["model"])
-    if name == "finetune":
+    if script_of(name) == "finetune":
         assert (killed / "results.json").read_text() == (whole / "results.json").read_text()
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", RUNS)
 def test_resuming_with_other_settings_is_refused(folder, error_of, name):
     path = folder / f"{name}.whole.yaml"
     before = (folder / f"{name}.whole" / "last.pt").read_bytes()
-    message = error_of(name, "--config", path, "optim.lr=0.02", "data.workers=1")
+    message = error_of(script_of(name), "--config", path, "optim.lr=0.02", "data.workers=1")
     assert "last.pt: was made with other settings (optim.lr: 0.01 -> 0.02);" in message
     assert (folder / f"{name}.whole" / "last.pt").read_bytes() == before
 
