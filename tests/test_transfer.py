@@ -18,25 +18,28 @@ from aligndet.transfer import (
     read_detector,
 )
 from data.coco import Categories
-from models import ModelConfig, build_detector
+from models import build_detector
+from tests import small_detectors
+from tests.small_detectors import model_config
 
-OPTIONS = {"channels": 32, "num_convs": 1}
+OPTIONS = small_detectors.OPTIONS["fcos"]
 CLASSES = Categories((3, 7), ("red", "blue"))
 CLASSIFIER = ["head.cls_logits.weight", "head.cls_logits.bias"]
-PROJECTOR = [f"head.cls_logits.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias")]
-BOX_OUTPUTS = [
-    *("head.box_regression.weight", "head.box_regression.bias"),
-    *("head.centerness.weight", "head.centerness.bias"),
-]
+# Of each detector: the classifier's place, the projector's layers in it, and the box outputs.
+LAYERS = {
+    "fcos": ("head.cls_logits", ("0", "2"), ("head.box_regression", "head.centerness")),
+    "retinanet": ("head.cls_logits", ("layers.0", "layers.2"), ("head.box_regression",)),
+    "faster_rcnn": ("roi_head.classifier", ("0", "2"), ("roi_head.box_regression",)),
+}
 
 
-def model_config(**changes):
-    return ModelConfig(**{"backbone": "resnet18", "options": OPTIONS, **changes})
+def tensors(*layers):
+    return [f"{layer}.{name}" for layer in layers for name in ("weight", "bias")]
 
 
-def detector(num_classes=2, seed=9, **changes):
+def detector(num_classes=2, seed=9, name="fcos", **changes):
     torch.manual_seed(seed)
-    return build_detector(model_config(**changes), num_classes)
+    return build_detector(model_config(name, **changes), num_classes)
 
 
 def randomize(weights, seed=5):
@@ -51,13 +54,20 @@ def randomize(weights, seed=5):
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """weights.pt of box-domain pre-training and what it holds."""
-    config = BoxDomainConfig(embedding_width=8)
-    weights = randomize(BoxDomain(detector(1), "fcos", config).weights())
-    path = tmp_path_factory.mktemp("pretrained") / "weights.pt"
-    checkpoint.save(pretrained_file(weights, model_config()), path)
-    return path
+def pretrained_of(tmp_path_factory):
+    """weights.pt of each detector's box-domain pre-training."""
+    paths = {}
+    for name in LAYERS:
+        task = BoxDomain(detector(1, name=name), name, BoxDomainConfig(embedding_width=8))
+        paths[name] = tmp_path_factory.mktemp("pretrained") / "weights.pt"
+        content = pretrained_file(randomize(task.weights()), model_config(name))
+        checkpoint.save(content, paths[name])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def pretrained(pretrained_of):
+    return pretrained_of["fcos"]
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +79,9 @@ def fine_tuned(tmp_path_factory):
     return path
 
 
-def load(path, model=None, classes=CLASSES, **config):
-    model = detector(len(classes)) if model is None else model
-    manifest = load_pretrained(model, "fcos", path, classes, TransferConfig(**config))
+def load(path, model=None, classes=CLASSES, name="fcos", **config):
+    model = detector(len(classes), name=name) if model is None else model
+    manifest = load_pretrained(model, name, path, classes, TransferConfig(**config))
     return model, manifest
 
 
@@ -88,15 +98,28 @@ def check_complete(manifest, path, model, before):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_pretrained_weights_are_loaded_but_for_the_projector(pretrained, keep):
-    before = detector().state_dict()
-    model, manifest = load(pretrained, keep_box_outputs=keep)
-    check_complete(manifest, pretrained, model, before)
-    box_outputs = [] if keep else BOX_OUTPUTS
-    assert sorted(manifest.dropped) == sorted(PROJECTOR + box_outputs)
-    assert sorted(manifest.fresh) == sorted(CLASSIFIER + box_outputs)
-    assert "head.scales" in manifest.loaded
-    assert manifest.source == str(pretrained)
+@pytest.mark.parametrize("name", LAYERS)
+def test_pretrained_weights_are_loaded_but_for_the_projector(pretrained_of, name, keep):
+    before = detector(name=name).state_dict()
+    model, manifest = load(pretrained_of[name], name=name, keep_box_outputs=keep)
+    check_complete(manifest, pretrained_of[name], model, before)
+    classifier, projector, box_outputs = LAYERS[name]
+    box_outputs = [] if keep else tensors(*box_outputs)
+    projector = tensors(*(f"{classifier}.{layer}" for layer in projector))
+    assert sorted(manifest.dropped) == sorted(projector + box_outputs)
+    assert sorted(manifest.fresh) == sorted(tensors(classifier) + box_outputs)
+    assert manifest.source == str(pretrained_of[name])
+
+
+def test_a_box_a_class_can_be_fine_tuned_but_not_kept_from_pre_training(pretrained_of):
+    options = {**small_detectors.OPTIONS["faster_rcnn"], "class_agnostic": False}
+    path = pretrained_of["faster_rcnn"]
+    model = detector(name="faster_rcnn", options=options)
+    _, manifest = load(path, model, name="faster_rcnn")
+    assert "roi_head.box_regression.weight" in manifest.fresh
+    shapes = r"roi_head.box_regression.weight has shape \(4, 64\), not \(8, 64\)"
+    with pytest.raises(ValueError, match=rf"does not fit this faster_rcnn \({shapes}"):
+        load(path, model, name="faster_rcnn", keep_box_outputs=True)
 
 
 def test_the_fresh_classifier_starts_at_the_prior(pretrained):
