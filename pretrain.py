@@ -50,7 +50,9 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
     if dist.is_main() and config.model.backbone_weights is None:
-        print("model.backbone_weights is not set: the backbone is random, and stays so")
+        frozen = config.box_domain.freeze_backbone
+        fate = "stays so" if frozen else "is trained too (box_domain.freeze_backbone=false)"
+        print(f"model.backbone_weights is not set: the backbone is random, and {fate}")
     batches = Batches(dataset, dataset.coco.aspect_ratios, collate_views)
     fit(task, batches, config, run, resume, device)
     if dist.is_main():

@@ -35,7 +35,7 @@ class TransferConfig:
 class Manifest:
     """Names of weights; every weight of the file and of the detector is in exactly one list."""
 
-    source: str
+    source: str | None  # the file, or None for a random start
     loaded: list[str]  # from the file into the detector
     dropped: list[str]  # in the file, not used
     fresh: list[str]  # in the detector, left at their random initialisation
@@ -46,7 +46,7 @@ class Manifest:
 
     def summary(self) -> str:
         """A few lines for the terminal: modules and the number of their tensors."""
-        lines = [f"weights from {self.source}"]
+        lines = [f"weights from {self.source}" if self.source else "no weights: a random start"]
         for kind in ("loaded", "dropped", "fresh"):
             names = getattr(self, kind)
             lines.append(f"  {kind:8}{len(names):4} tensors  {_modules(names)}")
@@ -163,7 +163,7 @@ def backbone_manifest(detector: nn.Module, source: str | None) -> Manifest:
     """The manifest of a start from the backbone alone (``model.backbone_weights``)."""
     names = list(detector.state_dict())
     loaded = [n for n in names if n.startswith("backbone.")] if source else []
-    return Manifest(str(source), loaded, [], [n for n in names if n not in set(loaded)])
+    return Manifest(source, loaded, [], [n for n in names if n not in set(loaded)])
 
 
 def _first_problem(

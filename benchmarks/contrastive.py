@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import statistics
-import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from peak_memory import PeakMemory
 from torch import Tensor
 
 from losses.contrastive import instance_contrastive_loss
@@ -64,35 +61,15 @@ LOSSES = {"ours": instance_contrastive_loss, "expanded": expanded_loss}
 
 
 def run(name: str, samples: int, instances: int, width: int, background: float) -> Run:
-    """Value, seconds and peak bytes above the inputs of a loss and its gradient.
-
-    Called in a fresh process: memory that an earlier run gave back to the allocator but not to the
-    system would hide what this one takes.
-    """
+    """Value, seconds and peak bytes above the inputs of a loss and its gradient; called in a fresh
+    process."""
     warm = make_samples(64, 4, width, 0.0)
     inputs = make_samples(samples, instances, width, background)
     torch.autograd.grad(LOSSES[name](*warm), warm[0])
-    before, peak, running = resident(), [0], threading.Event()
-
-    def watch() -> None:
-        while not running.is_set():
-            peak[0] = max(peak[0], resident())
-            time.sleep(0.0005)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    value = LOSSES[name](*inputs)
-    torch.autograd.grad(value, inputs[0])
-    seconds = time.perf_counter() - start
-    running.set()
-    watcher.join()
-    return Run(value.item(), seconds, peak[0] - before)
-
-
-def resident() -> int:
-    """Resident memory of this process in bytes (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with PeakMemory() as peak:
+        value = LOSSES[name](*inputs)
+        torch.autograd.grad(value, inputs[0])
+    return Run(value.item(), peak.seconds, peak.bytes)
 
 
 def compare(title: str, rounds: int, names: Sequence[str], *size: float) -> None:

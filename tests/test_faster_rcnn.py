@@ -3,14 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import box_iou
 
 from models import ModelConfig, build_detector
 from models.backbone import build_backbone
 from models.faster_rcnn import FasterRCNN, FasterRCNNConfig, add_boxes
+from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch
 
-K = 3
-SIZES = torch.tensor([[128, 160], [100, 130]])
 LEVELS = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))  # of a batch of 128 x 160
 SMALL = FasterRCNNConfig(
     channels=32, box_features=64, proposals_train=60, proposals_test=40, roi_samples=64
@@ -22,21 +20,6 @@ def small_faster_rcnn(config: FasterRCNNConfig = SMALL) -> FasterRCNN:
     return FasterRCNN(build_backbone("resnet18"), config, K)
 
 
-def batch() -> torch.Tensor:
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 128, 160)
-
-
-def target(boxes: list, labels: list) -> dict[str, torch.Tensor]:
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
-
-
-TARGETS = [
-    target([[10, 12, 50, 70], [20.5, 20, 100, 120], [3, 3, 150, 60]], [0, 2, 1]),
-    target([[60, 30, 90, 77.5]], [1]),
-]
-NOTHING = [target([], []), target([], [])]
 LOSSES = ["loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box"]
 
 
@@ -97,59 +80,6 @@ def test_proposals_are_more_in_training(monkeypatch):
     assert limits == [(2000, 60), (1000, 40)]
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_targets_alone_choose_what_forward_returns(training):
-    model = small_faster_rcnn().train(training)
-    assert isinstance(model(batch(), SIZES, TARGETS), dict)
-    assert isinstance(model(batch(), SIZES), list)
-
-
-def test_detections_lie_in_the_true_image():
-    found = small_faster_rcnn(replace(SMALL, score_threshold=0.01))(batch(), SIZES)
-    assert len(found) == 2
-    for detections, (height, width) in zip(found, SIZES.tolist(), strict=True):
-        boxes, scores, labels = (detections[k] for k in ("boxes", "scores", "labels"))
-        assert 0 < len(boxes) <= 100
-        assert boxes.min() >= 0
-        assert boxes[:, 2].max() <= width
-        assert boxes[:, 3].max() <= height
-        assert (boxes[:, 2:] - boxes[:, :2]).min() >= 1
-        assert (scores[:-1] >= scores[1:]).all()
-        assert labels.min() >= 0
-        assert labels.max() < K
-
-
-def test_the_parts_that_pre_training_calls_need_no_labels():
-    # Proposals in the place of ground truth; a projector in the place of the classifier.
-    model = small_faster_rcnn()
-    model.roi_head.classifier = nn.Linear(64, 16)
-    boxes = [t["boxes"] for t in TARGETS]
-    features = model.pyramid(batch())
-    proposed = model.rpn(features)
-    losses = model.rpn.losses(proposed, boxes)
-    rois = add_boxes(model.rpn.propose(proposed, SIZES, 1000, 50), boxes)
-    matched = model.roi_head.assign(rois, boxes)
-    rois = [r[m >= 0] for r, m in zip(rois, matched, strict=True)]
-    matched = [m[m >= 0] for m in matched]
-    box_features = model.roi_head.box_features(features[:-1], rois)
-    embeddings = model.roi_head.classifier(box_features)
-    deltas = model.roi_head.deltas_from(box_features)
-    losses |= model.roi_head.box_losses(deltas, rois, matched, boxes)
-    assert embeddings.shape == (sum(len(m) for m in matched), 16)
-    assert len(embeddings) >= 4
-    assert list(losses) == ["loss_rpn_objectness", "loss_rpn_box", "loss_box"]
-    (sum(losses.values()) + embeddings.sum()).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None or not parameter.requires_grad, name
-
-
-def test_sizes_that_are_no_multiple_of_the_stride():
-    model = small_faster_rcnn()
-    images, sizes = torch.randn(1, 3, 101, 67), torch.tensor([[101, 67]])
-    assert all(v.isfinite() for v in model(images, sizes, [TARGETS[1]]).values())
-    assert len(model(images, sizes)) == 1
-
-
 def test_bfloat16_autocast():
     model = small_faster_rcnn(replace(SMALL, score_threshold=0.0, rpn_samples=10**6))
     full = model(batch(), SIZES, TARGETS)
@@ -161,24 +91,6 @@ def test_bfloat16_autocast():
         torch.testing.assert_close(value, full[key], rtol=0.2, atol=0.0)  # RoIs are sampled
     sum(losses.values()).backward()
     assert all(d["boxes"].dtype == d["scores"].dtype == torch.float32 for d in found)
-
-
-def test_learns_one_box():
-    torch.manual_seed(0)
-    model = small_faster_rcnn().train()
-    model.backbone.freeze(5)
-    images, size = torch.randn(1, 3, 64, 64), torch.tensor([[64, 64]])
-    goal = target([[8, 12, 50, 44]], [1])
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=2e-3)
-    for _ in range(80):
-        optimizer.zero_grad()
-        sum(model(images, size, [goal]).values()).backward()
-        optimizer.step()
-    best = model.eval()(images, size)[0]
-    assert best["labels"][0] == 1
-    assert best["scores"][0] > 0.5
-    assert box_iou(best["boxes"][:1], goal["boxes"]).item() > 0.8
 
 
 def test_options_of_both_stages_reach_them():

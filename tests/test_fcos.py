@@ -10,9 +10,8 @@ from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_los
 from models.backbone import build_backbone
 from models.coders import distances_to_boxes
 from models.fcos import FCOS, FCOSConfig, FCOSHead
+from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
 
-K = 3
-SIZES = torch.tensor([[128, 160], [100, 130]])
 LEVELS = ((16, 20), (8, 10), (4, 5), (2, 3), (1, 2))  # of a batch of 128 x 160
 STRIDES = (8, 16, 32, 64, 128)
 A = sum(h * w for h, w in LEVELS)
@@ -22,23 +21,6 @@ SMALL = FCOSConfig(channels=64, num_convs=2)
 def small_fcos(config: FCOSConfig = SMALL) -> FCOS:
     torch.manual_seed(0)
     return FCOS(build_backbone("resnet18"), config, K)
-
-
-def batch() -> torch.Tensor:
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 128, 160)
-
-
-def target(boxes: list, labels: list) -> dict[str, torch.Tensor]:
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
-
-
-TARGETS = [
-    target([[10, 12, 50, 70], [20.5, 20, 100, 120], [3, 3, 150, 60]], [0, 2, 1]),
-    target([[60, 30, 90, 77.5]], [1]),
-]
-NOTHING = [target([], []), target([], [])]
 
 
 def test_shapes_and_order():
@@ -210,19 +192,6 @@ def test_perfect_distances_cost_nothing():
     assert losses["loss_box"].item() == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("targets", [TARGETS, [TARGETS[0], NOTHING[0]], NOTHING])
-def test_every_trained_parameter_gets_a_finite_gradient(targets):
-    model = small_fcos().train()
-    losses = model(batch(), SIZES, targets)
-    assert list(losses) == ["loss_class", "loss_box", "loss_centerness"]
-    assert all(v.shape == () and v.isfinite() for v in losses.values())
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-
-
 def test_without_positives_box_losses_are_zero_and_so_are_their_gradients():
     model = small_fcos()
     losses = model(batch(), SIZES, NOTHING)
@@ -245,37 +214,6 @@ def test_an_image_without_boxes_adds_only_background():
     assert both["loss_class"] > alone["loss_class"]
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_targets_alone_choose_what_forward_returns(training):
-    model = small_fcos().train(training)
-    assert isinstance(model(batch(), SIZES, TARGETS), dict)
-    assert isinstance(model(batch(), SIZES), list)
-
-
-def test_detections_lie_in_the_true_image():
-    config = replace(SMALL, score_threshold=0.0)
-    found = small_fcos(config)(batch(), SIZES)
-    assert len(found) == 2
-    for detections, (height, width) in zip(found, SIZES.tolist(), strict=True):
-        boxes, scores, labels = (detections[k] for k in ("boxes", "scores", "labels"))
-        assert 0 < len(boxes) <= 100
-        assert boxes.shape == (len(scores), 4)
-        assert boxes.min() >= 0
-        assert boxes[:, 2].max() <= width
-        assert boxes[:, 3].max() <= height
-        assert (boxes[:, 2:] - boxes[:, :2]).min() >= 1
-        assert (scores[:-1] >= scores[1:]).all()
-        assert scores.max() <= 1
-        assert labels.dtype == torch.int64
-        assert labels.min() >= 0
-        assert labels.max() < K
-
-
-def test_nothing_above_the_threshold():
-    found = small_fcos(replace(SMALL, score_threshold=0.99))(batch(), SIZES)
-    assert [tuple(d["boxes"].shape) for d in found] == [(0, 4), (0, 4)]
-
-
 def test_a_planted_prediction_is_found():
     model = small_fcos()
     features = model.pyramid(batch())
@@ -295,13 +233,6 @@ def test_a_planted_prediction_is_found():
     assert found[1]["labels"].tolist() == [2]
     score = math.sqrt(1 / (1 + math.exp(-3)) / (1 + math.exp(-1)))
     assert found[1]["scores"].item() == pytest.approx(score)
-
-
-def test_sizes_that_are_no_multiple_of_the_stride():
-    model = small_fcos()
-    images, sizes = torch.randn(1, 3, 101, 67), torch.tensor([[101, 67]])
-    assert all(v.isfinite() for v in model(images, sizes, [TARGETS[1]]).values())
-    assert len(model(images, sizes)) == 1
 
 
 def test_one_image_of_one_cell_in_the_coarsest_levels():
@@ -334,24 +265,6 @@ def test_bfloat16_autocast(norm_on_stride):
     sum(losses.values()).backward()
     assert all(d["boxes"].dtype == d["scores"].dtype == torch.float32 for d in found)
     assert all(len(d["boxes"]) > 0 for d in found)
-
-
-def test_learns_one_box():
-    torch.manual_seed(0)
-    model = small_fcos(replace(SMALL, num_convs=1, distance_bias=1.0)).train()
-    model.backbone.freeze(5)
-    images, size = torch.randn(1, 3, 64, 64), torch.tensor([[64, 64]])
-    goal = target([[8, 12, 50, 44]], [1])
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=2e-3)
-    for _ in range(40):
-        optimizer.zero_grad()
-        sum(model(images, size, [goal]).values()).backward()
-        optimizer.step()
-    best = model.eval()(images, size)[0]
-    assert best["labels"][0] == 1
-    assert best["scores"][0] > 0.5
-    assert box_iou(best["boxes"][:1], goal["boxes"]).item() > 0.8
 
 
 def test_bad_options():

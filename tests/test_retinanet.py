@@ -4,15 +4,14 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from models.assign import IGNORE
 from models.backbone import build_backbone
 from models.coders import boxes_to_deltas, deltas_to_boxes
 from models.retinanet import RetinaNet, RetinaNetConfig, RetinaNetHead
+from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch
 
-K = 3
-SIZES = torch.tensor([[128, 160], [100, 130]])
 LEVELS = ((16, 20), (8, 10), (4, 5), (2, 3), (1, 2))  # of a batch of 128 x 160
 STRIDES = (8, 16, 32, 64, 128)
 B = 9
@@ -26,22 +25,7 @@ def small_retinanet(config: RetinaNetConfig = SMALL) -> RetinaNet:
     return RetinaNet(build_backbone("resnet18"), config, K)
 
 
-def batch() -> torch.Tensor:
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 128, 160)
-
-
-def target(boxes: list, labels: list) -> dict[str, torch.Tensor]:
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
-
-
-TARGETS = [
-    target([[10, 12, 50, 70], [20.5, 20, 100, 120], [3, 3, 150, 60]], [0, 2, 1]),
-    target([[60, 30, 90, 77.5]], [1]),
-]
 BOXES = [t["boxes"] for t in TARGETS]
-NOTHING = [target([], []), target([], [])]
 
 
 def test_shapes_and_order():
@@ -187,28 +171,6 @@ def test_an_image_without_boxes_adds_only_background():
     assert both["loss_class"] > alone["loss_class"]
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_targets_alone_choose_what_forward_returns(training):
-    model = small_retinanet().train(training)
-    assert isinstance(model(batch(), SIZES, TARGETS), dict)
-    assert isinstance(model(batch(), SIZES), list)
-
-
-def test_detections_lie_in_the_true_image():
-    found = small_retinanet(replace(SMALL, score_threshold=0.0))(batch(), SIZES)
-    assert len(found) == 2
-    for detections, (height, width) in zip(found, SIZES.tolist(), strict=True):
-        boxes, scores, labels = (detections[k] for k in ("boxes", "scores", "labels"))
-        assert 0 < len(boxes) <= 100
-        assert boxes.min() >= 0
-        assert boxes[:, 2].max() <= width
-        assert boxes[:, 3].max() <= height
-        assert (boxes[:, 2:] - boxes[:, :2]).min() >= 1
-        assert (scores[:-1] >= scores[1:]).all()
-        assert labels.min() >= 0
-        assert labels.max() < K
-
-
 def test_a_planted_prediction_is_found():
     model = small_retinanet()
     features = [torch.zeros(1, 64, h, w) for h, w in LEVELS]
@@ -247,24 +209,6 @@ def test_bfloat16_autocast():
         torch.testing.assert_close(value, full[key], rtol=0.05, atol=0.0)
     sum(losses.values()).backward()
     assert all(d["boxes"].dtype == d["scores"].dtype == torch.float32 for d in found)
-
-
-def test_learns_one_box():
-    torch.manual_seed(0)
-    model = small_retinanet(replace(SMALL, num_convs=1)).train()
-    model.backbone.freeze(5)
-    images, size = torch.randn(1, 3, 64, 64), torch.tensor([[64, 64]])
-    goal = target([[8, 12, 50, 44]], [1])
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=2e-3)
-    for _ in range(80):
-        optimizer.zero_grad()
-        sum(model(images, size, [goal]).values()).backward()
-        optimizer.step()
-    best = model.eval()(images, size)[0]
-    assert best["labels"][0] == 1
-    assert best["scores"][0] > 0.5
-    assert box_iou(best["boxes"][:1], goal["boxes"]).item() > 0.8
 
 
 def test_bad_options():

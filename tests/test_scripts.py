@@ -84,7 +84,8 @@ def test_pretraining_writes_a_run_directory(pipeline, write_config):
     assert [line["step"] for line in written] == [1, 2, 3, 4]
     expected = {"step", "epoch", "loss", "loss_contrast", "loss_box", "loss_centerness", "lr"}
     assert expected | {"images_per_second", "contrast_minus_floor", "momentum"} <= written[0].keys()
-    assert "model.backbone_weights is not set" in out["pretrain"]  # said once, by rank 0
+    said = "model.backbone_weights is not set: the backbone is random, and stays so"
+    assert out["pretrain"].count(said) == 1  # by rank 0
     assert out["pretrain"].count("weights for finetune.py --init") == 1
 
 
@@ -125,7 +126,9 @@ def test_finetuning_writes_a_run_directory(pipeline):
 @pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
 def test_the_other_detectors_go_the_same_way(tmp_path, write_config, script, capsys, detector):
     model = {"model__detector": detector, "model__options": OPTIONS[detector]}
-    script("pretrain", "--config", write_config(tmp_path / "pretrain", **model))
+    path = write_config(tmp_path / "pretrain", box_domain__freeze_backbone=False, **model)
+    script("pretrain", "--config", path)
+    assert "the backbone is random, and is trained too" in capsys.readouterr().out
     weights = tmp_path / "pretrain" / "weights.pt"
     path = write_config(tmp_path / "finetune", **model)
     script("finetune", "--config", path, "--init", weights)

@@ -224,7 +224,10 @@ def test_manifest_of_a_start_from_the_backbone_alone():
     assert sorted(manifest.loaded + manifest.fresh) == names
     assert all(name.startswith("backbone.") for name in manifest.loaded)
     assert not any(name.startswith("backbone.") for name in manifest.fresh)
-    assert sorted(backbone_manifest(model, None).fresh) == names
+    assert manifest.summary().startswith("weights from resnet18.pth\n")
+    at_random = backbone_manifest(model, None)
+    assert sorted(at_random.fresh) == names
+    assert at_random.summary().startswith("no weights: a random start\n")
 
 
 def test_a_fine_tuned_detector_is_rebuilt_from_its_file_alone(fine_tuned):

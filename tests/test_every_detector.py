@@ -1,0 +1,95 @@
+"""What every detector promises, whatever is inside."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from models import build_detector
+from models.detector import DETECTORS
+from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
+from tests.small_detectors import BOX_LOSSES, OPTIONS, model_config
+
+every_detector = pytest.mark.parametrize("name", DETECTORS)
+
+
+def small_detector(name, **options):
+    torch.manual_seed(0)
+    return build_detector(model_config(name, options={**OPTIONS[name], **options}), K)
+
+
+@every_detector
+@pytest.mark.parametrize("targets", [TARGETS, [TARGETS[0], NOTHING[0]], NOTHING])
+def test_every_trained_parameter_gets_a_finite_gradient(name, targets):
+    model = small_detector(name).train()
+    losses = model(batch(), SIZES, targets)
+    assert losses.keys() == {"loss_class"} | BOX_LOSSES[name]
+    assert all(v.shape == () and v.isfinite() for v in losses.values())
+    assert (losses["loss_box"] > 0) == (targets is not NOTHING)
+    sum(losses.values()).backward()
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+
+
+@every_detector
+@pytest.mark.parametrize("training", [True, False])
+def test_targets_alone_choose_what_forward_returns(name, training):
+    model = small_detector(name).train(training)
+    assert isinstance(model(batch(), SIZES, TARGETS), dict)
+    assert isinstance(model(batch(), SIZES), list)
+
+
+@every_detector
+def test_detections_lie_in_the_true_image(name):
+    found = small_detector(name, score_threshold=0.0)(batch(), SIZES)
+    assert len(found) == 2
+    for detections, (height, width) in zip(found, SIZES.tolist(), strict=True):
+        boxes, scores, labels = (detections[k] for k in ("boxes", "scores", "labels"))
+        assert 0 < len(boxes) <= 100
+        assert boxes.shape == (len(scores), 4)
+        assert boxes.min() >= 0
+        assert boxes[:, 2].max() <= width
+        assert boxes[:, 3].max() <= height
+        assert (boxes[:, 2:] - boxes[:, :2]).min() >= 1
+        assert (scores[:-1] >= scores[1:]).all()
+        assert scores.max() <= 1
+        assert labels.dtype == torch.int64
+        assert labels.min() >= 0
+        assert labels.max() < K
+
+
+@every_detector
+def test_nothing_above_the_threshold(name):
+    found = small_detector(name, score_threshold=0.999)(batch(), SIZES)
+    assert [len(d["boxes"]) for d in found] == [0, 0]
+    assert all(d["boxes"].shape == (0, 4) for d in found)
+
+
+@every_detector
+def test_sizes_that_are_no_multiple_of_the_stride(name):
+    model = small_detector(name)
+    images, sizes = torch.randn(1, 3, 101, 67), torch.tensor([[101, 67]])
+    assert all(v.isfinite() for v in model(images, sizes, [TARGETS[1]]).values())
+    assert len(model(images, sizes)) == 1
+
+
+@every_detector
+def test_learns_one_box(name):
+    options = {"fcos": {"distance_bias": 1.0}, "faster_rcnn": {"roi_samples": 64}}
+    model = small_detector(name, **{"channels": 64, **options.get(name, {})}).train()
+    model.backbone.freeze(5)
+    images, size = torch.randn(1, 3, 64, 64), torch.tensor([[64, 64]])
+    goal = target([[8, 12, 50, 44]], [1])
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=2e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        sum(model(images, size, [goal]).values()).backward()
+        optimizer.step()
+    best = model.eval()(images, size)[0]
+    assert best["labels"][0] == 1
+    assert best["scores"][0] > 0.5
+    assert box_iou(best["boxes"][:1], goal["boxes"]).item() > 0.8
