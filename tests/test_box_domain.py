@@ -230,6 +230,19 @@ def test_weights_of_the_losses():
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
+def test_bfloat16_autocast(name):
+    task = build(name)
+    full, _ = task(batch())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses, _ = task(batch())
+    for key, value in losses.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, full[key], rtol=0.1, atol=0.0)
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in task.online.parameters())
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_losses_go_down(name):
     task = build(name)
     optimizer = sgd(task)
