@@ -50,9 +50,9 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
     if dist.is_main() and config.model.backbone_weights is None:
-        frozen = config.box_domain.freeze_backbone
-        fate = "stays so" if frozen else "is trained too (box_domain.freeze_backbone=false)"
-        print(f"model.backbone_weights is not set: the backbone is random, and {fate}")
+        frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
+        stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen and stay so"
+        print(f"model.backbone_weights is not set: the backbone is random{stay}")
     batches = Batches(dataset, dataset.coco.aspect_ratios, collate_views)
     fit(task, batches, config, run, resume, device)
     if dist.is_main():

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aligndet.projectors import AnchorProjector, conv_projector, fc_projector
-from models.assign import BACKGROUND, matched_values
+from models.assign import matched_values
 from models.choices import require_choice
 from models.faster_rcnn import FasterRCNN, add_boxes
 from models.fcos import FCOS
@@ -49,6 +49,7 @@ class Adapter(nn.Module):
     samples: int  # the paper's number
     replaced: tuple[str, ...]  # weights of the projector here, of a fresh classifier in fine-tuning
     box_outputs: tuple[str, ...]  # weights of the last layers of the box branch
+    detector: nn.Module
 
     def __init__(self, detector: nn.Module, width: int, samples: int | None = None) -> None:
         super().__init__()
@@ -59,6 +60,11 @@ class Adapter(nn.Module):
     def insert_projector(self, width: int) -> None:
         """Put a projector in the place of the detector's classification layer."""
         raise NotImplementedError
+
+    @classmethod
+    def class_layers(cls, detector: nn.Module) -> tuple[str, ...]:
+        """Weights of ``detector`` that mean something for its own classes only."""
+        return cls.replaced
 
     def forward(
         self,
@@ -110,7 +116,7 @@ class FCOSAdapter(Adapter):
             unit_length(embeddings.flatten(0, 1)[chosen]),
             point_ids[chosen],
             losses,
-            int((matched != BACKGROUND).sum()),
+            int((matched >= 0).sum()),
         )
 
 
@@ -136,7 +142,8 @@ class RetinaNetAdapter(Adapter):
         matched = detector.assign(anchors, boxes)  # (N, A) box index, BACKGROUND or IGNORE
         anchor_ids = ids_of_matched(matched, ids)  # (N, A)
         of_image = [sample_balanced(row, self.samples, positive_fraction=1.0) for row in anchor_ids]
-        chosen = torch.cat([n * len(anchors) + index for n, index in enumerate(of_image)])  # (S,)
+        # (S,) indices into the anchors of all images, one image after the other.
+        chosen = torch.cat([n * len(anchors) + index for n, index in enumerate(of_image)])
         losses = {}
         if with_losses:
             deltas = head.deltas_from(box_features)
@@ -157,6 +164,11 @@ class FasterRCNNAdapter(Adapter):
     replaced = ("roi_head.classifier.",)
     box_outputs = ("roi_head.box_regression.",)
     detector: FasterRCNN
+
+    @classmethod
+    def class_layers(cls, detector: FasterRCNN) -> tuple[str, ...]:
+        """The classifier, and the box output if it has a box for each class."""
+        return cls.replaced + (() if detector.config.class_agnostic else cls.box_outputs)
 
     def insert_projector(self, width: int) -> None:
         """One embedding an RoI."""
@@ -179,6 +191,7 @@ class FasterRCNNAdapter(Adapter):
         if with_losses:
             deltas = roi_head.deltas_from(box_features)
             losses = rpn.losses(proposed, boxes)
+            # Divided by the number of positives here, since no other RoIs are sampled.
             losses |= roi_head.box_losses(deltas, rois, roi_matched, boxes)
         return BranchOutput(
             unit_length(roi_head.classifier(box_features)),
@@ -202,7 +215,8 @@ def adapter_class(detector: str) -> type[Adapter]:
 
 
 def ids_of_matched(matched: Tensor, ids: Sequence[Tensor]) -> Tensor:
-    """Look instance ids up where fine-tuning looks class labels up.
+    """Look instance ids up where fine-tuning looks class labels up. Unlike ``matched_values``,
+    which lists the positives, it keeps the place of background and ignored predictions.
 
     Args:
         matched: (N, A) index of the assigned box within its image, -1 background, -2 ignore.

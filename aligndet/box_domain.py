@@ -27,7 +27,9 @@ class BoxDomainConfig:
 
     embedding_width: int = 256  # D of the projector's output
     temperature: float = 0.5  # tau of the contrastive loss
-    samples: int | None = None  # contrasted predictions; null: the paper's number for the detector
+    # Contrasted predictions of a view: for FCOS of the whole batch, else of each image; null: the
+    # paper's number for the detector (docs/adapters.md).
+    samples: int | None = None
     momentum: float = 0.996  # of the target at the start; it rises to 1
     contrast_weight: float = 1.0  # of the contrastive loss
     box_weight: float = 1.0  # of the detector's box losses
@@ -87,9 +89,7 @@ class BoxDomain(nn.Module):
             target = self.target(
                 features2, view2["image_sizes"], view2["boxes"], ids, with_losses=False
             )
-        online = self.online(
-            features1, view1["image_sizes"], view1["boxes"], ids, with_losses=True
-        )
+        online = self.online(features1, view1["image_sizes"], view1["boxes"], ids, with_losses=True)
         samples = (online.embeddings, target.embeddings, online.ids, target.ids)
         config = self.config
         contrast = instance_contrastive_loss(*samples, config.temperature, config.across_ranks)

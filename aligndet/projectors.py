@@ -30,7 +30,7 @@ def fc_projector(features: int, width: int) -> nn.Sequential:
 
 
 class AnchorProjector(nn.Module):
-    """One embedding an anchor, of chosen anchors only.
+    """One embedding an anchor, of chosen anchors only; the last layer runs on their cells alone.
 
     All of them would be big: 100,000 anchors of an 800 px image take 100 MB at D = 256, several
     times over with their gradients, and a few thousand are contrasted.

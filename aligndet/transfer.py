@@ -117,7 +117,7 @@ def load_pretrained(
     if content.get("stage") == "box":
         layers = adapter.replaced + (() if config.keep_box_outputs else adapter.box_outputs)
     elif saved != list(categories.names):
-        layers = adapter.replaced
+        layers = adapter.class_layers(detector)
     expected = detector.state_dict()
     dropped = [key for key in content["model"] if config.drops(key, layers)]
     weights = {k: v for k, v in content["model"].items() if not config.drops(k, layers)}

@@ -99,8 +99,8 @@ class RetinaNetHead(nn.Module):
     """Two towers shared by all levels, one for the class and one for the box.
 
     `cls_logits` is the class output, `box_regression` the box output. Pre-training trains the
-    towers and the box part as they are and puts a projector, with a multiple of `num_anchors`
-    channels, in the place of `cls_logits`; so the parts can be called one by one.
+    towers and the box part as they are and puts a projector in the place of `cls_logits`, which it
+    calls itself; so the parts can be called one by one.
     """
 
     def __init__(self, config: RetinaNetConfig, num_classes: int) -> None:
@@ -128,7 +128,7 @@ class RetinaNetHead(nn.Module):
         return [self.cls_tower(x) for x in features], [self.box_tower(x) for x in features]
 
     def logits_from(self, cls_features: Sequence[Tensor]) -> Tensor:
-        """Class logits (N, A, K), or whatever a layer in the place of `cls_logits` gives."""
+        """Class logits (N, A, K)."""
         return flatten_predictions([self.cls_logits(x) for x in cls_features], self.num_anchors)
 
     def deltas_from(self, box_features: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """Every embedding meets its own instance id: each adapter against a plain loop.
 
-Two images of different sizes in one batch, padded on the right and below, and one without boxes.
+Three images padded to one size, with different numbers of boxes; one has none.
 
 Legend: N images, A points or anchors, R RoIs, B anchors a cell, D embedding width.
 """
@@ -159,7 +159,8 @@ def anchor_ids():
     return result
 
 
-def check_anchors_meet_their_ids():
+def embedded_anchors():
+    """The output of RetinaNet's adapter, and the anchor each embedding is made of."""
     model = adapter("retinanet")
     pyramid, codes = code_pyramid()
     model.detector.neck = Fixed(pyramid)
@@ -170,30 +171,34 @@ def check_anchors_meet_their_ids():
     nn.init.dirac_(convolution.weight)
     turns = [torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0] for _ in range(9)]
     linear.weight.data = torch.cat(turns)
-    output = run(model)
-    expected = anchor_ids()
     turned = [turn @ code for code in codes.values() for turn in turns]
-    found = places(output.embeddings, turned)
+    output = run(model)
+    return output, places(output.embeddings, turned)
+
+
+def test_every_anchor_meets_the_id_of_its_image_and_position():
+    output, found = embedded_anchors()
+    expected = anchor_ids()
     assert sorted(found) == [p for p, i in enumerate(expected) if i != -2]  # all but the ignored
     assert output.ids.tolist() == [expected[place] for place in found]
     assert {0, 1, 2, 3, 256, -1, -2} == set(expected)
     assert output.positives == sum(i >= 0 for i in expected)
 
 
-def test_every_anchor_meets_the_id_of_its_image_and_position():
-    check_anchors_meet_their_ids()
-
-
 def test_features_level_by_level_against_labels_image_by_image_are_noticed(monkeypatch):
-    """The authors' order of the features; the check above must not pass with it."""
+    """The authors' order of the features: the check of the ids above does not pass with it."""
 
     def level_by_level(maps, per_cell):
         flat = [x.permute(0, 2, 3, 1).reshape(-1, x.shape[1] // per_cell) for x in maps]
         return torch.cat(flat).unflatten(0, (len(maps[0]), -1))
 
     monkeypatch.setattr(projectors, "flatten_predictions", level_by_level)
-    with pytest.raises(AssertionError):
-        check_anchors_meet_their_ids()
+    output, found = embedded_anchors()
+    expected = anchor_ids()
+    # The finest level of the first image keeps its place; nothing else does.
+    second = [(p, i) for p, i in zip(found, output.ids.tolist(), strict=True) if i in (3, 256)]
+    assert len(second) > 20
+    assert sum(expected[place] == instance for place, instance in second) < len(second) / 10
 
 
 def test_every_roi_meets_the_id_of_its_image_and_box(monkeypatch):

@@ -8,6 +8,10 @@ import math
 import pytest
 import torch
 
+import models.assign
+import models.fcos
+import models.retinanet
+import models.roi_head
 from aligndet.adapters import ADAPTERS
 from aligndet.box_domain import BoxDomain, BoxDomainConfig, instance_ids
 from models import build_detector
@@ -185,23 +189,57 @@ def test_images_without_proposals(name, boxes):
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_more_proposals_than_any_cap(name):
+def test_more_proposals_than_any_cap(name, monkeypatch):
     """320 in one image, on a grid, and each of them counts."""
     y, x = torch.meshgrid(torch.arange(16) * 3.0 + 1, torch.arange(20) * 4.0 + 2, indexing="ij")
     corners = torch.stack((x, y), dim=2).reshape(-1, 2)
     many = torch.cat((corners, corners + torch.tensor([13.0, 14.0])), dim=1)
-    task = build(name)
+    task = build(name, samples=100_000)
+    outputs, assigned = [], []
+    task.online.register_forward_hook(lambda *call: outputs.append(call[2]))
+    for assigner in ("assign_points", "assign_by_iou"):
+        record = recorded(getattr(models.assign, assigner), assigned)
+        for module in (models.fcos, models.retinanet, models.roi_head):
+            if hasattr(module, assigner):
+                monkeypatch.setattr(module, assigner, record)
     losses, statistics = task(batch([many, BOXES[1]]))
     sum(losses.values()).backward()
     assert all(torch.isfinite(v) for v in [*losses.values(), *statistics.values()])
-    ids = []
-    task.online.register_forward_hook(lambda *call: ids.append(call[2].ids))
-    task(batch([many, BOXES[1]]))
-    assert {320, 321} <= set(ids[0].tolist())  # of the second image
-    if name == "faster_rcnn":  # every box is an RoI
-        assert set(ids[0].tolist()) == set(range(322))
-    else:  # not every box has an anchor or a point
-        assert (ids[0].unique() >= 0).sum() > 50
+    # The online branch comes last; its two images are the last two calls.
+    expected = {i + first for m, first in zip(assigned[-2:], (0, 320), strict=True)
+                for i in m.tolist() if i >= 0}  # fmt: skip
+    assert {i for i in outputs[0].ids.tolist() if i >= 0} == expected
+    assert max(expected) == 321
+    # Every box is an RoI; not every box has an anchor or a point.
+    assert len(expected) == 322 if name == "faster_rcnn" else len(expected) > 50
+
+
+def recorded(function, results):
+    """The function, its results added to a list."""
+
+    def call(*args, **kwargs):
+        results.append(function(*args, **kwargs))
+        return results[-1]
+
+    return call
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_contrast_trains_neck_and_class_branch_and_no_box_output(name):
+    task = build(name)
+    losses, _ = task(batch())
+    losses["loss_contrast"].backward()
+    reached = {key.removeprefix("detector.") for key, p in task.online.named_parameters()
+               if p.ndim > 1 and p.grad is not None and p.grad.any()}  # fmt: skip
+    branch = {
+        "fcos": ("head.cls_tower.0.", "head.cls_logits.0.", "head.cls_logits.2."),
+        "retinanet": ("head.cls_tower.0.", "head.cls_logits.layers.0.", "head.cls_logits.layers.2"),
+        "faster_rcnn": ("roi_head.convs.0.", "roi_head.fcs.0.", "roi_head.classifier.0."),
+    }
+    for layer in ("neck.lateral.0.", "neck.output.0.", *branch[name]):
+        assert any(key.startswith(layer) for key in reached), layer
+    others = (*ADAPTERS[name].box_outputs, "head.box_tower.", "rpn.")
+    assert not any(key.startswith(others) for key in reached)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

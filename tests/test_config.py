@@ -6,9 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from aligndet.adapters import ADAPTERS
 from aligndet.config import Config, all_keys, build, differences, dump_yaml, load_config, plain
+from models import build_detector
+from models.detector import DETECTORS, detector_options
 
 ROOT = Path(__file__).parent.parent
 
@@ -197,12 +201,35 @@ def test_differences_name_the_leaves():
     assert "optim.lr: 0.01 -> 0.5" in differences(old, new)
 
 
+PAIRS = [
+    ("demo_{}_pretrain", "demo_{}_finetune"),
+    ("coco_{}_r50_pretrain", "coco_{}_r50_12k"),
+    ("coco_{}_r50_pretrain", "coco_{}_r50_1x"),
+    ("coco_{}_r50_pretrain", "coco_{}_r50_lowdata"),
+    ("coco_{}_r50_pretrain", "voc_{}_r50_12k"),
+]
+
+
 @pytest.mark.parametrize(
     "path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_the_configs_of_the_project_load(path):
     config = load_config(path)
     assert config.output_dir
+    detector_options(DETECTORS[config.model.detector][1], config.model.options)
+
+
+@pytest.mark.parametrize("detector", ADAPTERS)
+@pytest.mark.parametrize(("pretrain", "finetune"), PAIRS)
+def test_what_a_config_pre_trains_fits_the_one_that_fine_tunes(detector, pretrain, finetune):
+    shapes = []
+    for name in (pretrain, finetune):
+        model = load_config(ROOT / "configs" / f"{name.format(detector)}.yaml").model
+        assert model.detector == detector
+        with torch.device("meta"):
+            built = build_detector(dataclasses.replace(model, backbone_weights=None), 1)
+        shapes.append({key: tensor.shape for key, tensor in built.state_dict().items()})
+    assert shapes[0] == shapes[1]
 
 
 def test_a_length_on_the_command_line_takes_the_place_of_the_files(tmp_path):

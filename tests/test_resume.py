@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = 6
 # Few samples, so that they are drawn at random.
 FEW = {"faster_rcnn": {"rpn_samples": 64, "roi_samples": 16}}
-SAMPLES = {"fcos": 150, "retinanet": 150, "faster_rcnn": 8}
+SAMPLES = {"faster_rcnn": 8}
 
 # Kill -9 at an exact place: when a function returns for the n-th time.
 KILLED = """
@@ -64,7 +64,7 @@ def settings(name):
         "model__detector": detector,
         "model__options": {**OPTIONS[detector], **FEW.get(detector, {})},
         "schedule__iterations": STEPS,
-        "box_domain__samples": SAMPLES[detector],
+        "box_domain__samples": SAMPLES.get(detector, 150),
     }
 
 

@@ -84,7 +84,7 @@ def test_pretraining_writes_a_run_directory(pipeline, write_config):
     assert [line["step"] for line in written] == [1, 2, 3, 4]
     expected = {"step", "epoch", "loss", "loss_contrast", "loss_box", "loss_centerness", "lr"}
     assert expected | {"images_per_second", "contrast_minus_floor", "momentum"} <= written[0].keys()
-    said = "model.backbone_weights is not set: the backbone is random, and stays so"
+    said = "model.backbone_weights is not set: the backbone is random; 5 of its 5 stages are frozen"
     assert out["pretrain"].count(said) == 1  # by rank 0
     assert out["pretrain"].count("weights for finetune.py --init") == 1
 
@@ -128,7 +128,7 @@ def test_the_other_detectors_go_the_same_way(tmp_path, write_config, script, cap
     model = {"model__detector": detector, "model__options": OPTIONS[detector]}
     path = write_config(tmp_path / "pretrain", box_domain__freeze_backbone=False, **model)
     script("pretrain", "--config", path)
-    assert "the backbone is random, and is trained too" in capsys.readouterr().out
+    assert "the backbone is random; 2 of its 5 stages are frozen" in capsys.readouterr().out
     weights = tmp_path / "pretrain" / "weights.pt"
     path = write_config(tmp_path / "finetune", **model)
     script("finetune", "--config", path, "--init", weights)

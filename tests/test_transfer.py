@@ -122,6 +122,24 @@ def test_a_box_a_class_can_be_fine_tuned_but_not_kept_from_pre_training(pretrain
         load(path, model, name="faster_rcnn", keep_box_outputs=True)
 
 
+@pytest.mark.parametrize("agnostic", [True, False])
+def test_boxes_of_other_classes_are_not_kept(tmp_path, agnostic):
+    """A fine-tuned detector with a box a class, and as many classes of other names."""
+    options = {**small_detectors.OPTIONS["faster_rcnn"], "class_agnostic": agnostic}
+    config = model_config("faster_rcnn", options=options)
+    path = tmp_path / "weights.pt"
+    checkpoint.save(detector_file(build_detector(config, 2), config, CLASSES, (64, 96)), path)
+    others = Categories((3, 7), ("blue", "red"))
+    for classes, layers in ((CLASSES, []), (others, ["roi_head.classifier"])):
+        model = build_detector(config, 2)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        _, manifest = load(path, model, classes, "faster_rcnn")
+        check_complete(manifest, path, model, before)
+        if layers and not agnostic:
+            layers = [*layers, "roi_head.box_regression"]
+        assert sorted(manifest.dropped) == sorted(manifest.fresh) == sorted(tensors(*layers))
+
+
 def test_the_fresh_classifier_starts_at_the_prior(pretrained):
     model, _ = load(pretrained)
     expected = torch.full((2,), -4.59512)  # log(0.01 / 0.99)

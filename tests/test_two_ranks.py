@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 # Changes to the config of each run; batch_size is that of two ranks.
 RUNS = {
     "box_within_ranks": {
-        "data__batch_size": 2,
+        "data__batch_size": 1,
         "box_domain__across_ranks": False,
         "schedule__iterations": 1,
     },
@@ -45,12 +45,13 @@ RUNS = {
     },
 }
 # Rounding that tips one proposal over the edge of non-maximum suppression changes everything after.
-STEPS = {"fcos": 4, "retinanet": 4, "faster_rcnn": 2}
+STEPS = {"faster_rcnn": 2}
 LOSSES = {"detector_accumulated": {"loss", "loss_class"} | BOX_LOSSES["fcos"]}
 for kind, options in OPTIONS.items():
     common = {"model__detector": kind, "model__options": options, "data__batch_size": 2}
-    common["schedule__iterations"] = STEPS[kind]
-    RUNS[f"box_{kind}"] = {**common, "box_domain__across_ranks": True}
+    common["schedule__iterations"] = STEPS.get(kind, 4)
+    # One image a rank: an epoch, four steps, has one in which a rank has no boxes at all.
+    RUNS[f"box_{kind}"] = {**common, "box_domain__across_ranks": True, "data__batch_size": 1}
     RUNS[f"detector_{kind}"] = {**common, "data__skip_empty": False}
     LOSSES[f"box_{kind}"] = {"loss", "loss_contrast"} | BOX_LOSSES[kind]
     LOSSES[f"detector_{kind}"] = {"loss", "loss_class"} | BOX_LOSSES[kind]
@@ -132,7 +133,7 @@ def model(folder, name):
 def test_two_ranks_equal_one_with_the_same_global_batch(folder, name):
     one, two = metrics(folder, f"{name}.1"), metrics(folder, f"{name}.2")
     assert [line["step"] for line in two] == [line["step"] for line in one]
-    assert len(one) == (2 if "faster_rcnn" in name else 4)
+    assert len(one) == STEPS.get(name.partition("_")[2], 4)
     for ours, theirs in zip(two, one, strict=True):
         assert ours["lr"] == theirs["lr"]
         assert ours["epoch"] == theirs["epoch"]
@@ -161,7 +162,7 @@ def test_contrast_within_ranks_is_the_mean_over_ranks(folder, content):
     task, batches = stage("box", config)
     contrasts, expected_floor = [], []
     for rank in range(2):
-        sampler = GroupedBatchSampler(batches.aspect_ratios, 2, rank, 2, config.seed)
+        sampler = GroupedBatchSampler(batches.aspect_ratios, 1, rank, 2, config.seed)
         keys = next(iter(sampler))
         torch.manual_seed(step_seed(config.seed, 0, 0, rank))
         losses, statistics = task(collate_views([batches.dataset[key] for key in keys]))
@@ -170,7 +171,7 @@ def test_contrast_within_ranks_is_the_mean_over_ranks(folder, content):
     first = metrics(folder, "box_within_ranks.2")[0]
     assert first["loss_contrast"] == pytest.approx(sum(contrasts) / 2, rel=1e-5)
     assert first["contrast_floor"] == pytest.approx(sum(expected_floor) / 2, rel=1e-5)
-    assert contrasts[0] != pytest.approx(contrasts[1], rel=1e-2)
+    assert contrasts[0] != pytest.approx(contrasts[1], rel=1e-3)
     # More negatives, a higher loss: contrast over both ranks is another thing.
     assert metrics(folder, "box_fcos.2")[0]["loss_contrast"] > first["loss_contrast"] + 0.1
 
