@@ -49,15 +49,26 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         task = BoxDomain(detector, config.model.detector, config.box_domain)
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
-    if dist.is_main() and config.model.backbone_weights is None:
-        frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
-        stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen and stay so"
-        print(f"model.backbone_weights is not set: the backbone is random{stay}")
+    if dist.is_main():
+        say_what_may_surprise(config, getattr(detector.config, "tower_norm", "gn"))
     batches = Batches(dataset, dataset.coco.aspect_ratios, collate_views)
     fit(task, batches, config, run, resume, device)
     if dist.is_main():
         checkpoint.save(pretrained_file(task.weights(), config.model), run.weights)
         print(f"weights for finetune.py --init: {run.weights}")
+
+
+def say_what_may_surprise(config: Config, tower_norm: str) -> None:
+    """Settings that are allowed, but seldom what one wants."""
+    if config.model.backbone_weights is None:
+        frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
+        stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen and stay so"
+        print(f"model.backbone_weights is not set: the backbone is random{stay}")
+    if config.optim.name == "adamw" and tower_norm == "none":
+        print(
+            "model.options.tower_norm is none: with adamw the class tower's output grows in "
+            "pre-training and fine-tuning starts badly; set it to gn (docs/adapters.md)"
+        )
 
 
 if __name__ == "__main__":

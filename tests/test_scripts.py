@@ -128,7 +128,12 @@ def test_the_other_detectors_go_the_same_way(tmp_path, write_config, script, cap
     model = {"model__detector": detector, "model__options": OPTIONS[detector]}
     path = write_config(tmp_path / "pretrain", box_domain__freeze_backbone=False, **model)
     script("pretrain", "--config", path)
-    assert "the backbone is random; 2 of its 5 stages are frozen" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the backbone is random; 2 of its 5 stages are frozen" in said
+    assert "tower_norm" not in said  # with SGD all is well
+    script("pretrain", "--config", path, "--resume", "none", "optim.name=adamw")
+    grows = "tower_norm is none: with adamw the class tower's output grows"
+    assert (grows in capsys.readouterr().out) == (detector == "retinanet")
     weights = tmp_path / "pretrain" / "weights.pt"
     path = write_config(tmp_path / "finetune", **model)
     script("finetune", "--config", path, "--init", weights)
