@@ -1,11 +1,15 @@
-"""What every detector promises, whatever is inside."""
+"""What every detector promises, whatever is inside, and the way through the scripts."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 from torchvision.ops import box_iou
 
+from aligndet.adapters import ADAPTERS
+from aligndet.evaluate import AP_KEYS
 from models import build_detector
 from models.detector import DETECTORS
 from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
@@ -93,3 +97,29 @@ def test_learns_one_box(name):
     assert best["labels"][0] == 1
     assert best["scores"][0] > 0.5
     assert box_iou(best["boxes"][:1], goal["boxes"]).item() > 0.8
+
+
+@every_detector
+def test_scripts_take_it_all_the_way(name, tmp_path, write_config, script, capsys):
+    model = {"model__detector": name, "model__options": OPTIONS[name]}
+    path = write_config(tmp_path / "pretrain", box_domain__freeze_backbone=False, **model)
+    script("pretrain", "--config", path)
+    said = capsys.readouterr().out
+    assert "the backbone is random; 2 of its 5 stages are frozen" in said
+    assert "tower_norm" not in said  # with SGD all is well
+    script("pretrain", "--config", path, "--resume", "none", "optim.name=adamw")
+    grows = "tower_norm is none: with adamw the class tower's output grows"
+    assert (grows in capsys.readouterr().out) == (name == "retinanet")
+    weights = tmp_path / "pretrain" / "weights.pt"
+    path = write_config(tmp_path / "finetune", **model)
+    script("finetune", "--config", path, "--init", weights)
+    written = json.loads((tmp_path / "pretrain" / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"loss_contrast", *BOX_LOSSES[name]} == {k for k in written if "loss_" in k}
+    manifest = json.loads((tmp_path / "finetune" / "manifest.json").read_text())
+    assert manifest["source"] == str(weights)
+    adapter = ADAPTERS[name]
+    assert all(key.startswith(adapter.replaced + adapter.box_outputs) for key in manifest["fresh"])
+    assert len(manifest["fresh"]) == 2 + 2 * len(adapter.box_outputs)
+    scores = json.loads((tmp_path / "finetune" / "results.json").read_text())
+    assert tuple(scores) == AP_KEYS
+    assert "loaded" in capsys.readouterr().out

@@ -13,11 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from aligndet.adapters import ADAPTERS
 from aligndet.config import load_config
 from aligndet.evaluate import AP_KEYS
 from models import build_backbone
-from tests.small_detectors import BOX_LOSSES, OPTIONS
 
 ROOT = Path(__file__).parent.parent
 
@@ -121,32 +119,6 @@ def test_finetuning_writes_a_run_directory(pipeline):
     assert layers == {"cls_logits", "box_regression", "centerness"}
     assert {name.split(".")[1] for name in manifest["dropped"]} == layers
     assert "head.cls_logits" in out["finetune"]
-
-
-@pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
-def test_the_other_detectors_go_the_same_way(tmp_path, write_config, script, capsys, detector):
-    model = {"model__detector": detector, "model__options": OPTIONS[detector]}
-    path = write_config(tmp_path / "pretrain", box_domain__freeze_backbone=False, **model)
-    script("pretrain", "--config", path)
-    said = capsys.readouterr().out
-    assert "the backbone is random; 2 of its 5 stages are frozen" in said
-    assert "tower_norm" not in said  # with SGD all is well
-    script("pretrain", "--config", path, "--resume", "none", "optim.name=adamw")
-    grows = "tower_norm is none: with adamw the class tower's output grows"
-    assert (grows in capsys.readouterr().out) == (detector == "retinanet")
-    weights = tmp_path / "pretrain" / "weights.pt"
-    path = write_config(tmp_path / "finetune", **model)
-    script("finetune", "--config", path, "--init", weights)
-    written = lines(tmp_path / "pretrain")[0]
-    assert {"loss_contrast", *BOX_LOSSES[detector]} == {k for k in written if "loss_" in k}
-    manifest = json.loads((tmp_path / "finetune" / "manifest.json").read_text())
-    assert manifest["source"] == str(weights)
-    adapter = ADAPTERS[detector]
-    assert all(n.startswith(adapter.replaced + adapter.box_outputs) for n in manifest["fresh"])
-    assert len(manifest["fresh"]) == 4
-    scores = json.loads((tmp_path / "finetune" / "results.json").read_text())
-    assert tuple(scores) == AP_KEYS
-    assert "loaded" in capsys.readouterr().out
 
 
 def test_evaluation_alone_gives_the_same_scores(pipeline):
