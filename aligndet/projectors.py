@@ -4,7 +4,7 @@ A projector is layer - ReLU - layer, from the features that the classification l
 embedding a prediction (AlignDet, section 3.3). Fine-tuning drops it.
 
 Legend: N images, C channels of a tower, F features of an RoI, B anchors a cell, D embedding width,
-S samples.
+R RoIs, S samples.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class AnchorProjector(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        """
+        """Embed the chosen anchors, not yet normalised.
+
         Args:
             features: class features (N, C, H_i, W_i) of each level.
             chosen: (S,) indices into the anchors of all images, one image after the other, in the
