@@ -11,6 +11,7 @@ from PIL import Image
 
 from data.coco import CocoDataset, load_coco, read_categories, write_json_atomic
 from data.errors import DataError
+from tests.assertions import assert_clean
 
 CONTENT = {
     "images": [
@@ -50,14 +51,6 @@ def dataset(tmp_path):
         return CocoDataset(tmp_path / "images", tmp_path / "a.json", **options)
 
     return build
-
-
-def assert_clean(error, path, *words):
-    message = str(error.value)
-    assert str(path) in message
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def without(section, key):

@@ -12,6 +12,7 @@ from aligndet.adapters import ADAPTERS
 from aligndet.evaluate import AP_KEYS
 from models import build_detector
 from models.detector import DETECTORS
+from tests.assertions import assert_finite_gradients
 from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
 from tests.small_detectors import BOX_LOSSES, OPTIONS, model_config
 
@@ -32,10 +33,7 @@ def test_every_trained_parameter_gets_a_finite_gradient(name, targets):
     assert all(v.shape == () and v.isfinite() for v in losses.values())
     assert (losses["loss_box"] > 0) == (targets is not NOTHING)
     sum(losses.values()).backward()
-    for key, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, key
-            assert parameter.grad.isfinite().all(), key
+    assert_finite_gradients(model)
 
 
 @every_detector

@@ -7,6 +7,7 @@ from torch import nn
 from models import ModelConfig, build_detector
 from models.backbone import build_backbone
 from models.faster_rcnn import FasterRCNN, FasterRCNNConfig, add_boxes
+from tests.assertions import assert_finite_gradients
 from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch
 
 LEVELS = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))  # of a batch of 128 x 160
@@ -50,10 +51,7 @@ def test_every_trained_parameter_gets_a_finite_gradient(targets, options):
     for name in ("loss_rpn_box", "loss_box"):
         assert (losses[name] > 0) == (targets is not NOTHING)
     sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
+    assert_finite_gradients(model)
 
 
 def test_ground_truth_is_among_the_rois():

@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.errors import DataError
 from data.images import check_images, list_images, read_image
+from tests.assertions import assert_clean
 
 RAMP = np.tile(np.linspace(0, 65535, 256).round().astype(np.uint16), (4, 1))  # (4, 256)
 
@@ -48,14 +49,6 @@ def read_array(path):
     image = read_image(path)
     assert image.mode == "RGB"
     return np.array(image)
-
-
-def assert_clean(error, path, *words):
-    message = str(error.value)
-    assert str(path) in message
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def test_list_images_is_sorted_recursive_and_posix(tmp_path):

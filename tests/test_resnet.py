@@ -7,6 +7,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from models.backbone import build_backbone
 from models.norm import FrozenBatchNorm2d
 from models.resnet import ResNet
+from tests.random_norms import randomise_norm
 
 DEPTHS = (18, 34, 50, 101)
 LAYERS = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
@@ -18,10 +19,7 @@ def torchvision_resnet(depth: int) -> nn.Module:
     model = getattr(torchvision.models, f"resnet{depth}")(weights=None)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            module.weight.data.uniform_(0.3, 0.8)
-            module.bias.data.normal_(std=0.1)
+            randomise_norm(module)
     return model.eval()
 
 

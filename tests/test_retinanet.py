@@ -10,6 +10,7 @@ from models.assign import IGNORE
 from models.backbone import build_backbone
 from models.coders import boxes_to_deltas, deltas_to_boxes
 from models.retinanet import RetinaNet, RetinaNetConfig, RetinaNetHead
+from tests.assertions import assert_finite_gradients
 from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch
 
 LEVELS = ((16, 20), (8, 10), (4, 5), (2, 3), (1, 2))  # of a batch of 128 x 160
@@ -155,10 +156,7 @@ def test_every_trained_parameter_gets_a_finite_gradient(targets, norm):
     assert all(v.shape == () and v.isfinite() for v in losses.values())
     assert (losses["loss_box"] > 0) == (targets is not NOTHING)
     sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
+    assert_finite_gradients(model)
     if targets is NOTHING:
         assert not model.head.box_regression.weight.grad.any()
 

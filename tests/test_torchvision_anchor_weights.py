@@ -25,6 +25,7 @@ from models.torchvision_weights import (
     retinanet_from_torchvision,
     retinanet_v2_from_torchvision,
 )
+from tests.random_norms import randomise_norm
 from tests.test_torchvision_weights import SIZES, K, batch, random_targets, raw_outputs
 
 LIMIT = 60  # proposals of an image: the same for both sides, and few, to keep the tests short
@@ -48,14 +49,8 @@ def randomise_outputs(model: nn.Module) -> nn.Module:
             weight = module.weight.data.normal_(std=std).flatten(1)
             weight -= weight.mean(dim=1, keepdim=True)  # features are positive: keep classes level
             module.bias.data.normal_(bias, 0.3)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            module.weight.data.uniform_(0.3, 0.8)
-            module.bias.data.normal_(std=0.1)
-        elif isinstance(module, nn.GroupNorm):
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(std=0.3)
+        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            randomise_norm(module)
         elif isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith("backbone."):
             nn.init.kaiming_normal_(module.weight)  # their 0.01 leaves nothing after four layers
     return model.eval()

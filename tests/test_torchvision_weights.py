@@ -14,6 +14,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from models.backbone import build_backbone
 from models.fcos import FCOS, FCOSConfig
 from models.torchvision_weights import fcos_from_torchvision
+from tests.random_norms import randomise_norm
 
 K = 7
 SIZES = [(256, 256), (201, 133), (120, 256)]  # true sizes in a batch of 256 x 256
@@ -28,14 +29,8 @@ def randomise(model: nn.Module) -> nn.Module:
     """Spread statistics, scores and boxes out: at initialisation all predictions are alike."""
     torch.manual_seed(1)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            module.weight.data.uniform_(0.3, 0.8)
-            module.bias.data.normal_(std=0.1)
-        elif isinstance(module, nn.GroupNorm):
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(std=0.3)
+        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            randomise_norm(module)
     regression = model.head.regression_head
     for conv, std, bias in (
         (model.head.classification_head.cls_logits, 0.05, -1.0),
