@@ -4,8 +4,8 @@
         [--annotations FILE.json] [--recall ANNOTATIONS.json] [--workers N]
 
 Every proposal becomes an annotation of the one category ``object`` with a score that falls with
-its rank; box-domain pre-training reads the file in place of labels. Filter and NMS are those of
-AlignDet (arXiv 2307.11077). The result does not depend on the number of processes.
+its rank; box-domain pre-training reads the file in place of labels. The result does not depend on
+the number of processes.
 
 Letters: `P` proposals, `M` ground-truth boxes.
 """
@@ -16,10 +16,8 @@ import argparse
 import math
 import multiprocessing
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,134 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torchvision.ops import box_iou, nms
 from tqdm import tqdm
 
+from data.box_filter import parse_filter
 from data.coco import load_coco, write_json_atomic
 from data.errors import DataError
 from data.images import check_images, list_images, read_image
-from data.selective_search import selective_search
-
-COCO_SIDE = 640  # longer side of most COCO photos, pixels
-LARGE_AREA = 32**2  # objects above this area in pixels get a recall of their own
-
-
-@dataclass(frozen=True)
-class BoxFilter:
-    """Which boxes stay; the default is ``ratio3size0008``."""
-
-    max_ratio: float = 3.0  # longer side / shorter side, at most
-    min_extent: float = 0.0  # sqrt(box area / image area), at least
-    max_extent: float = 0.8  # the same, at most
-    min_side: float = 32.0  # width and height in pixels, at least, in an image of longer side 640
-
-
-@dataclass(frozen=True)
-class ProposalSettings:
-    """How the boxes of one image are made."""
-
-    box_filter: BoxFilter | None = field(default_factory=BoxFilter)  # None keeps every box
-    nms_iou: float = 0.5  # of two boxes that overlap more, the lower-ranked goes; 1 keeps both
-    max_boxes: int | None = None  # keep this many of the best; None keeps all
-    search_side: int = 640  # larger images are searched after shrinking their longer side to this
-
-
-def parse_filter(text: str, min_side: float = 32.0) -> BoxFilter | None:
-    """Read ``ratio<R>size<AABB>`` or ``none``.
-
-    ``R`` is the largest ratio of the sides; ``AA`` and ``BB`` bound sqrt(box area / image area) in
-    tenths, so ``ratio3size0008`` keeps 1/3 <= w/h <= 3 and 0.0 <= sqrt(wh / WH) <= 0.8.
-
-    Raises:
-        ValueError: another form, a ratio below 1, or AA not below BB.
-    """
-    if text == "none":
-        return None
-    match = re.fullmatch(r"ratio(\d+(?:\.\d+)?)size(\d\d)(\d\d)", text)
-    if match:
-        ratio, low, high = float(match[1]), int(match[2]) / 10, int(match[3]) / 10
-        if ratio >= 1 and low < high:
-            return BoxFilter(ratio, low, high, min_side)
-    raise ValueError(
-        f"--filter {text!r} is not of the form ratio<R>size<AABB> with R >= 1 and AA < BB in "
-        "tenths; use for example ratio3size0008, or none"
-    )
-
-
-def filter_boxes(boxes: Tensor, height: int, width: int, box_filter: BoxFilter) -> Tensor:
-    """Boxes of an image that pass the filter, order kept: (P, 4) xyxy to (at most P, 4)."""
-    w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    min_side = box_filter.min_side * max(height, width) / COCO_SIDE
-    extent = (w * h / (height * width)).sqrt()
-    large = (w >= min_side) & (h >= min_side) & (extent >= box_filter.min_extent)
-    narrow = (w > box_filter.max_ratio * h) | (h > box_filter.max_ratio * w)
-    return boxes[large & ~narrow & (extent <= box_filter.max_extent)]
-
-
-def suppress_overlaps(boxes: Tensor, iou: float) -> Tensor:
-    """Drop each box whose IoU with a better-ranked one that stays exceeds ``iou``; order kept."""
-    rank = torch.arange(len(boxes), device=boxes.device)
-    return boxes[nms(boxes, -rank.float(), iou)]
-
-
-def propose(image: Tensor, settings: ProposalSettings = ProposalSettings()) -> Tensor:
-    """Boxes of one image.
-
-    Args:
-        image: (3, H, W) RGB, uint8 or floats in 0..1.
-        settings: filter, NMS and limits.
-
-    Returns:
-        (P, 4) float32 xyxy boxes in pixels of the image, best first; P may be 0.
-    """
-    height, width = image.shape[-2:]
-    small = _shrink(image, settings.search_side)
-    boxes = selective_search([small])[0]
-    stretch = boxes.new_tensor([width / small.shape[-1], height / small.shape[-2]])
-    boxes = boxes * stretch.repeat(2)
-    if settings.box_filter is not None:
-        boxes = filter_boxes(boxes, height, width, settings.box_filter)
-    return suppress_overlaps(boxes, settings.nms_iou)[: settings.max_boxes]
-
-
-def _shrink(image: Tensor, side: int) -> Tensor:
-    """Scale (3, H, W) down so that the longer side is at most ``side``."""
-    height, width = image.shape[-2:]
-    scale = side / max(height, width, 1)
-    if scale >= 1:
-        return image
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
-    top = 1 if image.is_floating_point() else 255
-    small = small.clamp(0, top)
-    return small if image.is_floating_point() else small.round().to(image.dtype)
-
-
-def measure_recall(proposals: Sequence[Tensor], objects: Sequence[Tensor]) -> dict[str, float]:
-    """How well proposals cover the objects, image by image.
-
-    Args:
-        proposals: per image (P, 4) xyxy.
-        objects: per image (M, 4) xyxy.
-
-    Returns:
-        ``objects`` (their number), ``recall`` (share with a proposal of IoU >= 0.5) and
-        ``mean_best_iou``; the same three with ``large_`` before them for objects of more than
-        32 x 32 pixels; ``boxes_per_image``. Shares lie in 0..1 and are NaN without objects.
-    """
-    best, area = [torch.zeros(0)], [torch.zeros(0)]
-    for boxes, truth in zip(proposals, objects, strict=True):
-        padded = torch.cat([boxes, boxes.new_zeros(1, 4)])  # an empty box, lest P is 0
-        best.append(box_iou(truth, padded).amax(dim=1))
-        area.append((truth[:, 2:] - truth[:, :2]).prod(dim=1))
-    best_iou, large = torch.cat(best), torch.cat(area) > LARGE_AREA
-    report = {"boxes_per_image": sum(map(len, proposals)) / max(len(proposals), 1)}
-    for name, iou in (("", best_iou), ("large_", best_iou[large])):
-        report[f"{name}objects"] = len(iou)
-        report[f"{name}recall"] = (iou >= 0.5).float().mean().item()
-        report[f"{name}mean_best_iou"] = iou.mean().item()
-    return report
+from data.propose import ProposalSettings, propose
+from data.recall import measure_recall
 
 
 def propose_files(
@@ -183,7 +61,7 @@ def _propose_file(
     directory: Path, settings: ProposalSettings, file: str
 ) -> tuple[tuple[int, int], np.ndarray]:
     pixels = np.array(read_image(directory / file))
-    boxes = propose(torch.from_numpy(pixels).permute(2, 0, 1), settings)
+    boxes = propose([torch.from_numpy(pixels).permute(2, 0, 1)], settings)[0]
     return pixels.shape[:2], boxes.numpy()
 
 

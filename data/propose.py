@@ -1,0 +1,66 @@
+"""From images to the boxes pre-training learns from: selective search, filter, NMS.
+
+Letters: `P` proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.nn import functional
+
+from data.box_filter import BoxFilter, filter_boxes, suppress_overlaps
+from data.selective_search import selective_search
+
+
+@dataclass(frozen=True)
+class ProposalSettings:
+    """How the boxes of one image are made."""
+
+    box_filter: BoxFilter | None = field(default_factory=BoxFilter)  # None keeps every box
+    nms_iou: float = 0.5  # of two boxes that overlap more, the lower-ranked goes; 1 keeps both
+    max_boxes: int | None = None  # keep this many of the best; None keeps all
+    search_side: int = 640  # larger images are searched after shrinking their longer side to this
+
+
+def propose(
+    images: Sequence[Tensor], settings: ProposalSettings = ProposalSettings()
+) -> list[Tensor]:
+    """Boxes of a batch of images, which may differ in size; an image's do not depend on the others.
+
+    Args:
+        images: (3, H, W) RGB each, uint8 or floats in 0..1.
+        settings: filter, NMS and limits.
+
+    Returns:
+        For each image (P, 4) float32 xyxy boxes in its pixels, best first; P may be 0.
+    """
+    small = [_shrink(image, settings.search_side) for image in images]
+    found = selective_search(small)
+    groups = zip(images, small, found, strict=True)
+    return [_select(*group, settings) for group in groups]
+
+
+def _select(image: Tensor, small: Tensor, boxes: Tensor, settings: ProposalSettings) -> Tensor:
+    """Bring boxes of the image searched to the given one and choose among them."""
+    height, width = image.shape[-2:]
+    stretch = boxes.new_tensor([width / small.shape[-1], height / small.shape[-2]])
+    boxes = boxes * stretch.repeat(2)
+    if settings.box_filter is not None:
+        boxes = filter_boxes(boxes, height, width, settings.box_filter)
+    return suppress_overlaps(boxes, settings.nms_iou)[: settings.max_boxes]
+
+
+def _shrink(image: Tensor, side: int) -> Tensor:
+    """Scale (3, H, W) down so that the longer side is at most ``side``."""
+    height, width = image.shape[-2:]
+    scale = side / max(height, width, 1)
+    if scale >= 1:
+        return image
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    small = functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    top = 1 if image.is_floating_point() else 255
+    small = small.clamp(0, top)
+    return small if image.is_floating_point() else small.round().to(image.dtype)

@@ -1,0 +1,27 @@
+"""Recall of proposals, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data.recall import measure_recall
+
+
+def test_recall_by_hand() -> None:
+    objects = [
+        torch.tensor([[0.0, 0, 100, 10], [200, 0, 210, 10]]),  # 1000 px and 100 px: both small
+        torch.tensor([[0.0, 0, 40, 40]]),  # large
+        torch.zeros(0, 4),
+    ]
+    proposals = [
+        torch.tensor([[0.0, 0, 50, 10], [0, 0, 10, 10]]),  # IoU 0.5 with the first object
+        torch.zeros(0, 4),
+        torch.tensor([[0.0, 0, 5, 5]]),
+    ]
+    report = measure_recall(proposals, objects)
+    assert report["objects"] == 3 and report["large_objects"] == 1
+    assert report["recall"] == pytest.approx(1 / 3)
+    assert report["mean_best_iou"] == pytest.approx(0.5 / 3)
+    assert report["large_recall"] == report["large_mean_best_iou"] == 0
+    assert report["boxes_per_image"] == pytest.approx(1.0)
