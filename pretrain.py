@@ -51,7 +51,7 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         resume = run.open(config, args.resume)
     if dist.is_main():
         say_what_may_surprise(config, getattr(detector.config, "tower_norm", "gn"))
-    batches = Batches(dataset, dataset.coco.aspect_ratios, collate_views)
+    batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
     fit(task, batches, config, run, resume, device)
     if dist.is_main():
         checkpoint.save(pretrained_file(task.weights(), config.model), run.weights)
@@ -64,6 +64,12 @@ def say_what_may_surprise(config: Config, tower_norm: str) -> None:
         frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
         stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen and stay so"
         print(f"model.backbone_weights is not set: the backbone is random{stay}")
+    if config.data.train.proposals is None:
+        print(
+            "data.train.proposals is not set: boxes are searched in the first epoch, which takes "
+            f"longer, and kept in {config.data.proposal_cache}; `python -m data.proposals` writes "
+            "a file ahead"
+        )
     if config.optim.name == "adamw" and tower_norm == "none":
         print(
             "model.options.tower_norm is none: with adamw the class tower's output grows in "

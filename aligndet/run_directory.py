@@ -14,7 +14,10 @@ from aligndet import checkpoint, dist
 from aligndet.config import Config, differences, dump_yaml, plain
 
 # Keys that may change when a run is resumed, because the result does not depend on them.
-FREE_TO_CHANGE = ("output_dir", "device", "data.workers", "loop.", "evaluation.", "data.val.")
+FREE_TO_CHANGE = (
+    *("output_dir", "device", "data.workers", "data.proposal_cache"),
+    *("loop.", "evaluation.", "data.val."),
+)
 
 
 class RunDirectory:

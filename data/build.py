@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from data.coco import CocoDataset
 from data.errors import DataError
+from data.proposal_cache import ProposalCache
+from data.propose import ProposalSettings
+from data.searched import SearchedImages
 from data.transforms import Augment
-from data.views import DetectionDataset, TwoViewDataset
+from data.views import BoxSource, DetectionDataset, TwoViewDataset
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class SplitConfig:
 
     images: str | None = None  # folder of the images
     annotations: str | None = None  # COCO JSON with labelled boxes (fine-tuning, evaluation)
-    proposals: str | None = None  # COCO JSON of `python -m data.proposals` (pre-training)
+    proposals: str | None = None  # COCO JSON of `python -m data.proposals` (pre-training);
+    # null: boxes are searched when an image is first read, see data.proposal_cache
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class DataConfig:
 
     train: SplitConfig = field(default_factory=SplitConfig)
     val: SplitConfig = field(default_factory=SplitConfig)
+    proposal_cache: str = "datasets/proposal_cache"  # folder of boxes searched while training
     batch_size: int = 2  # images a process and step
     workers: int = 2  # loader processes a process; 0 loads in the training process
     short_sides: tuple[int, ...] = (800,)  # one is drawn for each view
@@ -61,12 +66,19 @@ def _required(split: SplitConfig, name: str, key: str) -> str:
 
 
 def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDataset:
-    """Dataset of box-domain pre-training: images and their proposals, no labels."""
+    """Dataset of box-domain pre-training: images and their proposals, no labels.
+
+    Without a file of proposals the boxes are searched when an image is first read.
+    """
     images = _required(config.train, "train", "images")
-    proposals = _required(config.train, "train", "proposals")
-    coco = CocoDataset(images, proposals, bad_boxes=config.bad_boxes)
+    source: BoxSource
+    if config.train.proposals is not None:
+        source = CocoDataset(images, config.train.proposals, bad_boxes=config.bad_boxes)
+    else:
+        cache = ProposalCache(config.proposal_cache, ProposalSettings())
+        source = SearchedImages(images, cache)
     augment = Augment(config.short_sides, config.max_side, config.flip, photometric=True)
-    return TwoViewDataset(coco, augment, max_proposals)
+    return TwoViewDataset(source, augment, max_proposals)
 
 
 def build_train(config: DataConfig) -> DetectionDataset:

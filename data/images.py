@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 END_MARKERS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}
+# What Pillow raises for files that are missing, cut off or something else.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+Result = TypeVar("Result")
 
 
 def list_images(directory: str | Path) -> list[str]:
@@ -52,16 +57,43 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         DataError: the file is missing, truncated or not an image.
     """
+    return _decode(path, path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """An image file as it is on disk, for ``decode_image``.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
     try:
-        with Image.open(path) as image:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def decode_image(content: bytes, path: str | Path) -> Image.Image:
+    """``read_image`` of a file whose bytes have been read already; errors name ``path``."""
+    return _decode(io.BytesIO(content), path)
+
+
+def _decode(source: str | Path | BinaryIO, path: str | Path) -> Image.Image:
+    try:
+        with Image.open(source) as image:
             image.load()
             return _to_rgb(image)
-    except FileNotFoundError:
-        raise DataError(f"{path}: image is missing; restore it or remove its entry") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path}: image is truncated or unreadable ({error}); replace it or remove its entry"
-        ) from None
+    except UNREADABLE as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: str | Path, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: image is missing; restore it or remove its entry")
+    # Pillow's own words name the stream, not the file, when it was given bytes.
+    reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+    return DataError(
+        f"{path}: image is truncated or unreadable ({reason}); replace it or remove its entry"
+    )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -89,25 +121,52 @@ def check_images(directory: str | Path, files: Iterable[str]) -> None:
     root = Path(directory)
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; set data.*.images to the folder of the images")
+    _for_each(lambda name: _check(root / name), files)
+
+
+def image_sizes(directory: str | Path, files: Sequence[str]) -> list[tuple[int, int]]:
+    """(height, width) in pixels of each file, of which only the header is read.
+
+    Raises:
+        DataError: naming the first file that has no readable header, and how many there are.
+    """
+    return _for_each(lambda name: _size(Path(directory) / name), files)
+
+
+def _for_each(function: Callable[[str], Result], files: Iterable[str]) -> list[Result]:
+    """Call in threads; all files are looked at before the first error is raised."""
+
+    def attempt(name: str) -> Result | DataError:
+        try:
+            return function(name)
+        except DataError as error:
+            return error
+
     with ThreadPoolExecutor(max_workers=8) as pool:
-        problems = [p for p in pool.map(lambda name: _problem(root / name), files) if p]
+        results = list(pool.map(attempt, files))
+    problems = [result for result in results if isinstance(result, DataError)]
     if problems:
         more = f" (and {len(problems) - 1} more files like it)" if len(problems) > 1 else ""
-        raise DataError(problems[0] + more)
+        raise DataError(f"{problems[0]}{more}")
+    return results
 
 
-def _problem(path: Path) -> str | None:
+def _check(path: Path) -> None:
     marker = END_MARKERS.get(path.suffix.lower())
     try:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(-min(64, file.tell()), os.SEEK_CUR)
             if marker is not None and marker in file.read():
-                return None
+                return
     except OSError:
-        return f"{path}: image is missing; restore it or remove its entry"
+        raise DataError(f"{path}: image is missing; restore it or remove its entry") from None
+    read_image(path)
+
+
+def _size(path: Path) -> tuple[int, int]:
     try:
-        read_image(path)
-    except DataError as error:
-        return str(error)
-    return None
+        with Image.open(path) as image:
+            return image.height, image.width
+    except UNREADABLE as error:
+        raise _unusable(path, error) from None

@@ -6,13 +6,14 @@ A sample is asked for by a ``SampleKey``: which image, and the seed of its rando
 from __future__ import annotations
 
 import random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.coco import CocoDataset
+from data.coco import CocoDataset, Record
 from data.transforms import Augment
 
 
@@ -21,6 +22,19 @@ class SampleKey(NamedTuple):
 
     index: int  # of the record in the dataset
     seed: str  # of everything random in the sample
+
+
+class BoxSource(Protocol):
+    """Images with boxes: ``data.coco.CocoDataset`` or ``data.searched.SearchedImages``."""
+
+    @property
+    def aspect_ratios(self) -> list[float]:
+        """Height / width of every image."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Image.Image, Record]:
+        """Decode image ``index``; its record holds its boxes."""
 
 
 def limit_boxes(boxes: Tensor, limit: int | None) -> Tensor:
@@ -57,15 +71,15 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
     There is no crop, so box k of one view and box k of the other are the same instance.
     """
 
-    def __init__(self, coco: CocoDataset, augment: Augment, max_proposals: int | None) -> None:
-        self.coco, self.augment, self.max_proposals = coco, augment, max_proposals
+    def __init__(self, source: BoxSource, augment: Augment, max_proposals: int | None) -> None:
+        self.source, self.augment, self.max_proposals = source, augment, max_proposals
 
     def __len__(self) -> int:
-        return len(self.coco)
+        return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> tuple[dict[str, Any], dict[str, Any]]:
         """Two dicts of ``image`` (3, H, W) and ``boxes`` (M, 4); M is the same in both."""
-        image, record = self.coco.read(key.index)
+        image, record = self.source.read(key.index)
         boxes = limit_boxes(record.boxes, self.max_proposals)
         rng = random.Random(key.seed)
         views = [self.augment(image, boxes, rng) for _ in range(2)]

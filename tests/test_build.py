@@ -7,7 +7,10 @@ import json
 import pytest
 
 from data.build import DataConfig, SplitConfig, build_train, build_two_views, build_val
+from data.coco import CocoDataset
 from data.errors import DataError
+from data.propose import ProposalSettings
+from data.searched import SearchedImages
 from data.views import SampleKey
 from tests.drawn_boxes import save_coco
 
@@ -40,6 +43,31 @@ def test_two_views_read_proposals_and_all_images(split):
     views = dataset[SampleKey(0, "s")]
     assert [len(view["boxes"]) for view in views] == [1, 1]
     assert {min(view["image"].shape[1:]) for view in views} <= {32, 40}
+
+
+def test_two_views_without_a_file_are_searched(split, tmp_path):
+    """The labels are not used, whether they are given or not."""
+    cache = tmp_path / "cache"
+    config = DataConfig(
+        train=SplitConfig(images=split.images, annotations="not/read.json"),
+        proposal_cache=str(cache),
+        short_sides=(48,),
+    )
+    dataset = build_two_views(config, max_proposals=1)
+    assert isinstance(dataset.source, SearchedImages)
+    assert dataset.source.cache.folder.parent == cache
+    assert dataset.source.cache.settings == ProposalSettings()
+    assert dataset.augment.photometric
+    first, second = dataset[SampleKey(0, "s")]
+    assert len(first["boxes"]) == len(second["boxes"]) == 1
+    assert len(dataset.source.read(0)[1].boxes) > 1  # the cache holds all
+
+
+def test_a_file_of_proposals_leaves_the_cache_alone(split, tmp_path):
+    cache = tmp_path / "cache"
+    dataset = build_two_views(DataConfig(train=split, proposal_cache=str(cache)), None)
+    assert isinstance(dataset.source, CocoDataset)
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize(("skip_empty", "images"), [(True, 2), (False, 3)])
@@ -76,7 +104,7 @@ def test_bad_boxes_reach_the_datasets(split):
     assert len(build_val(config).coco.records[0].boxes) == 1  # scored against the file itself
     config = DataConfig(train=split, bad_boxes="drop")
     assert build_train(config).coco.dropped == 1
-    assert build_two_views(config, None).coco.dropped == 1
+    assert build_two_views(config, None).source.dropped == 1
 
 
 @pytest.mark.parametrize(
@@ -84,7 +112,7 @@ def test_bad_boxes_reach_the_datasets(split):
     [
         (build_train, "train", ("images", "annotations")),
         (build_val, "val", ("images", "annotations")),
-        (lambda config: build_two_views(config, None), "train", ("images", "proposals")),
+        (lambda config: build_two_views(config, None), "train", ("images",)),
     ],
 )
 def test_missing_keys_are_named(split, build, name, keys):

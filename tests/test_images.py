@@ -11,7 +11,14 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from data.images import check_images, list_images, read_image
+from data.images import (
+    check_images,
+    decode_image,
+    image_sizes,
+    list_images,
+    read_bytes,
+    read_image,
+)
 from tests.assertions import assert_clean
 
 RAMP = np.tile(np.linspace(0, 65535, 256).round().astype(np.uint16), (4, 1))  # (4, 256)
@@ -198,6 +205,62 @@ def test_truncated_files_are_found(tmp_path, name):
         with pytest.raises(DataError) as error:
             check_images(tmp_path, [name])
         assert_clean(error, path, "truncated or unreadable", "replace it or remove")
+
+
+@pytest.mark.parametrize("name", list(CODINGS))
+def test_bytes_decode_as_their_file(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(encoded(photo(), **CODINGS[name]))
+    content = read_bytes(path)
+    assert content == path.read_bytes()
+    decoded = decode_image(content, "named.so")
+    assert decoded.mode == "RGB"
+    assert np.array_equal(np.array(decoded), read_array(path))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("name", list(CODINGS))
+def test_truncated_bytes_are_named_after_their_file(tmp_path, name):
+    whole = encoded(photo(), **CODINGS[name])
+    for part in (0.0, 0.1, 0.9):
+        with pytest.raises(DataError) as error:
+            decode_image(whole[: int(len(whole) * part)], tmp_path / name)
+        assert_clean(error, tmp_path / name, "truncated or unreadable", "replace it or remove")
+        assert "BytesIO" not in str(error.value)
+
+
+def test_reading_bytes_of_no_file(tmp_path):
+    with pytest.raises(DataError) as error:
+        read_bytes(tmp_path / "gone.jpg")
+    assert_clean(error, tmp_path / "gone.jpg", "missing", "restore it or remove")
+    with pytest.raises(DataError) as error:
+        read_bytes(tmp_path)
+    assert_clean(error, tmp_path, "unreadable", "directory")
+
+
+def test_image_sizes_are_those_of_the_decoded_images(tmp_path):
+    names = []
+    for number, name in enumerate(CODINGS):
+        photo(30 + number, 20).save(tmp_path / name)
+        names.append(name)
+    assert image_sizes(tmp_path, names) == [(20, 30 + number) for number in range(len(names))]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    turned = ["turned.jpg", "turned.tif"]
+    for name in turned:
+        photo(90, 60).save(tmp_path / name, exif=exif)
+    decoded = [read_image(tmp_path / name) for name in turned]
+    assert image_sizes(tmp_path, turned) == [(image.height, image.width) for image in decoded]
+
+
+def test_image_sizes_count_and_name_what_has_no_header(tmp_path):
+    photo().save(tmp_path / "good.png")
+    # The end marker of a JPEG, so that check_images takes it as whole.
+    (tmp_path / "bad.jpg").write_bytes(bytes(100) + b"\xff\xd9")
+    check_images(tmp_path, ["bad.jpg"])
+    with pytest.raises(DataError) as error:
+        image_sizes(tmp_path, ["good.png", "bad.jpg", "gone.png"])
+    assert_clean(error, tmp_path / "bad.jpg", "not an image", "and 1 more files")
 
 
 @pytest.mark.parametrize(

@@ -277,8 +277,8 @@ def test_bad_input_is_one_line(name, tmp_path, dataset, write_config, error_of):
 
 def test_pretraining_checks_its_proposals(tmp_path, dataset, write_config, error_of):
     path = write_config(tmp_path / "run")
-    message = error_of("pretrain", "--config", path, "data.train.proposals=null")
-    assert "data.train.proposals is not set" in message
+    message = error_of("pretrain", "--config", path, "data.train.images=null")
+    assert "data.train.images is not set" in message
     content = json.loads((dataset / "proposals.json").read_text())
     flat_box(content, tmp_path, dataset)
     message = error_of("pretrain", "--config", path, f"data.train.proposals={tmp_path}/bad.json")

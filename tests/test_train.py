@@ -226,7 +226,7 @@ def test_a_step_in_bfloat16(tmp_path, content, stage):
     if stage == "box":
         dataset = build_two_views(config.data, None)
         task = BoxDomain(build_detector(config.model, 1), "fcos", config.box_domain)
-        batches = Batches(dataset, dataset.coco.aspect_ratios, collate_views)
+        batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
     else:
         dataset = build_train(config.data)
         task = FineTuning(build_detector(config.model, 2))

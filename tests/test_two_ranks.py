@@ -63,7 +63,7 @@ def stage(name, config):
     if name.startswith("box"):
         dataset = build_two_views(config.data, None)
         task = BoxDomain(build_detector(config.model, 1), config.model.detector, config.box_domain)
-        return task, Batches(dataset, dataset.coco.aspect_ratios, collate_views)
+        return task, Batches(dataset, dataset.source.aspect_ratios, collate_views)
     dataset = build_train(config.data)
     task = FineTuning(build_detector(config.model, len(dataset.coco.categories)))
     return task, Batches(dataset, dataset.coco.aspect_ratios, collate_detection)

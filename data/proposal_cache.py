@@ -1,0 +1,146 @@
+"""Boxes that are searched once and kept on disk, by what the image and the settings are.
+
+The file of an image is ``DIRECTORY/SETTINGS/ab/cdef....npy``: ``SETTINGS`` is a digest of the
+settings, ``abcdef...`` one of the bytes of the image file. So a renamed or copied image is found,
+a changed one is searched again, and workers, ranks and runs can share a directory: whoever comes
+first writes, and if two come at once both write the same.
+
+Letters: `P` proposals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.errors import DataError
+from data.propose import ProposalSettings, propose
+
+# Part of every key. Raise it when the search, the filter or the decoding of images changes such
+# that an image gets other boxes; otherwise runs would go on with the boxes of the old code.
+SEARCH_VERSION = 1
+
+
+class ProposalCache:
+    """Searches the boxes of an image, unless that has been done before.
+
+    Args:
+        directory: folder of the cache; made if it is not there.
+        settings: of the search. Each setting has a folder of its own in ``directory``.
+
+    Raises:
+        DataError: files cannot be written there.
+    """
+
+    def __init__(self, directory: str | Path, settings: ProposalSettings) -> None:
+        self.directory, self.settings = Path(directory), settings
+        self.folder = self.directory / settings_digest(settings)
+        probe = self.folder / "probe.npy"  # now, not hours later in a worker
+        self._write(probe, np.zeros((0, 4)))
+        probe.unlink(missing_ok=True)  # another rank may have removed it
+
+    def boxes(self, content: bytes, image: Image.Image) -> Tensor:
+        """The boxes of an image: those a file of ``python -m data.proposals`` would hold.
+
+        Args:
+            content: bytes of the image file.
+            image: the same, decoded as RGB.
+
+        Returns:
+            (P, 4) float32 xyxy pixels, best first, rounded to 0.01 pixels; P may be 0.
+
+        Raises:
+            DataError: the boxes cannot be written.
+        """
+        path = self.path(content)
+        kept = self._read(path)
+        boxes = None if kept is None else _decode(kept, image.width, image.height)
+        if boxes is None:  # never searched, or the file is damaged
+            boxes = self._search(image)
+            self._write(path, boxes)
+        return torch.from_numpy(boxes)
+
+    def path(self, content: bytes) -> Path:
+        """Where the boxes of an image file of these bytes are kept."""
+        digest = hashlib.blake2b(content, digest_size=20).hexdigest()
+        return self.folder / digest[:2] / f"{digest[2:]}.npy"
+
+    def _read(self, path: Path) -> bytes | None:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _search(self, image: Image.Image) -> np.ndarray:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        boxes = propose([pixels], self.settings)[0].numpy()
+        # As `python -m data.proposals` rounds them and CocoDataset clips them: float32 of a number
+        # with two decimals is the same on both ways, so that a run does not depend on the way.
+        boxes = boxes.astype(np.float64).round(2)
+        return boxes.clip(0, (image.width, image.height) * 2).astype(np.float32)
+
+    def _write(self, path: Path, boxes: np.ndarray) -> None:
+        # Not fsynced: it would slow the search down, and a file torn by a power cut is noticed.
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(_encode(boxes))
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)  # still there only after a failure
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> DataError:
+        return DataError(
+            f"{self.directory}: boxes cannot be kept there ({error.strerror}); set "
+            "data.proposal_cache to a folder that can be written and has space"
+        )
+
+
+def settings_digest(settings: ProposalSettings) -> str:
+    """16 hexadecimal digits that differ between settings and between versions of the search."""
+    named = {"version": SEARCH_VERSION, **dataclasses.asdict(settings)}
+    text = json.dumps(named, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _encode(boxes: np.ndarray) -> bytes:
+    """Boxes (P, 4) as the content of a .npy file, little-endian float32."""
+    file = io.BytesIO()
+    np.save(file, boxes.astype("<f4"))
+    return file.getvalue()
+
+
+HEADER = len(_encode(np.zeros((0, 4))))  # bytes before the numbers, for any P
+
+
+def _decode(content: bytes, width: int, height: int) -> np.ndarray | None:
+    """Boxes (P, 4) of a .npy file; None if it is damaged.
+
+    Only what ``_encode`` writes is taken. ``np.load`` would take more, and fails in six ways when
+    its header is damaged. Nearly all damage to the numbers themselves shows as well: as what is no
+    box in an image of this size.
+    """
+    count, rest = divmod(len(content) - HEADER, 16)
+    if count < 0 or rest:
+        return None
+    boxes = np.frombuffer(content, dtype="<f4", offset=HEADER).reshape(count, 4).copy()
+    if _encode(boxes) != content or not np.isfinite(boxes).all():
+        return None
+    top_left, bottom_right = boxes[:, :2], boxes[:, 2:]
+    inside = (top_left >= 0) & (top_left < bottom_right) & (bottom_right <= (width, height))
+    return boxes if inside.all() else None

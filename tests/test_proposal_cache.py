@@ -1,0 +1,248 @@
+"""Boxes kept on disk: found by content and settings, searched again when the file is damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import proposal_cache
+from data.errors import DataError
+from data.images import decode_image
+from data.proposal_cache import ProposalCache, settings_digest
+from data.propose import ProposalSettings, propose
+from tests.assertions import assert_clean
+from tests.two_rectangles import draw
+
+
+def encoded(seed, kind="PNG"):
+    stream = io.BytesIO()
+    Image.fromarray(draw(seed)).save(stream, format=kind)
+    return stream.getvalue()
+
+
+def boxes_of(cache, content):
+    return cache.boxes(content, decode_image(content, "scene"))
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """The settings of every search, in order."""
+    made = []
+
+    def counted(images, settings):
+        made.append(settings)
+        return propose(images, settings)
+
+    monkeypatch.setattr(proposal_cache, "propose", counted)
+    return made
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return ProposalCache(tmp_path / "new" / "cache", ProposalSettings())
+
+
+def files(cache):
+    return sorted(path for path in cache.directory.rglob("*") if path.is_file())
+
+
+def test_the_boxes_are_those_of_the_search(cache):
+    content = encoded(0)
+    boxes = boxes_of(cache, content)
+    image = torch.from_numpy(draw(0)).permute(2, 0, 1)
+    assert boxes.dtype == torch.float32
+    torch.testing.assert_close(boxes, propose([image])[0], rtol=0, atol=0.00501)
+    assert len(boxes) > 2
+
+
+def test_coordinates_are_rounded_and_clipped_as_in_a_file_of_proposals(cache, monkeypatch):
+    found = torch.tensor([[0.004, 1.006, 80.0001, 60.02], [3.333, 4.0, 9.995, 50.126]])
+    monkeypatch.setattr(proposal_cache, "propose", lambda images, settings: [found])
+    boxes = boxes_of(cache, encoded(0))
+    # 9.995 is 9.9949999 as float32
+    expected = torch.tensor([[0.0, 1.01, 80.0, 60.0], [3.33, 4.0, 9.99, 50.13]])
+    assert torch.equal(boxes, expected)
+    assert torch.equal(boxes_of(cache, encoded(0)), expected)
+
+
+def test_a_hit_searches_nothing(cache, searches):
+    content = encoded(0)
+    first = boxes_of(cache, content)
+    assert len(searches) == 1
+    for again in (cache, ProposalCache(cache.directory, ProposalSettings())):
+        assert torch.equal(boxes_of(again, content), first)
+    assert len(searches) == 1
+    first.zero_()  # what a caller does with its boxes stays with it
+    assert boxes_of(cache, content).any()
+
+
+def test_other_content_is_another_image(cache, searches):
+    boxes_of(cache, encoded(0))
+    boxes_of(cache, encoded(1))
+    boxes_of(cache, encoded(0, "BMP"))  # the same pixels, but only the bytes are compared
+    assert len(searches) == 3
+    assert len(files(cache)) == 3
+
+
+def test_a_file_lies_where_its_digest_says(cache):
+    content = encoded(0)
+    boxes = boxes_of(cache, content)
+    (path,) = files(cache)
+    assert path == cache.path(content)
+    settings, letters, name = path.relative_to(cache.directory).parts
+    assert settings == settings_digest(ProposalSettings())
+    assert len(letters) == 2
+    assert len(letters + name) == 40 + len(".npy")
+    assert np.array_equal(np.load(path), boxes.numpy())  # readable by anyone's numpy
+
+
+def other_settings():
+    plain = ProposalSettings()
+    narrow = dataclasses.replace(plain.box_filter, max_ratio=2.0)
+    changes = ({"box_filter": None}, {"box_filter": narrow}, {"nms_iou": 0.7}, {"max_boxes": 1})
+    return [dataclasses.replace(plain, **c) for c in (*changes, {"search_side": 40})]
+
+
+@pytest.mark.parametrize("settings", other_settings())
+def test_other_settings_are_searched_again(cache, searches, settings):
+    content = encoded(0)
+    boxes_of(cache, content)
+    other = ProposalCache(cache.directory, settings)
+    boxes = boxes_of(other, content)
+    assert searches == [ProposalSettings(), settings]
+    assert torch.equal(boxes_of(other, content), boxes)
+    assert len(searches) == 2
+
+
+def test_each_setting_counts():
+    """Also one that is added later."""
+    digests = {settings_digest(settings) for settings in (ProposalSettings(), *other_settings())}
+    assert len(digests) == 6
+    changed = {field.name for field in dataclasses.fields(ProposalSettings)}
+    assert changed == {"box_filter", "nms_iou", "max_boxes", "search_side"}  # else add it above
+
+
+def test_another_version_of_the_search_is_searched_again(cache, searches, monkeypatch):
+    boxes_of(cache, encoded(0))
+    monkeypatch.setattr(proposal_cache, "SEARCH_VERSION", proposal_cache.SEARCH_VERSION + 1)
+    boxes_of(ProposalCache(cache.directory, ProposalSettings()), encoded(0))
+    assert len(searches) == 2
+
+
+def test_an_image_without_boxes_is_kept_too(cache, searches):
+    stream = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(stream, format="PNG")
+    for _ in range(2):
+        boxes = boxes_of(cache, stream.getvalue())
+        assert boxes.shape == (0, 4)
+        assert boxes.dtype == torch.float32
+    assert len(searches) == 1
+
+
+def as_file(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+BOX = np.array([[1, 2, 30, 40]], dtype=np.float32)
+DAMAGE = {
+    "empty": lambda whole: b"",
+    "cut in the header": lambda whole: whole[:60],
+    "cut after the header": lambda whole: whole[:128],
+    "cut in the boxes": lambda whole: whole[:-7],
+    "cut after a box": lambda whole: whole[:-16],
+    "longer": lambda whole: whole + bytes(16),
+    "zeros": lambda whole: bytes(len(whole)),
+    "zeros for boxes": lambda whole: whole[:128] + bytes(len(whole) - 128),
+    "no numpy file": lambda whole: b"<html>" + whole[6:],
+    "zip": lambda whole: b"PK\x03\x04" + whole[4:],
+    "pickle": lambda whole: as_file(np.array([{}], dtype=object)),
+    "float64": lambda whole: as_file(BOX.astype(np.float64)),
+    "big-endian": lambda whole: as_file(BOX.astype(">f4")),
+    "one dimension": lambda whole: as_file(BOX[0]),
+    "five columns": lambda whole: as_file(np.ones((4, 5), dtype=np.float32)),
+    "nan": lambda whole: as_file(BOX * np.array([1, 1, np.nan, 1], dtype=np.float32)),
+    "infinite": lambda whole: as_file(BOX * np.array([1, 1, np.inf, 1], dtype=np.float32)),
+    "outside": lambda whole: as_file(BOX * 3),  # 120 high, in an image of 60
+    "negative": lambda whole: as_file(BOX * np.array([-1, 1, 1, 1], dtype=np.float32)),
+    "no area": lambda whole: as_file(BOX[:, [0, 1, 0, 3]]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_file_is_searched_again_and_replaced(cache, searches, name):
+    content = encoded(0)
+    boxes = boxes_of(cache, content)
+    path = cache.path(content)
+    whole = path.read_bytes()
+    path.write_bytes(DAMAGE[name](whole))
+    assert path.read_bytes() != whole
+    assert torch.equal(boxes_of(cache, content), boxes)
+    assert len(searches) == 2
+    assert path.read_bytes() == whole
+    assert files(cache) == [path]
+
+
+def test_any_damaged_byte_of_the_header_is_noticed(cache, monkeypatch):
+    content = encoded(0)
+    boxes = boxes_of(cache, content)
+    path = cache.path(content)
+    whole = path.read_bytes()
+    monkeypatch.setattr(proposal_cache, "propose", lambda images, settings: [boxes])
+    for place in range(128):
+        for value in {0, ord("9"), ord("'"), whole[place] ^ 1} - {whole[place]}:
+            path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            assert torch.equal(boxes_of(cache, content), boxes)
+            assert path.read_bytes() == whole, (place, value)
+
+
+def fill(directory):
+    """Called in a process of its own."""
+    torch.set_num_threads(1)
+    cache = ProposalCache(directory, ProposalSettings())
+    return [boxes_of(cache, encoded(seed)).numpy() for seed in range(4)]
+
+
+def test_two_processes_at_once(tmp_path, cache, searches):
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        found = list(pool.map(fill, [cache.directory] * 2))
+    kept = fill(cache.directory)
+    assert not searches
+    for results in found:
+        assert all(np.array_equal(a, b) for a, b in zip(results, kept, strict=True))
+    assert files(cache) == sorted(cache.path(encoded(seed)) for seed in range(4))  # no leftovers
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError) as error:
+            ProposalCache(directory, ProposalSettings())
+        assert_clean(error, directory, "cannot be kept there", "set data.proposal_cache to")
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(cache, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(proposal_cache.os, "replace", full)
+    with pytest.raises(DataError) as error:
+        boxes_of(cache, encoded(0))
+    assert_clean(error, cache.directory, "No space left on device", "has space")
+    assert not files(cache)
+
+
+def test_a_file_that_cannot_be_read_is_named(cache):
+    cache.path(encoded(0)).mkdir(parents=True)
+    with pytest.raises(DataError) as error:
+        boxes_of(cache, encoded(0))
+    assert_clean(error, cache.directory, "directory", "set data.proposal_cache")

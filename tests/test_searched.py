@@ -1,0 +1,104 @@
+"""A folder of images in the place of a file of proposals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import proposal_cache
+from data.coco import CocoDataset
+from data.errors import DataError
+from data.proposal_cache import ProposalCache
+from data.proposals import main
+from data.propose import ProposalSettings
+from data.searched import SearchedImages
+from tests.assertions import assert_clean
+from tests.two_rectangles import draw
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Landscape, portrait, one in a subfolder; one large enough to be searched smaller."""
+    images = tmp_path / "images"
+    (images / "sub").mkdir(parents=True)
+    large = draw(1).repeat(13, axis=0).repeat(13, axis=1)[:771, :1003]
+    for name, pixels in {
+        "b.png": draw(0),
+        "a.png": draw(2).transpose(1, 0, 2),
+        "large.png": large,
+        "sub/c.bmp": draw(3),
+        "grey.jpg": draw(4)[:, :, 0],
+    }.items():
+        Image.fromarray(np.ascontiguousarray(pixels)).save(images / name)
+    (images / "notes.txt").touch()
+    return images
+
+
+@pytest.fixture
+def source(folder, tmp_path):
+    return SearchedImages(folder, ProposalCache(tmp_path / "cache", ProposalSettings()))
+
+
+def test_all_images_are_listed_with_their_shapes(source):
+    assert len(source) == 5
+    assert source.files == ["a.png", "b.png", "grey.jpg", "large.png", "sub/c.bmp"]
+    assert source.aspect_ratios == [80 / 60, 60 / 80, 60 / 80, 771 / 1003, 60 / 80]
+
+
+def test_equal_to_a_file_of_proposals_in_every_bit(source, folder, tmp_path):
+    path = tmp_path / "proposals.json"
+    assert main(["--images", str(folder), "--output", str(path), "--workers", "1"]) == 0
+    coco = CocoDataset(folder, path)
+    assert len(coco) == len(source)
+    assert coco.aspect_ratios == source.aspect_ratios
+    for index in range(len(coco)):
+        (theirs, expected), (ours, record) = coco.read(index), source.read(index)
+        assert np.array_equal(np.array(ours), np.array(theirs))
+        assert len(record.boxes) > 0
+        assert torch.equal(record.boxes, expected.boxes)
+        assert torch.equal(record.labels, expected.labels)
+        assert (record.image_id, record.file_name) == (expected.image_id, expected.file_name)
+        assert (record.height, record.width) == (expected.height, expected.width)
+
+
+def test_a_renamed_image_keeps_its_boxes(source, folder, monkeypatch):
+    _, before = source.read(1)
+    (folder / "b.png").rename(folder / "sub" / "z.png")
+    renamed = SearchedImages(folder, source.cache)
+    assert renamed.files[-1] == "sub/z.png"
+
+    def never(images, settings):
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr(proposal_cache, "propose", never)
+    assert torch.equal(renamed.read(4)[1].boxes, before.boxes)
+
+
+def test_a_changed_image_gets_other_boxes(source, folder):
+    _, before = source.read(1)
+    Image.fromarray(np.ascontiguousarray(draw(0)[:, ::-1])).save(folder / "b.png")
+    _, after = source.read(1)
+    assert before.boxes.shape != after.boxes.shape or not torch.equal(before.boxes, after.boxes)
+
+
+def test_unusable_images_are_named_before_training(folder, source):
+    whole = (folder / "b.png").read_bytes()
+    (folder / "b.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError) as error:
+        SearchedImages(folder, source.cache)
+    assert_clean(error, folder / "b.png", "truncated or unreadable", "replace it or remove")
+    (folder / "b.png").write_bytes(bytes(50) + whole[-20:])  # its end is whole, its header is not
+    with pytest.raises(DataError) as error:
+        SearchedImages(folder, source.cache)
+    assert_clean(error, folder / "b.png", "not an image")
+    with pytest.raises(DataError, match="no such directory"):
+        SearchedImages(folder / "nowhere", source.cache)
+
+
+def test_an_image_that_goes_while_training_is_named(folder, source):
+    (folder / "b.png").unlink()
+    with pytest.raises(DataError) as error:
+        source.read(1)
+    assert_clean(error, folder / "b.png", "missing")
