@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -130,7 +129,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     datasets = build_datasets(options, images, folder)
     runs = {name: Training(options, dataset) for name, dataset in datasets.items()}
     print(f"{len(datasets['file'])} images, {runs['file'].epoch} steps an epoch")
-    first: dict[str, Any] = {}
+    first: dict[str, float] = {}
     for name, run in runs.items():
         first[name] = sum(run.step() for _ in tqdm(range(run.epoch), desc=f"epoch, {name}"))
     searching = first["cache"] - first["file"]

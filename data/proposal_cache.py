@@ -93,8 +93,8 @@ class ProposalCache:
         return boxes.clip(0, (image.width, image.height) * 2).astype(np.float32)
 
     def _write(self, path: Path, boxes: np.ndarray) -> None:
-        # Not fsynced: it would slow the search down, and a file torn by a power cut is noticed. The
-        # temporary name is nobody else's, on any machine; what a kill leaves under it is never read.
+        # Not fsynced: it would slow the search down, and a file torn by a power cut is noticed.
+        # Nobody else has this temporary name; what a kill leaves under it is never read.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
