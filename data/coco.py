@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from PIL import Image
@@ -51,12 +52,23 @@ class Categories:
 
 def write_json_atomic(content: Any, path: str | Path) -> None:
     """Write JSON so that ``path`` holds either the old file or the complete new one."""
+    with open_atomic(path) as file:
+        json.dump(content, file)
+
+
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[TextIO]:
+    """Open a UTF-8 text file for writing; it takes the place of ``path`` when the block ends well.
+
+    After an error or a kill ``path`` still holds what it held before.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file)
+        # A file name that is not UTF-8 must not cost the result: it is written with escapes.
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -75,13 +87,32 @@ def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
         DataError: the file is missing, not JSON, lacks a field, repeats an id, or an annotation
             refers to an image or a category that is not listed or has no four numbers as its box.
     """
+    content = read_json(path)
+    check_coco(path, content)
+    return content
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is missing or not JSON.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            return json.load(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of a COCO JSON") from None
     except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); write the file again") from None
+
+
+def check_coco(path: str | Path, content: Any) -> None:
+    """Check the structure of a COCO JSON that was read from ``path``.
+
+    Raises:
+        DataError: see ``load_coco``.
+    """
     _check_lists(path, content)
     image_ids = _unique_ids(path, content["images"], "images")
     category_ids = _unique_ids(path, content["categories"], "categories")
@@ -102,7 +133,6 @@ def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
                 f"{path}: {name} has bbox {annotation['bbox']!r}, which is not four finite numbers "
                 "[x, y, width, height]; correct it or remove the annotation"
             )
-    return content
 
 
 def _is_box(bbox: Any) -> bool:

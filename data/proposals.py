@@ -1,143 +1,217 @@
 """Boxes for your own images in one command: selective search, filter, NMS, COCO JSON.
 
-    python -m data.proposals --images DIR --output FILE.json [--filter ratio3size0008]
-        [--annotations FILE.json] [--recall ANNOTATIONS.json] [--workers N]
+    python -m data.proposals --images DIR --output FILE.json [--source search|gt|RESULTS.json]
+        [--annotations FILE.json] [--filter ratio3size0008] [--nms 0.5] [--max-boxes N]
+        [--workers N] [--batch N] [--device cpu|cuda] [--skip-bad]
+        [--recall ANNOTATIONS.json] [--draw DIR]
 
 Every proposal becomes an annotation of the one category ``object`` with a score that falls with
 its rank; box-domain pre-training reads the file in place of labels. The result does not depend on
-the number of processes.
-
-Letters: `P` proposals, `M` ground-truth boxes.
+the number of processes, on the batch, or on how often the run was killed: finished images are kept
+in a journal beside the output, and the same command goes on from there. Images that cannot be used
+are named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from data.box_filter import parse_filter
-from data.coco import load_coco, write_json_atomic
+from data.draw_proposals import draw_sample
 from data.errors import DataError
-from data.images import check_images, list_images, read_image
-from data.propose import ProposalSettings, propose
+from data.proposal_journal import Journal
+from data.proposal_output import report_bad, write_proposals
+from data.proposal_sources import Work, list_work, objects_by_file
+from data.propose import ProposalSettings
+from data.propose_files import (
+    Bad,
+    Found,
+    Job,
+    file_state,
+    propose_files,
+    propose_files_on_device,
+    size_problem,
+)
 from data.recall import measure_recall
 
-
-def propose_files(
-    directory: Path, files: Sequence[str], settings: ProposalSettings, workers: int
-) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Yield ((height, width), boxes (P, 4)) for each file, in order, computed by ``workers``.
-
-    Raises:
-        DataError: an image can't be read.
-    """
-    task = partial(_propose_file, directory, settings)
-    if workers <= 1:
-        yield from map(task, files)
-        return
-    # Forking a process that has already run torch threads can hang: fork a fresh one, or none.
-    method = "spawn"
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        method = "forkserver"
-        multiprocessing.set_forkserver_preload(["data.proposals"])  # one import of torch for all
-    context = multiprocessing.get_context(method)
-    with context.Pool(min(workers, len(files)), torch.set_num_threads, (1,)) as pool:
-        yield from pool.imap(task, files)
+# Raise it when the search finds other boxes: journals of the older search are then not continued.
+SEARCH_VERSION = 1
+DEFAULT_FILTER, DEFAULT_NMS = "ratio3size0008", 0.5  # of every source but labels
+INTERRUPTED = 130  # exit status, as shells have it
 
 
-def _propose_file(
-    directory: Path, settings: ProposalSettings, file: str
-) -> tuple[tuple[int, int], np.ndarray]:
-    pixels = np.array(read_image(directory / file))
-    boxes = propose([torch.from_numpy(pixels).permute(2, 0, 1)], settings)[0]
-    return pixels.shape[:2], boxes.numpy()
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.proposals",
+        description="Propose object boxes for images without labels and write them as COCO JSON.",
+        epilog="A run that was stopped or killed goes on with the same command. Exit status: 0 all "
+        "went well, 1 bad data (also if images were left out without --skip-bad), 2 bad option.",
+    )
+    add = parser.add_argument
+    add("--images", required=True, metavar="DIR", help="folder of the images")
+    add("--output", required=True, metavar="FILE", help="COCO JSON to write")
+    add("--annotations", metavar="FILE", help="COCO JSON whose images (and ids) are used")
+    add("--source", default="search",
+        help="search; gt: the boxes of --annotations as they are, without classes; or FILE.json, "
+        "COCO results of any detector on the images of --annotations (%(default)s)")
+    add("--filter",
+        help=f"ratio<R>size<AABB> or none ({DEFAULT_FILTER}; with --source gt: none)")
+    add("--min-side", type=float, default=32.0, metavar="PX",
+        help="shortest side the filter lets pass, in an image of longer side 640 (%(default)s)")
+    add("--nms", type=float, metavar="IOU",
+        help=f"1 turns it off ({DEFAULT_NMS}; with --source gt: 1)")
+    add("--max-boxes", type=int, metavar="N", help="keep the N best of each image")
+    add("--search-side", type=int, default=640, metavar="PX",
+        help="shrink larger images to this longer side for the search (%(default)s)")
+    add("--recall", metavar="FILE", help="COCO JSON with objects; print how many are covered")
+    add("--draw", metavar="DIR", help="write pictures of 12 images with their 30 best boxes")
+    add("--skip-bad", action="store_true",
+        help="images that can't be used are left out in any case; with this the exit status is 0")
+    add("--workers", type=int, default=os.cpu_count(), metavar="N",
+        help="processes, or with --device cuda threads that decode (all cores)")
+    add("--batch", type=int, default=16, metavar="N",
+        help="images searched together; changes the speed only (%(default)s)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to search (%(default)s)")
+    return parser.parse_args(arguments)
 
 
-def to_coco(images: list[dict[str, Any]], boxes: Sequence[np.ndarray]) -> dict[str, Any]:
-    """COCO dict of ranked boxes, (P, 4) xyxy for each entry of ``images``."""
-    annotations = []
-    for image, ranked in zip(images, boxes, strict=True):
-        for rank, (x1, y1, x2, y2) in enumerate(ranked.astype(float).round(2).tolist()):
-            w, h = round(x2 - x1, 2), round(y2 - y1, 2)
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": image["id"],
-                "category_id": 1,
-                "bbox": [x1, y1, w, h],
-                "area": round(w * h, 2),
-                "iscrowd": 0,
-                "score": round(1 - rank / len(ranked), 6),
-            }
-            annotations.append(annotation)
-    categories = [{"id": 1, "name": "object"}]
-    return {"images": images, "annotations": annotations, "categories": categories}
+def _read_settings(options: argparse.Namespace) -> ProposalSettings:
+    lowest = {"min_side": 0, "nms": 0, "max_boxes": 1, "search_side": 1, "workers": 1, "batch": 1}
+    for name, least in lowest.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value < math.inf:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} {value} is too small or no number; use at least {least}")
+    if options.source != "search" and options.annotations is None:
+        raise ValueError(
+            f"--source {options.source} needs --annotations FILE, which lists the images; "
+            "detections.json of aligndet.predict can be both"
+        )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch finds no GPU; use --device cpu")
+    labels = options.source == "gt"
+    filter_name = options.filter or ("none" if labels else DEFAULT_FILTER)
+    nms_iou = options.nms
+    if nms_iou is None:
+        nms_iou = 1.0 if labels else DEFAULT_NMS
+    box_filter = parse_filter(filter_name, options.min_side)
+    return ProposalSettings(box_filter, nms_iou, options.max_boxes, options.search_side)
 
 
-def _list_entries(directory: Path, annotations: str | None) -> list[dict[str, Any]]:
-    """COCO image entries to work on; those made here still lack width and height."""
-    if annotations is not None:
-        entries = load_coco(annotations)["images"]
-    else:
-        files = list_images(directory)
-        entries = [{"id": i, "file_name": file} for i, file in enumerate(files, start=1)]
-    check_images(directory, [entry["file_name"] for entry in entries])
-    return entries
+def run_digest(directory: Path, work: Work, settings: ProposalSettings) -> str:
+    """Digest of all the boxes depend on but the content of the images; of given boxes, too."""
+    basis = {
+        "search": SEARCH_VERSION,
+        "images": str(directory.resolve()),
+        "settings": asdict(settings),
+    }
+    digest = hashlib.sha256(json.dumps(basis, sort_keys=True).encode())
+    for job in work.jobs:
+        if job.boxes is not None:
+            digest.update(json.dumps([job.file, len(job.boxes)]).encode())
+            digest.update(job.boxes.tobytes())
+    return digest.hexdigest()
 
 
-def _run(
-    directory: Path, entries: list[dict[str, Any]], settings: ProposalSettings, workers: int
-) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """Completed image entries and the boxes of each."""
-    files = [entry["file_name"] for entry in entries]
-    images, boxes = [], []
-    with tqdm(total=len(files), unit="image", desc="proposals") as progress:
-        results = propose_files(directory, files, settings, workers)
-        for entry, ((height, width), ranked) in zip(entries, results, strict=True):
-            listed = (entry.get("width", width), entry.get("height", height))
-            if listed != (width, height):
-                raise DataError(
-                    f"{directory / entry['file_name']}: image has {width} x {height} pixels but "
-                    f"is listed as {listed[0]} x {listed[1]}; correct the annotations"
-                )
-            images.append({**entry, "width": width, "height": height})
-            boxes.append(ranked)
+def unfinished(directory: Path, jobs: Sequence[Job], journal: Journal) -> list[Job]:
+    """Jobs whose image is not in the journal, has changed since or is not of the listed size."""
+    left = []
+    for job in jobs:
+        try:
+            size = journal.find(job.file, file_state(directory / job.file))
+        except OSError:  # is missing: the attempt to read it says so
+            size = None
+        if size is None or size_problem(directory / job.file, job, size):
+            left.append(job)
+    return left
+
+
+def _outcomes(
+    options: argparse.Namespace, jobs: Sequence[Job], settings: ProposalSettings
+) -> Iterator[Found | Bad]:
+    directory, sizes = Path(options.images), (options.workers, options.batch)
+    if options.device == "cpu":
+        return propose_files(directory, jobs, settings, *sizes)
+    device = torch.device(options.device)
+    return propose_files_on_device(directory, jobs, settings, device, *sizes)
+
+
+def _finish(
+    options: argparse.Namespace, work: Work, settings: ProposalSettings, journal: Journal
+) -> dict[str, Bad]:
+    """Bring the journal to the end; returns the images that cannot be used by file name."""
+    pending = unfinished(Path(options.images), work.jobs, journal)
+    total, bad = len(work.jobs), {}
+    done = total - len(pending)
+    if done:
+        _say(f"resuming: {done:,} of {total:,} images are done")
+    with tqdm(total=total, initial=done, unit="image", desc="proposals") as progress:
+        for outcome in _outcomes(options, pending, settings):
+            if isinstance(outcome, Bad):
+                bad[outcome.file] = outcome
+            else:
+                journal.add(outcome)
             progress.update()
-    return images, boxes
+    return bad
 
 
-def _objects_by_file(path: str) -> dict[str, Tensor]:
-    """Ground-truth boxes (M, 4) xyxy of each image of a COCO JSON, crowds left out."""
-    content = load_coco(path)
-    boxes: dict[int, list[list[float]]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        if not annotation.get("iscrowd", 0):
-            x, y, w, h = annotation["bbox"]
-            boxes[annotation["image_id"]].append([x, y, x + w, y + h])
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    return {names[i]: torch.tensor(b).reshape(-1, 4).float() for i, b in boxes.items()}
+def _run(options: argparse.Namespace, settings: ProposalSettings, work: Work) -> int:
+    """Everything after the options are read; returns the exit status."""
+    directory, output = Path(options.images), Path(options.output)
+    if output.is_dir():
+        raise DataError(f"{output}: is a directory; give --output the name of a file")
+    truth = objects_by_file(options.recall) if options.recall else None
+    _check_overlap(truth, [job.file for job in work.jobs], options.recall)
+    path = output.with_name(f".{output.name}.partial.jsonl")
+    with Journal(path, run_digest(directory, work, settings), _say) as journal:
+        bad = _finish(options, work, settings, journal)
+        ordered = [bad[job.file] for job in work.jobs if job.file in bad]
+        report_bad(ordered, len(work.jobs), output, options.skip_bad)
+        files = [job.file for job in work.jobs if job.file not in bad]
+        if not files:
+            raise DataError(f"{directory}: none of the {len(bad):,} images can be used")
+        entries = {entry["file_name"]: entry for entry in work.entries}
+        images = [_complete(entries[file], journal.size(file)) for file in files]
+        write_proposals(images, journal.boxes, output)
+        if truth is not None:
+            _print_recall(truth, files, journal)
+        if options.draw:
+            pictures = draw_sample(directory, files, journal.boxes, Path(options.draw))
+            print(f"{len(pictures)} pictures: {options.draw}")
+        if bad and not options.skip_bad:
+            return 1  # the journal stays: a run with the images mended has only them to search
+        journal.remove()
+    return 0
 
 
-def _print_recall(
-    truth: dict[str, Tensor], images: list[dict[str, Any]], boxes: list[np.ndarray], path: str
-) -> None:
-    both = [i for i, image in enumerate(images) if image["file_name"] in truth]
-    if not both:
+def _complete(entry: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    return {**entry, "width": size[1], "height": size[0]}
+
+
+def _check_overlap(truth: dict[str, Tensor] | None, files: Sequence[str], path: str) -> None:
+    if truth is not None and truth.keys().isdisjoint(files):
         raise DataError(f"{path}: lists none of the images searched; give their annotations")
+
+
+def _print_recall(truth: dict[str, Tensor], files: Sequence[str], journal: Journal) -> None:
+    both = [file for file in files if file in truth]
     report = measure_recall(
-        [torch.from_numpy(boxes[i]) for i in both],
-        [truth[images[i]["file_name"]] for i in both],
+        [torch.from_numpy(journal.boxes(file)).float() for file in both],
+        [truth[file] for file in both],
     )
     for prefix, name in (("", "objects"), ("large_", "objects larger than 32 x 32 px")):
         print(
@@ -148,36 +222,8 @@ def _print_recall(
     print(f"{report['boxes_per_image']:.1f} boxes per image, {len(both)} images")
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.proposals",
-        description="Propose object boxes for images without labels and write them as COCO JSON.",
-    )
-    add = parser.add_argument
-    add("--images", required=True, metavar="DIR", help="folder of the images")
-    add("--output", required=True, metavar="FILE", help="COCO JSON to write")
-    add("--annotations", metavar="FILE", help="COCO JSON whose images (and ids) are used")
-    add("--filter", default="ratio3size0008", help="ratio<R>size<AABB> or none (%(default)s)")
-    add("--min-side", type=float, default=32.0, metavar="PX",
-        help="shortest side the filter lets pass, in an image of longer side 640 (%(default)s)")
-    add("--nms", type=float, default=0.5, metavar="IOU", help="1 turns it off (%(default)s)")
-    add("--max-boxes", type=int, metavar="N", help="keep the N best of each image")
-    add("--search-side", type=int, default=640, metavar="PX",
-        help="shrink larger images to this longer side for the search (%(default)s)")
-    add("--recall", metavar="FILE", help="COCO JSON with objects; print how many are covered")
-    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
-    return parser.parse_args(arguments)
-
-
-def _read_settings(options: argparse.Namespace) -> ProposalSettings:
-    lowest = {"min_side": 0, "nms": 0, "max_boxes": 1, "search_side": 1, "workers": 1}
-    for name, least in lowest.items():
-        value = getattr(options, name)
-        if value is not None and not least <= value < math.inf:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} {value} is too small or no number; use at least {least}")
-    box_filter = parse_filter(options.filter, options.min_side)
-    return ProposalSettings(box_filter, options.nms, options.max_boxes, options.search_side)
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -185,19 +231,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         settings = _read_settings(options)
-        truth = _objects_by_file(options.recall) if options.recall else None
-        entries = _list_entries(Path(options.images), options.annotations)
-        images, boxes = _run(Path(options.images), entries, settings, options.workers)
-        write_json_atomic(to_coco(images, boxes), options.output)
-        if truth is not None:
-            _print_recall(truth, images, boxes, options.recall)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
-    return 0
+    try:
+        work = list_work(Path(options.images), options.annotations, options.source)
+        if work.left_out:
+            _say(work.left_out)
+        return _run(options, settings, work)
+    except (DataError, OSError) as error:
+        _say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on from here")
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""What a run of ``python -m data.proposals`` has finished, so that a killed one can go on.
+
+A journal is a file of JSON lines: a header, then one line an image. Each line is handed to the
+operating system at once; a kill costs at most the line being written, which is cut off at the next
+start. The boxes stay in the file; memory holds only where each image's line lies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.errors import DataError
+from data.propose_files import FileState, Found
+
+FORMAT = 1  # of the lines
+
+
+class _Line(NamedTuple):
+    """Where an image's line lies, and all it says but the boxes."""
+
+    offset: int  # bytes
+    length: int
+    state: FileState
+    size: tuple[int, int]  # (height, width)
+
+
+class Journal:
+    """The journal at ``path``, opened for appending; one process writes to it.
+
+    Args:
+        path: created with its folder if it is not there.
+        digest: stands for everything the boxes depend on but the image. A journal of another
+            digest, or without a readable header, is started anew.
+        report: gets a sentence if a journal that was there could not be used, or not all of it.
+
+    Raises:
+        OSError: the file cannot be created.
+    """
+
+    def __init__(self, path: Path, digest: str, report: Callable[[str], None]) -> None:
+        self.path = path
+        self._lines: dict[str, _Line] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = {"journal": FORMAT, "digest": digest}
+        problem = self._load(header, report) if path.exists() else "is new"
+        # Unbuffered, so that add() returns when the line is out. A journal that is started anew is
+        # another file: a run that still writes to the old one keeps its own.
+        if problem:
+            path.unlink(missing_ok=True)
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        if problem:
+            self._append(header)
+        if problem not in (None, "is new"):
+            report(f"{path}: {problem}; starting over")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def find(self, file: str, state: FileState) -> tuple[int, int] | None:
+        """(height, width) of an image that is finished and has not changed since, else None."""
+        line = self._lines.get(file)
+        return line.size if line is not None and line.state == state else None
+
+    def add(self, found: Found) -> None:
+        """Append the line of a finished image; it replaces an earlier one of the same file.
+
+        Raises:
+            DataError: the file cannot be written, the disk is full for example.
+        """
+        content = {
+            "file": found.file,
+            "bytes": found.state.bytes,
+            "mtime_ns": found.state.mtime_ns,
+            "height": found.height,
+            "width": found.width,
+            "boxes": found.boxes.tolist(),
+        }
+        offset, length = self._append(content)
+        self._lines[found.file] = _Line(offset, length, found.state, (found.height, found.width))
+
+    def size(self, file: str) -> tuple[int, int]:
+        """(height, width) of a finished image."""
+        return self._lines[file].size
+
+    def boxes(self, file: str) -> np.ndarray:
+        """(P, 4) float64 xyxy boxes of a finished image, exactly as they were added."""
+        line = self._lines[file]
+        self._file.seek(line.offset)
+        content = json.loads(self._file.read(line.length))
+        return np.array(content["boxes"], dtype=np.float64).reshape(-1, 4)
+
+    def remove(self) -> None:
+        """Close and delete the file."""
+        self._file.close()
+        self.path.unlink()
+
+    def _append(self, content: dict[str, Any]) -> tuple[int, int]:
+        """Write one line; returns its offset and length in bytes."""
+        data = json.dumps(content, separators=(",", ":")).encode() + b"\n"
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be written ({error.strerror}); make room and run the command "
+                "again, finished images are kept"
+            ) from None
+        return self._file.tell() - len(data), len(data)
+
+    def _load(self, header: dict[str, Any], report: Callable[[str], None]) -> str | None:
+        """Read the lines and cut off a torn last one; returns why none can be used, or None."""
+        damaged = 0
+        with open(self.path, "r+b") as file:
+            line = file.readline()
+            first = _parse(line)
+            if first.get("journal") != FORMAT or "digest" not in first or line[-1:] != b"\n":
+                return "is no readable journal"
+            if first != header:
+                return "was made with other settings"
+            end = file.tell()
+            while data := file.readline():
+                if not data.endswith(b"\n"):
+                    file.truncate(end)
+                    break
+                damaged += not self._read_line(data, end)
+                end += len(data)
+        if damaged:
+            report(f"{self.path}: {damaged} damaged lines; their images are searched again")
+        return None
+
+    def _read_line(self, data: bytes, offset: int) -> bool:
+        """Take an image's line into account; returns whether it can be read."""
+        content = _parse(data)
+        try:
+            boxes = np.array(content["boxes"], dtype=np.float64)
+            state = FileState(int(content["bytes"]), int(content["mtime_ns"]))
+            size = (int(content["height"]), int(content["width"]))
+            file = content["file"]
+        except (KeyError, TypeError, ValueError):
+            return False
+        if boxes.size and boxes.shape[1:] != (4,) or not isinstance(file, str):
+            return False
+        self._lines[file] = _Line(offset, len(data), state, size)
+        return True
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """The object of a JSON line; an empty one if it is none."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,189 @@
+"""Where proposals come from and for which images: the search, labels or a detector's results.
+
+Boxes that are given are made class-agnostic, clipped to their image and ranked; those without area
+are left out.
+
+Letters: `P` proposals, `M` ground-truth boxes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.coco import check_coco, load_coco, read_json
+from data.errors import DataError
+from data.images import list_images
+from data.propose_files import Job
+
+# Of a box in pixels. The output has two decimals, and training refuses a box without area.
+LEAST_SIDE = 0.02
+
+
+@dataclass(frozen=True)
+class Work:
+    """The images of a run."""
+
+    entries: list[dict[str, Any]]  # COCO's 'images'; those of a folder lack width and height
+    jobs: list[Job]  # one an entry
+    left_out: str | None = None  # a sentence on given boxes that are not used
+
+
+def list_work(images: Path, annotations: str | None, source: str) -> Work:
+    """What to do for the options of the command.
+
+    Args:
+        images: folder of the images.
+        annotations: COCO JSON whose images are used; None takes every image of the folder and
+            allows no source but ``search``.
+        source: ``search``, ``gt`` (the boxes of ``annotations``, in their order) or the path of
+            a detector's results (best score first).
+
+    Raises:
+        DataError: a file or the folder is missing or malformed, an image is listed twice, or the
+            results are of other images.
+    """
+    if not images.is_dir():
+        raise DataError(f"{images}: no such directory; give the folder that holds the images")
+    if annotations is None:
+        files = list_images(images)
+        entries = [{"id": i, "file_name": file} for i, file in enumerate(files, start=1)]
+        return Work(entries, [Job(file) for file in files])
+    content = load_coco(annotations)
+    entries = content["images"]
+    _check_unique(annotations, entries)
+    if source == "search":
+        return Work(entries, [_job(entry) for entry in entries])
+    given, total = _labels(content) if source == "gt" else _results(source, content, annotations)
+    boxes = [_clip(given[entry["id"]], entry) for entry in entries]
+    jobs = [_job(entry, clipped) for entry, clipped in zip(entries, boxes, strict=True)]
+    lost = total - sum(map(len, boxes))
+    sentence = (
+        f"--source {source}: {lost:,} of {total:,} boxes are left out (crowds, boxes without area "
+        "in their image or of other images)"
+    )
+    return Work(entries, jobs, sentence if lost else None)
+
+
+def objects_by_file(path: str) -> dict[str, Tensor]:
+    """Ground-truth boxes (M, 4) float32 xyxy of each image of a COCO JSON, crowds left out.
+
+    Raises:
+        DataError: see ``load_coco``.
+    """
+    content = load_coco(path)
+    boxes, _ = _labels(content)
+    objects = {}
+    for image in content["images"]:
+        xywh = torch.tensor(boxes[image["id"]]).reshape(-1, 4).double()
+        corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
+        objects[image["file_name"]] = corners.float()
+    return objects
+
+
+def _job(entry: dict[str, Any], boxes: np.ndarray | None = None) -> Job:
+    return Job(entry["file_name"], (entry["height"], entry["width"]), boxes)
+
+
+def _check_unique(path: str, entries: list[dict[str, Any]]) -> None:
+    if not entries:
+        raise DataError(f"{path}: lists no image; give a file that lists some")
+    seen: set[str] = set()
+    for entry in entries:
+        if entry["file_name"] in seen:
+            raise DataError(
+                f"{path}: lists the image {entry['file_name']!r} twice; remove one of the entries"
+            )
+        seen.add(entry["file_name"])
+
+
+def _labels(content: dict[str, Any]) -> tuple[dict[Any, list[list[float]]], int]:
+    """xywh boxes by image id, crowds left out, and how many boxes there were with them."""
+    boxes: dict[Any, list[list[float]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        if not annotation.get("iscrowd", 0):
+            boxes[annotation["image_id"]].append(annotation["bbox"])
+    return boxes, len(content["annotations"])
+
+
+def _results(
+    path: str, content: dict[str, Any], annotations: str
+) -> tuple[dict[Any, list[list[float]]], int]:
+    """xywh boxes by image id of ``content``, best score first, and how many there were in all."""
+    results, known_as = _read_results(path)
+    ids = {image["id"]: image["id"] for image in content["images"]}
+    if known_as is not None:  # the file lists images itself: its ids are not those of annotations
+        by_name = {image["file_name"]: image["id"] for image in content["images"]}
+        ids = {other: by_name[name] for other, name in known_as.items() if name in by_name}
+    scored: dict[Any, list[tuple[float, list[float]]]] = {i["id"]: [] for i in content["images"]}
+    for number, entry in enumerate(results, start=1):
+        problem = _entry_problem(entry)
+        if problem:
+            raise DataError(
+                f"{path}: entry {number} of the results {problem} ({json.dumps(entry)[:80]}); "
+                "correct it or remove it"
+            )
+        if entry["image_id"] in ids:
+            scored[ids[entry["image_id"]]].append((entry["score"], entry["bbox"]))
+    if results and not any(scored.values()):
+        raise DataError(
+            f"{path}: has boxes of none of the images in {annotations}; give the annotations of "
+            "the images that the detector saw"
+        )
+    best_first = {
+        image: [bbox for _, bbox in sorted(rows, key=lambda row: -row[0])]
+        for image, rows in scored.items()
+    }
+    return best_first, len(results)
+
+
+def _read_results(path: str) -> tuple[list[Any], dict[Any, str] | None]:
+    """Entries of a results file, and the file name of each image id if it lists images."""
+    if not Path(path).exists():
+        raise DataError(
+            f"--source {path}: no such file; use search, gt or the path of a detector's results"
+        )
+    content = read_json(path)
+    if isinstance(content, list):
+        return content, None
+    check_coco(path, content)
+    return content["annotations"], {image["id"]: image["file_name"] for image in content["images"]}
+
+
+def _entry_problem(entry: Any) -> str | None:
+    """What is wrong with an entry of COCO results, or None."""
+    if not isinstance(entry, dict):
+        return "is no object"
+    for field in ("image_id", "bbox", "score"):
+        if field not in entry:
+            return f"has no '{field}'"
+    if not isinstance(entry["image_id"], (int, str)):
+        return "has an image_id that is no integer or text"
+    bbox = entry["bbox"]
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+        return "has a bbox that is not four finite numbers [x, y, width, height]"
+    if not _is_number(entry["score"]):
+        return "has a score that is no finite number"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= 1e30  # not NaN either; and an integer that fits into a float
+
+
+def _clip(xywh: list[list[float]], entry: dict[str, Any]) -> np.ndarray:
+    """(P, 4) float32 xyxy inside the image, order kept, without boxes that have no area there."""
+    boxes = np.array(xywh, dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    limits = [entry["width"], entry["height"]] * 2
+    boxes = boxes.clip(0, limits).round(2)
+    sides = (boxes[:, 2:] - boxes[:, :2]).round(2)
+    return boxes[(sides >= LEAST_SIDE).all(axis=1)].astype(np.float32)

@@ -1,0 +1,264 @@
+"""Boxes of many image files: in batches, spread over processes or prepared for one device.
+
+How files are grouped and who works on them changes the speed only. An image that cannot be used is
+an outcome like any other; it stops nothing.
+
+Letters: `P` proposals.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.box_filter import filter_boxes, suppress_overlaps
+from data.errors import DataError
+from data.images import read_image
+from data.propose import ProposalSettings, propose
+
+MAX_PIXELS = 2**25  # of the decoded images of a batch, 100 MB; large images make smaller batches
+
+
+class FileState(NamedTuple):
+    """What shows that a file has changed."""
+
+    bytes: int
+    mtime_ns: int  # of the last change, nanoseconds since 1970
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to work on."""
+
+    file: str  # relative to the folder of the images
+    size: tuple[int, int] | None = None  # (height, width) that annotations state; None: any
+    boxes: np.ndarray | None = None  # (P, 4) float32 xyxy, best first; None: search the image
+
+
+@dataclass(frozen=True)
+class Found:
+    """The boxes of an image."""
+
+    file: str
+    state: FileState  # before the file was read
+    height: int
+    width: int
+    boxes: np.ndarray  # (P, 4) float64 xyxy in pixels, best first, two decimals
+
+
+@dataclass(frozen=True)
+class Bad:
+    """An image that cannot be used."""
+
+    file: str
+    reason: str  # a sentence that names the path
+
+
+@dataclass(frozen=True)
+class _Picture:
+    job: Job
+    state: FileState
+    pixels: Tensor  # (3, H, W) uint8
+
+
+def file_state(path: Path) -> FileState:
+    """State of a file; raises OSError if there is none."""
+    status = path.stat()
+    return FileState(status.st_size, status.st_mtime_ns)
+
+
+def size_problem(path: Path, job: Job, size: tuple[int, int]) -> str | None:
+    """Why an image of ``size`` (height, width) is not the one annotations describe, or None."""
+    if job.size in (None, size):
+        return None
+    return (
+        f"{path}: image has {size[1]} x {size[0]} pixels but is listed as "
+        f"{job.size[1]} x {job.size[0]}; correct the annotations"
+    )
+
+
+def propose_files(
+    directory: Path,
+    jobs: Sequence[Job],
+    settings: ProposalSettings,
+    workers: int = 1,
+    batch: int = 16,
+) -> Iterator[Found | Bad]:
+    """Yield the outcome of every job on the CPU, in the order in which they are finished.
+
+    Args:
+        directory: the jobs' files are relative to it.
+        jobs: images to work on.
+        settings: of the search, or of the choice among given boxes.
+        workers: processes of one thread each; 1 works in this process.
+        batch: images searched together, at most.
+
+    Raises:
+        DataError: a process was killed, usually for want of memory.
+    """
+    if workers > 1 and len(jobs) > 1:
+        yield from _propose_in_processes(directory, jobs, settings, workers, batch)
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes: the order of sums must not depend on it
+    try:
+        reads = (_read(directory, job) for job in jobs)
+        yield from _propose_reads(reads, settings, batch, torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def propose_files_on_device(
+    directory: Path,
+    jobs: Sequence[Job],
+    settings: ProposalSettings,
+    device: torch.device,
+    threads: int = 1,
+    batch: int = 16,
+) -> Iterator[Found | Bad]:
+    """Yield the outcome of every job, in order: threads decode ahead, ``device`` searches."""
+    with ThreadPoolExecutor(threads) as pool:
+        reads = _read_ahead(pool, directory, jobs, ahead=batch + threads)
+        yield from _propose_reads(reads, settings, batch, device)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, directory: Path, jobs: Iterable[Job], ahead: int
+) -> Iterator[_Picture | Bad]:
+    """Yield what ``_read`` gives for each job, in order, with ``ahead`` images on their way."""
+    waiting = iter(jobs)
+    running = deque(pool.submit(_read, directory, job) for job in islice(waiting, ahead))
+    try:
+        while running:
+            read = running.popleft().result()
+            running.extend(pool.submit(_read, directory, job) for job in islice(waiting, 1))
+            yield read
+    finally:  # not at the end of its work if the reader of the outcomes gave up
+        for future in running:
+            future.cancel()
+
+
+def _propose_in_processes(
+    directory: Path, jobs: Sequence[Job], settings: ProposalSettings, workers: int, batch: int
+) -> Iterator[Found | Bad]:
+    size = min(batch, -(-len(jobs) // workers))  # no process without work
+    chunks = (jobs[i : i + size] for i in range(0, len(jobs), size))
+    task = partial(_propose_chunk, directory, settings, batch)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), _process_context(), _start_process)
+    try:
+        running = {pool.submit(task, chunk) for chunk in islice(chunks, 2 * workers)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(task, chunk) for chunk in islice(chunks, len(done))}
+            for future in done:
+                yield from future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            "a process of --workers was killed, perhaps for want of memory; run the command again "
+            "with fewer --workers or a smaller --batch, finished images are kept"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _process_context() -> multiprocessing.context.BaseContext:
+    # Forking a process that has already run torch threads can hang: fork a fresh one, or none.
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    multiprocessing.set_forkserver_preload(["data.propose_files"])  # one import of torch for all
+    return multiprocessing.get_context("forkserver")
+
+
+def _start_process() -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Leave when the parent was killed: the queue of tasks would keep this process for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a child only
+    parent.join()
+    os._exit(1)
+
+
+def _propose_chunk(
+    directory: Path, settings: ProposalSettings, batch: int, jobs: Sequence[Job]
+) -> list[Found | Bad]:
+    reads = (_read(directory, job) for job in jobs)
+    return list(_propose_reads(reads, settings, batch, torch.device("cpu")))
+
+
+def _read(directory: Path, job: Job) -> _Picture | Bad:
+    path = directory / job.file
+    try:
+        state = file_state(path)  # first: a change while it is read shows at the next start
+        pixels = np.array(read_image(path))
+    except DataError as error:
+        return Bad(job.file, str(error))
+    except OSError as error:
+        return Bad(
+            job.file,
+            f"{path}: image is missing ({error.strerror}); restore it or remove its entry",
+        )
+    problem = size_problem(path, job, pixels.shape[:2])
+    if problem:
+        return Bad(job.file, problem)
+    return _Picture(job, state, torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def _propose_reads(
+    reads: Iterable[_Picture | Bad], settings: ProposalSettings, batch: int, device: torch.device
+) -> Iterator[Found | Bad]:
+    """Collect pictures to batches and propose for each; bad ones pass through at once."""
+    pictures: list[_Picture] = []
+    pixels = 0
+    for read in reads:
+        if isinstance(read, Bad):
+            yield read
+            continue
+        pictures.append(read)
+        pixels += read.pixels[0].numel()
+        if len(pictures) == batch or pixels >= MAX_PIXELS:
+            yield from _propose_pictures(pictures, settings, device)
+            pictures, pixels = [], 0
+    if pictures:
+        yield from _propose_pictures(pictures, settings, device)
+
+
+def _propose_pictures(
+    pictures: Sequence[_Picture], settings: ProposalSettings, device: torch.device
+) -> list[Found]:
+    if any(picture.job.boxes is None for picture in pictures):
+        boxes = propose([picture.pixels.to(device) for picture in pictures], settings)
+    else:
+        boxes = [_choose(picture, settings) for picture in pictures]
+    return [_found(*pair) for pair in zip(pictures, boxes, strict=True)]
+
+
+def _choose(picture: _Picture, settings: ProposalSettings) -> Tensor:
+    """Filter, NMS and limit on the boxes that were given."""
+    boxes = torch.from_numpy(picture.job.boxes)
+    if settings.box_filter is not None:
+        boxes = filter_boxes(boxes, *picture.pixels.shape[1:], settings.box_filter)
+    return suppress_overlaps(boxes, settings.nms_iou)[: settings.max_boxes]
+
+
+def _found(picture: _Picture, boxes: Tensor) -> Found:
+    height, width = picture.pixels.shape[1:]
+    rounded = boxes.cpu().numpy().astype(float).round(2)
+    return Found(picture.job.file, picture.state, height, width, rounded)
