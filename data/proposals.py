@@ -183,6 +183,8 @@ def _run(options: argparse.Namespace, settings: ProposalSettings, work: Work) ->
         report_bad(ordered, len(work.jobs), output, options.skip_bad)
         files = [job.file for job in work.jobs if job.file not in bad]
         if not files:
+            if not len(journal):
+                journal.remove()
             raise DataError(f"{directory}: none of the {len(bad):,} images can be used")
         entries = {entry["file_name"]: entry for entry in work.entries}
         images = [_complete(entries[file], journal.size(file)) for file in files]
