@@ -103,7 +103,7 @@ def read_json(path: str | Path) -> Any:
             return json.load(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of a COCO JSON") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); write the file again") from None
 
 

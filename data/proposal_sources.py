@@ -152,8 +152,10 @@ def _read_results(path: str) -> tuple[list[Any], dict[Any, str] | None]:
     content = read_json(path)
     if isinstance(content, list):
         return content, None
-    check_coco(path, content)
-    return content["annotations"], {image["id"]: image["file_name"] for image in content["images"]}
+    entries = content.get("annotations") if isinstance(content, dict) else None
+    # Entries are checked as those of a plain list are; the images as everywhere.
+    check_coco(path, {**content, "annotations": []} if isinstance(entries, list) else content)
+    return entries, {image["id"]: image["file_name"] for image in content["images"]}
 
 
 def _entry_problem(entry: Any) -> str | None:
