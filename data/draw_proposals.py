@@ -17,6 +17,7 @@ from data.images import read_image
 PICTURES = 12  # of a run
 BOXES = 30  # on a picture
 BOLD = 5  # the best boxes have thick lines and their rank
+LEAST_SIDE_FOR_TEXT = 100  # pixels; ranks would hide what is in a smaller image
 SIDE = 800  # longer side in pixels for which lines are 1 and 3 pixels wide; they grow with it
 
 
@@ -60,10 +61,13 @@ def _inner_parts(file: str) -> list[str]:
     return [part for part in path.parts if part not in (path.anchor, "..")]
 
 
-def rank_colour(rank: int, count: int) -> tuple[int, int, int]:
-    """From red for the best over yellow and green to blue for the last of ``count``."""
-    hue = 0.66 * rank / max(count - 1, 1)
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.9, 1.0)
+def rank_colour(rank: int) -> tuple[int, int, int]:
+    """The best ``BOLD`` from red over yellow and green to blue; violet, ever darker, for others."""
+    if rank < BOLD:
+        red, green, blue = colorsys.hsv_to_rgb(0.6 * rank / (BOLD - 1), 0.95, 1.0)
+    else:
+        fading = 1.0 - 0.35 * min(1.0, (rank - BOLD) / (BOXES - BOLD))
+        red, green, blue = colorsys.hsv_to_rgb(0.8, 0.55, fading)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
@@ -72,27 +76,35 @@ def draw_ranked(image: Image.Image, boxes: np.ndarray) -> Image.Image:
     picture = image.convert("RGB")
     draw = ImageDraw.Draw(picture)
     unit = max(1, round(max(picture.size) / SIDE))
+    corners = [_pixel_corners(box, picture.size) for box in boxes.tolist()]
+    for rank, box in reversed(list(enumerate(corners))):
+        draw.rectangle(box, outline=rank_colour(rank), width=3 * unit if rank < BOLD else unit)
+    if min(picture.size) < LEAST_SIDE_FOR_TEXT:
+        return picture
     font = ImageFont.load_default(size=14 * unit)
-    for rank, box in reversed(list(enumerate(boxes.tolist()))):
-        # Right and bottom edges are exclusive; Pillow's are inclusive.
-        left, top = (min(int(v), side - 1) for v, side in zip(box[:2], picture.size, strict=True))
-        right, bottom = max(left, round(box[2]) - 1), max(top, round(box[3]) - 1)
-        colour = rank_colour(rank, len(boxes))
-        width = 3 * unit if rank < BOLD else unit
-        draw.rectangle((left, top, right, bottom), outline=colour, width=width)
-        if rank < BOLD:
-            _caption(draw, (left, top), str(rank + 1), colour, font)
+    patches: list[tuple[float, float, float, float]] = []
+    for rank, (left, top, _, _) in enumerate(corners[:BOLD]):
+        patches.append(_free_patch(left, top, 15 * unit, patches))
+        draw.rectangle(patches[-1], fill=rank_colour(rank))
+        draw.text(_centre(patches[-1]), str(rank + 1), fill="black", font=font, anchor="mm")
     return picture
 
 
-def _caption(
-    draw: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    text: str,
-    colour: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
-    """Text on a patch of the box's colour, inside its upper left corner."""
-    left, top, right, bottom = draw.textbbox((corner[0] + 4, corner[1] + 2), text, font=font)
-    draw.rectangle((*corner, right + 3, bottom + 3), fill=colour)
-    draw.text((corner[0] + 4, corner[1] + 2), text, fill="black", font=font)
+def _pixel_corners(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """First and last pixels: a box's right and bottom edges are exclusive, Pillow's inclusive."""
+    left, top = (min(int(v), side - 1) for v, side in zip(box[:2], size, strict=True))
+    return left, top, max(left, round(box[2]) - 1), max(top, round(box[3]) - 1)
+
+
+def _free_patch(
+    left: float, top: float, side: float, taken: Sequence[tuple[float, float, float, float]]
+) -> tuple[float, float, float, float]:
+    """A square for a rank at a box's corner; to the right of those that lie there."""
+    overlaps = [t for t in taken if abs(t[0] - left) <= side and abs(t[1] - top) <= side]
+    if overlaps:
+        return _free_patch(max(t[2] for t in overlaps) + 1, top, side, taken)
+    return left, top, left + side, top + side
+
+
+def _centre(box: tuple[float, float, float, float]) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2

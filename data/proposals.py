@@ -174,6 +174,10 @@ def _run(options: argparse.Namespace, settings: ProposalSettings, work: Work) ->
     directory, output = Path(options.images), Path(options.output)
     if output.is_dir():
         raise DataError(f"{output}: is a directory; give --output the name of a file")
+    if options.draw and Path(options.draw).resolve().is_relative_to(directory.resolve()):
+        raise DataError(
+            f"{options.draw}: --draw would put pictures among the images; choose another folder"
+        )
     truth = objects_by_file(options.recall) if options.recall else None
     _check_overlap(truth, [job.file for job in work.jobs], options.recall)
     path = output.with_name(f".{output.name}.partial.jsonl")

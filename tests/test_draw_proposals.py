@@ -1,0 +1,132 @@
+"""Pictures of proposals: they can be decoded, and each box is where it should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.draw_proposals import BOLD, BOXES, draw_ranked, draw_sample, evenly_spaced, rank_colour
+from data.proposals import main
+from tests.two_rectangles import draw
+
+
+def test_lines_lie_on_the_pixels_of_the_box() -> None:
+    image = Image.new("RGB", (90, 60))
+    box = np.array([[10.0, 20.0, 50.0, 40.0]])  # pixels 10..49 and 20..39
+    pixels = np.asarray(draw_ranked(image, box))
+    red = np.zeros((60, 90), dtype=bool)
+    red[20:40, 10:50] = True
+    red[23:37, 13:47] = False  # lines of the best are 3 pixels wide, inwards
+    assert (pixels[red] == rank_colour(0)).all()
+    assert not pixels[~red].any()
+    assert not np.asarray(image).any()  # the original is untouched
+
+
+def test_the_best_lie_on_top_and_lines_of_the_others_are_thin() -> None:
+    boxes = np.array([[30.0, 20, 60, 50]] * BOXES)
+    boxes[BOLD] = [5, 5, 25, 25]
+    pixels = np.asarray(draw_ranked(Image.new("RGB", (90, 60)), boxes))
+    assert tuple(pixels[35, 30]) == rank_colour(0)
+    assert tuple(pixels[15, 5]) == rank_colour(BOLD)
+    assert not pixels[15, 6].any()
+    drawn = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
+    assert drawn == {(0, 0, 0), rank_colour(0), rank_colour(BOLD)}
+
+
+def test_ranks_at_the_same_corner_stand_side_by_side() -> None:
+    boxes = np.array([[0.0, 0, 150 - 20 * i, 120 - 10 * i] for i in range(BOLD)])
+    pixels = np.asarray(draw_ranked(Image.new("RGB", (200, 150)), boxes))
+    for rank in range(BOLD):
+        patch = pixels[4:15, 16 * rank + 4 : 16 * rank + 15]
+        assert (patch == rank_colour(rank)).all(axis=2).sum() > 50, rank
+        assert (patch.sum(axis=2) < 100).any()  # the number, in black
+
+
+def test_colours_of_the_best_differ_from_each_other_and_from_the_others() -> None:
+    colours = [rank_colour(rank) for rank in range(BOXES)]
+    for rank in range(BOLD):
+        others = np.array(colours[:rank] + colours[rank + 1 :])
+        assert np.abs(others - colours[rank]).max(axis=1).min() > 60
+    brightness = [max(colour) for colour in colours[BOLD:]]
+    assert brightness == sorted(brightness, reverse=True)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (4000, 10), (2000, 1500)])
+def test_any_size_and_boxes_at_the_edge(size: tuple[int, int]) -> None:
+    boxes = np.array([[0.0, 0, *size], [size[0] - 0.4, size[1] - 0.4, *size]])
+    picture = draw_ranked(Image.new("RGB", size), boxes)
+    assert picture.size == size
+    assert picture.getpixel((0, size[1] - 1)) == rank_colour(0)
+    assert draw_ranked(Image.new("RGB", size), np.zeros((0, 4))).getextrema() == ((0, 0),) * 3
+
+
+def test_evenly_spaced_by_hand() -> None:
+    files = [str(i) for i in range(10)]
+    assert evenly_spaced(files, 4) == ["0", "3", "6", "9"]
+    assert evenly_spaced(files, 12) == files
+    assert evenly_spaced(files, 10) == files
+    many = evenly_spaced([str(i) for i in range(10_000)], 12)
+    steps = np.diff([int(file) for file in many])
+    assert len(many) == 12
+    assert set(steps.tolist()) == {909}
+
+
+def test_pictures_stay_in_their_folder(tmp_path: Path) -> None:
+    images, pictures = tmp_path / "images", tmp_path / "pictures"
+    (images / "sub").mkdir(parents=True)
+    Image.new("RGB", (20, 10)).save(tmp_path / "up.png")
+    Image.new("RGB", (20, 10)).save(images / "sub" / "a.png")
+    files = ["sub/a.png", "../up.png", str(tmp_path / "up.png")]
+    paths = draw_sample(images, files, lambda file: np.zeros((0, 4)), pictures)
+    assert paths[0] == pictures / "sub" / "a.png.jpg"
+    assert paths[1] == pictures / "up.png.jpg"
+    for path in paths:
+        assert path.resolve().is_relative_to(pictures)
+        with Image.open(path) as picture:
+            assert picture.size == (20, 10)
+
+
+def run(*arguments: str | Path) -> int:
+    return main([str(argument) for argument in (*arguments, "--workers", "1")])
+
+
+def test_the_command_draws_the_boxes_it_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, pictures, output = tmp_path / "images", tmp_path / "pictures", tmp_path / "out.json"
+    images.mkdir()
+    for i in range(15):
+        Image.fromarray(draw(i, width=80 + i)).save(images / f"{i:02d}.png")
+    (images / "bad.png").touch()
+    assert run("--images", images, "--output", output, "--draw", pictures, "--skip-bad") == 0
+    assert f"12 pictures: {pictures}" in capsys.readouterr().out
+    files = sorted(path.name for path in pictures.iterdir())
+    assert files == [f"{i * 14 // 11:02d}.png.jpg" for i in range(12)]
+    content = json.loads(output.read_text())
+    for image in content["images"]:
+        path = pictures / f"{image['file_name']}.jpg"
+        if not path.exists():
+            continue
+        best = next(a["bbox"] for a in content["annotations"] if a["image_id"] == image["id"])
+        with Image.open(path) as picture:
+            assert picture.size == (image["width"], image["height"])
+            pixels = np.asarray(picture).astype(int)
+        x, y, w, h = (round(value) for value in best)
+        for edge in (pixels[y + 1, x : x + w], pixels[y : y + h, x + 1]):
+            assert np.abs(edge - rank_colour(0)).max(axis=1).mean() < 40  # a JPEG: not exact
+
+
+def test_pictures_among_the_images_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(draw(0)).save(images / "a.png")
+    for directory in (images, images / "pictures"):
+        assert run("--images", images, "--output", tmp_path / "o.json", "--draw", directory) == 1
+        assert "among the images; choose another folder" in capsys.readouterr().err
+    assert [path.name for path in images.iterdir()] == ["a.png"]
