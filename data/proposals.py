@@ -103,9 +103,10 @@ def _read_settings(options: argparse.Namespace) -> ProposalSettings:
         )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch finds no GPU; use --device cpu")
-    labels = options.source == "gt"
-    filter_name = options.filter or ("none" if labels else DEFAULT_FILTER)
-    nms_iou = options.nms
+    labels = options.source == "gt"  # are taken as they are, unless an option says otherwise
+    filter_name, nms_iou = options.filter, options.nms
+    if filter_name is None:
+        filter_name = "none" if labels else DEFAULT_FILTER
     if nms_iou is None:
         nms_iou = 1.0 if labels else DEFAULT_NMS
     box_filter = parse_filter(filter_name, options.min_side)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -147,7 +148,7 @@ def _read_ahead(
             read = running.popleft().result()
             running.extend(pool.submit(_read, directory, job) for job in islice(waiting, 1))
             yield read
-    finally:  # not at the end of its work if the reader of the outcomes gave up
+    finally:  # if the caller gave up, images not yet begun need not be read
         for future in running:
             future.cancel()
 
@@ -185,6 +186,7 @@ def _process_context() -> multiprocessing.context.BaseContext:
 
 def _start_process() -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all: one message is enough
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from data.errors import DataError
 from data.proposal_output import annotations_of
 from data.proposals import main
 from data.propose import ProposalSettings, propose
-from data.propose_files import Bad, Job, propose_files, propose_files_on_device
+from data.propose_files import Bad, Found, Job, propose_files, propose_files_on_device
 from tests.two_rectangles import draw
 
 
@@ -401,3 +403,49 @@ def test_missing_folder_is_a_data_error(tmp_path: Path, capsys: pytest.CaptureFi
     assert run("--images", tmp_path / "absent", "--output", tmp_path / "out.json") == 1
     assert "absent" in capsys.readouterr().err
     assert issubclass(DataError, ValueError)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_process_ends_the_run_with_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the kernel does when memory runs out; the run must not wait for the process for ever."""
+    output, add = tmp_path / "out.json", proposals.Journal.add
+    for i in range(8):
+        Image.fromarray(draw(10 + i)).save(folder / f"{i}.png")
+
+    def add_and_kill(journal: proposals.Journal, found: Found) -> None:
+        add(journal, found)
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    monkeypatch.setattr(proposals.Journal, "add", add_and_kill)
+    arguments = ("--images", folder, "--output", output)
+    assert run(*arguments, "--workers", 2, "--batch", 1) == 1
+    message = without_progress(capsys.readouterr().err)[-1]
+    assert message.startswith("error: a process of --workers was killed")
+    assert not output.exists()
+    monkeypatch.undo()
+    assert run(*arguments, "--workers", 1) == 0
+    assert re.search(r"resuming: \d+ of 11 images are done", capsys.readouterr().err)
+    assert len(names(output)) == 11
+
+
+def test_ctrl_c_keeps_what_is_finished(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, add = tmp_path / "out.json", proposals.Journal.add
+
+    def add_and_interrupt(journal: proposals.Journal, found: Found) -> None:
+        add(journal, found)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(proposals.Journal, "add", add_and_interrupt)
+    arguments = ("--images", folder, "--output", output, "--workers", 1)
+    assert run(*arguments) == 130
+    assert without_progress(capsys.readouterr().err)[-1].startswith("stopped; the same command")
+    monkeypatch.undo()
+    assert run(*arguments) == 0
+    assert "resuming: 1 of 3 images are done" in capsys.readouterr().err
