@@ -1,0 +1,72 @@
+"""Batches, processes and a device change the speed only, and hold a bounded number of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import data.propose_files
+from data.propose import ProposalSettings, propose
+from data.propose_files import Bad, Job, propose_files, propose_files_on_device
+from tests.proposal_command import save_all_kinds, spoil, three_images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return three_images(tmp_path / "images")
+
+
+def test_a_device_gives_what_processes_give(folder: Path) -> None:
+    save_all_kinds(folder)
+    spoil(folder / "b.png")
+    jobs = [Job(path.relative_to(folder).as_posix()) for path in sorted(folder.rglob("*.png"))]
+    settings = ProposalSettings(max_boxes=9)
+    expected = {outcome.file: outcome for outcome in propose_files(folder, jobs, settings)}
+    device = torch.device("cpu")
+    for threads, batch in ((1, 1), (3, 2), (2, 16)):
+        found = list(propose_files_on_device(folder, jobs, settings, device, threads, batch))
+        assert sorted(outcome.file for outcome in found) == sorted(expected)
+        for outcome in found:
+            same = expected[outcome.file]
+            if isinstance(outcome, Bad):
+                assert outcome == same
+                assert outcome.file == "b.png"
+                continue
+            assert (outcome.state, outcome.height) == (same.state, same.height)
+            assert np.array_equal(outcome.boxes, same.boxes)
+
+
+def test_reading_ahead_is_bounded_and_ends_early(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    original = data.propose_files.read_image
+    monkeypatch.setattr(
+        data.propose_files, "read_image", lambda path: read.append(path) or original(path)
+    )
+    jobs = [Job("a.png")] * 50
+    outcomes = propose_files_on_device(
+        folder, jobs, ProposalSettings(), torch.device("cpu"), threads=2, batch=3
+    )
+    next(outcomes)
+    outcomes.close()
+    assert 3 <= len(read) <= 3 + 3 + 2  # a batch, and at most batch + threads ahead
+
+
+def test_large_images_make_smaller_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def counting(images: list[torch.Tensor], settings: ProposalSettings) -> list[torch.Tensor]:
+        sizes.append(len(images))
+        return propose(images, settings)
+
+    monkeypatch.setattr(data.propose_files, "propose", counting)
+    jobs = [Job("a.png")] * 5
+    for pixels, expected in ((10**9, [4, 1]), (2 * 60 * 80, [2, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr(data.propose_files, "MAX_PIXELS", pixels)
+        sizes.clear()
+        assert len(list(propose_files(folder, jobs, ProposalSettings(), batch=4))) == 5
+        assert sizes == expected
