@@ -25,11 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.errors import DataError
-from data.propose import ProposalSettings, propose
-
-# Part of every key. Raise it when the search, the filter or the decoding of images changes such
-# that an image gets other boxes; otherwise runs would go on with the boxes of the old code.
-SEARCH_VERSION = 1
+from data.propose import SEARCH_VERSION, ProposalSettings, propose
 
 
 class ProposalCache:

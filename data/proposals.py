@@ -2,8 +2,8 @@
 
     python -m data.proposals --images DIR --output FILE.json [--source search|gt|RESULTS.json]
         [--annotations FILE.json] [--filter ratio3size0008] [--nms 0.5] [--max-boxes N]
-        [--workers N] [--batch N] [--device cpu|cuda] [--skip-bad]
-        [--recall ANNOTATIONS.json] [--draw DIR]
+        [--search fast|thorough] [--workers N] [--batch N] [--device cpu|cuda]
+        [--skip-bad] [--recall ANNOTATIONS.json] [--draw DIR]
 
 Every proposal becomes an annotation of the one category ``object`` with a score that falls with
 its rank; box-domain pre-training reads the file in place of labels. The result does not depend on
@@ -35,7 +35,7 @@ from data.errors import DataError
 from data.proposal_journal import Journal
 from data.proposal_output import report_bad, write_proposals
 from data.proposal_sources import Work, list_work, objects_by_file
-from data.propose import ProposalSettings
+from data.propose import SEARCH_VERSION, ProposalSettings
 from data.propose_files import (
     Bad,
     Found,
@@ -46,9 +46,8 @@ from data.propose_files import (
     size_problem,
 )
 from data.recall import measure_recall
+from data.selective_search import SEARCHES
 
-# Raise it when the search finds other boxes: journals of the older search are then not continued.
-SEARCH_VERSION = 1
 DEFAULT_FILTER, DEFAULT_NMS = "ratio3size0008", 0.5  # of every source but labels
 INTERRUPTED = 130  # exit status, as shells have it
 
@@ -75,7 +74,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--nms", type=float, metavar="IOU",
         help=f"1 turns it off ({DEFAULT_NMS}; with --source gt: 1)")
     add("--max-boxes", type=int, metavar="N", help="keep the N best of each image")
-    add("--search-side", type=int, default=640, metavar="PX",
+    add("--search", choices=tuple(SEARCHES), default="thorough",
+        help="fast takes a quarter of the time and finds fewer objects (%(default)s)")
+    add("--search-side", type=int, default=320, metavar="PX",
         help="shrink larger images to this longer side for the search (%(default)s)")
     add("--recall", metavar="FILE", help="COCO JSON with objects; print how many are covered")
     add("--draw", metavar="DIR", help="write pictures of 12 images with their 30 best boxes")
@@ -110,7 +111,9 @@ def _read_settings(options: argparse.Namespace) -> ProposalSettings:
     if nms_iou is None:
         nms_iou = 1.0 if labels else DEFAULT_NMS
     box_filter = parse_filter(filter_name, options.min_side)
-    return ProposalSettings(box_filter, nms_iou, options.max_boxes, options.search_side)
+    return ProposalSettings(
+        box_filter, nms_iou, options.max_boxes, options.search, options.search_side
+    )
 
 
 def run_digest(directory: Path, work: Work, settings: ProposalSettings) -> str:

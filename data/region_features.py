@@ -2,139 +2,105 @@
 
 Source: Uijlings et al., "Selective Search for Object Recognition", IJCV 2013, Section 3.2.
 
-Letters: `H`, `W` image height and width, `R` regions, `C` channels, `F` histogram bins.
+Letters: `N` images, `H`, `W` height and width, `R` regions, `C` channels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from data.segmentation import gaussian_blur
+from data.segmentation import Segmentation, blur
 
 COLOUR_BINS = 25  # a channel
 TEXTURE_BINS = 10  # a channel and direction
+STEEPEST = 50.0  # levels a pixel; slopes from here on share the last bin
+EXACT = 2**16  # histograms are multiples of 1 / EXACT, so that sums of them are exact
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of one image."""
+    """The regions of a batch of images; the numbers run through all images."""
 
-    size: np.ndarray  # (R,) pixels
-    box: np.ndarray  # (R, 4) xyxy, right and bottom exclusive
-    colour: np.ndarray  # (R, C * 25) float32, sums to 1
-    texture: np.ndarray  # (R, C * 8 * 10) float32, sums to 1
-    pairs: np.ndarray  # (neighbouring pairs, 2), lower number first
+    image: Tensor  # (R,) int64, which image
+    size: Tensor  # (R,) float32 pixels
+    box: Tensor  # (R, 4) float32 xyxy, right and bottom exclusive
+    colour: Tensor  # (R, C * 25) float32, sums to 1
+    texture: Tensor  # (R, 4 * 10) float32, sums to 1
+    pairs: Tensor  # (2, pairs) int64 numbers of neighbours
 
 
-def describe_regions(labels: np.ndarray, colours: np.ndarray, pixels: np.ndarray) -> Regions:
+def describe_regions(segmentation: Segmentation, colours: Tensor, texture: Tensor) -> Regions:
     """Measure every region.
 
     Args:
-        labels: (H, W) region numbers 0..R-1.
-        colours: (H, W, C) in 0..255, for the colour histograms.
-        pixels: (H, W, C) in 0..255, for the texture.
+        segmentation: of the batch.
+        colours: (N, C, H, W) float32 in 0..255, for the colour histograms.
+        texture: (N, 4, H, W), see ``texture_levels``.
     """
-    size = np.bincount(labels.ravel())
+    labels = segmentation.labels
+    where = labels.flatten().ge(0).nonzero()[:, 0]
+    region = labels.flatten().index_select(0, where)  # of each pixel of an image
+    size = torch.bincount(region, minlength=segmentation.count).float()
+    shade = (colours * (COLOUR_BINS / 256)).clamp(0, COLOUR_BINS - 1).long()
+    image = torch.zeros(len(size), dtype=torch.int64, device=size.device)
+    image[region] = where // labels[0].numel()
     return Regions(
+        image=image,
         size=size,
-        box=_boxes(labels, len(size)),
-        colour=_histogram(labels, colours * (COLOUR_BINS / 256), COLOUR_BINS, size),
-        texture=_texture(labels, pixels, size),
-        pairs=_neighbours(labels),
+        box=_boxes(region, where, labels.shape[1:], len(size)),
+        colour=_histogram(region, where, shade, COLOUR_BINS, size),
+        texture=_histogram(region, where, texture, TEXTURE_BINS, size),
+        pairs=segmentation.pairs,
     )
 
 
-def _boxes(labels: np.ndarray, count: int) -> np.ndarray:
-    """(R, 4) xyxy. Of repeated indices in an assignment the last one stays: the extreme pixel."""
-    height, width = labels.shape
-    box = np.zeros((count, 4), dtype=np.int64)
-    y, x = np.repeat(np.arange(height), width), np.repeat(np.arange(width), height)
-    by_row, by_column = labels.ravel(), labels.T.ravel()
-    box[by_column[::-1], 0] = x[::-1]
-    box[by_row[::-1], 1] = y[::-1]
-    box[by_column, 2] = x + 1
-    box[by_row, 3] = y + 1
-    return box
+def texture_levels(image: Tensor, inside: Tensor) -> Tensor:
+    """Bins of how steeply the brightness rises to each of the four sides.
 
+    Args:
+        image: (N, 3, H, W) RGB in 0..255.
+        inside: (N, H, W) bool; padding is no neighbour.
 
-def _neighbours(labels: np.ndarray) -> np.ndarray:
-    """Pairs of regions that share a side of a pixel."""
-    across = np.stack([labels[:, :-1].ravel(), labels[:, 1:].ravel()], axis=1)
-    down = np.stack([labels[:-1].ravel(), labels[1:].ravel()], axis=1)
-    pairs = np.concatenate([across, down]).astype(np.int64)
-    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
-    count = labels.max() + 1
-    codes = np.unique(pairs[:, 0] * count + pairs[:, 1])
-    return np.stack([codes // count, codes % count], axis=1)
-
-
-def _histogram(labels: np.ndarray, levels: np.ndarray, bins: int, size: np.ndarray) -> np.ndarray:
-    """(H, W, C) levels in 0..bins to (R, C * bins) histograms that sum to 1."""
-    channels = levels.shape[2]
-    level = np.clip(levels.astype(np.int32), 0, bins - 1)
-    slot = (labels[..., None] * channels + np.arange(channels, dtype=np.int32)) * bins + level
-    counts = np.bincount(slot.ravel(), minlength=len(size) * channels * bins)
-    return (counts.reshape(len(size), -1) / (channels * size[:, None])).astype(np.float32)
-
-
-def _texture(labels: np.ndarray, pixels: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Histograms of the slope in 8 directions; Gaussian derivatives with sigma 1."""
-    smooth = gaussian_blur(pixels, 1.0)
-    along_y, along_x = (_slope(smooth, axis) for axis in (0, 1))
-    diagonals = [(along_y + along_x) * 0.5**0.5, (along_y - along_x) * 0.5**0.5]
+    Returns:
+        (N, 4, H, W) int64 in 0..9.
+    """
+    grey = blur(image.mean(dim=1, keepdim=True))[:, 0]  # (N, H, W)
     slopes = []
-    for slope in [along_y, along_x, *diagonals]:  # each is two directions: uphill and downhill
-        slopes += [np.maximum(slope, 0), np.maximum(-slope, 0)]
-    slopes = np.concatenate(slopes, axis=2)  # (H, W, 8C)
-    steepest = np.maximum(slopes.max(axis=(0, 1)), 1e-6)
-    return _histogram(labels, slopes * (TEXTURE_BINS / steepest), TEXTURE_BINS, size)
+    for axis in (1, 2):
+        step = torch.where(inside, grey, 0).diff(dim=axis)
+        step *= inside.narrow(axis, 1, step.shape[axis])  # none across the border
+        nothing = torch.zeros_like(grey.narrow(axis, 0, 1))
+        slope = (torch.cat([nothing, step], axis) + torch.cat([step, nothing], axis)) / 2
+        slopes += [slope.clamp(min=0), (-slope).clamp(min=0)]
+    slopes = torch.stack(slopes, dim=1)
+    return (slopes * (TEXTURE_BINS / STEEPEST)).long().clamp(max=TEXTURE_BINS - 1)
 
 
-def _slope(image: np.ndarray, axis: int) -> np.ndarray:
-    """Central differences; the image is continued flat beyond its border."""
-    padding = [(1, 1) if a == axis else (0, 0) for a in range(3)]
-    padded = np.pad(image, padding, mode="edge")
-    if axis == 0:
-        return (padded[2:] - padded[:-2]) / 2
-    return (padded[:, 2:] - padded[:, :-2]) / 2
+def round_histogram(histogram: Tensor) -> Tensor:
+    """To multiples of 2^-16: sums of shares then do not depend on the order of summation."""
+    return (histogram * EXACT).round() / EXACT
 
 
-def rgb_to_hsv(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB to float32 hue, saturation and value, each in 0..255."""
-    rgb = pixels.astype(np.float32)
-    red, green, blue = np.moveaxis(rgb, 2, 0)
-    value = rgb.max(axis=2)
-    chroma = value - rgb.min(axis=2)
-    divisor = np.where(chroma > 0, chroma, 1)
-    hue = np.select(  # in sixths of the colour circle
-        [value == red, value == green],
-        [(green - blue) / divisor % 6, (blue - red) / divisor + 2],
-        (red - green) / divisor + 4,
-    )
-    saturation = chroma / np.where(value > 0, value, 1)
-    return np.stack([hue * (255 / 6), saturation * 255, value], axis=2)
+def _histogram(region: Tensor, where: Tensor, levels: Tensor, bins: int, size: Tensor) -> Tensor:
+    """Bins (N, C, H, W) of the pixels ``where`` to (R, C * bins) histograms that sum to 1."""
+    channels = levels.shape[1]
+    level = levels.transpose(0, 1).flatten(1).index_select(1, where)  # (C, pixels)
+    channel = torch.arange(channels, device=region.device)[:, None]
+    slot = (region * channels + channel) * bins + level
+    counts = torch.bincount(slot.flatten(), minlength=len(size) * channels * bins)
+    return round_histogram(counts.view(len(size), -1) / (channels * size[:, None]))
 
 
-def rgb_to_lab(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 sRGB to float32 CIE L*a*b* (D65): L* scaled to 0..255, a* and b* + 128."""
-    level = np.arange(256) / 255
-    linear = np.where(level > 0.04045, ((level + 0.055) / 1.055) ** 2.4, level / 12.92)
-    to_xyz = np.array(
-        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    )
-    to_xyz /= to_xyz.sum(axis=1, keepdims=True)  # white becomes (1, 1, 1)
-    xyz = linear.astype(np.float32)[pixels] @ to_xyz.T.astype(np.float32)
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    x, y, z = np.moveaxis(f, 2, 0)
-    lab = [(116 * y - 16) * 2.55, 500 * (x - y) + 128, 200 * (y - z) + 128]
-    return np.stack(lab, axis=2)
-
-
-def rgb_as_float(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB to float32, values kept."""
-    return pixels.astype(np.float32)
-
-
-COLOUR_SPACES = {"rgb": rgb_as_float, "hsv": rgb_to_hsv, "lab": rgb_to_lab}
+def _boxes(region: Tensor, where: Tensor, shape: tuple[int, int], count: int) -> Tensor:
+    """(R, 4) float32 xyxy of the pixels of every region."""
+    height, width = shape
+    x = (where % width).float()
+    y = (where // width % height).float()
+    box = torch.full((4, count), torch.inf, device=region.device)
+    for row, place in zip(box, (x, y, -x - 1, -y - 1), strict=True):
+        row.scatter_reduce_(0, region, place, "amin")
+    box[2:] *= -1
+    return box.T.contiguous()

@@ -1,192 +1,233 @@
-"""Graph-based over-segmentation: an image cut into small regions of even colour.
+"""Graph-based over-segmentation of a batch of images: small regions of even colour.
 
 Source: Felzenszwalb and Huttenlocher, "Efficient Graph-Based Image Segmentation", IJCV 2004.
-Pixels are nodes, neighbouring pixels are joined by an edge as heavy as their colours differ.
-Edges are visited from light to heavy; an edge merges the two regions at its ends if it is no
-heavier than the threshold of either region, which is
+Pixels are nodes, neighbouring pixels are joined by an edge as heavy as their colours differ. An
+edge merges the two regions at its ends if it is no heavier than the threshold of either region,
 
-    threshold(R) = heaviest edge merged inside R so far + scale / pixels of R.
+    threshold(R) = heaviest edge merged inside R so far + scale / pixels of R,
 
-The visit is sequential by nature. It stays exact and becomes fast because most edges need no
-visit: before each short stretch of the loop, NumPy throws out all edges that lie within a region
-and all that touch a region which can't grow any more (see ``_visit_in_order``).
+and the paper visits the edges one by one, from light to heavy. Here the edges of all images are
+visited together in a few dozen levels of weight. In a round of a level, every region takes its
+lightest edge among those that pass the test, and all regions joined by such edges become one. So
+within a level the thresholds are those from before the round: the order of the paper is kept
+between levels and given up inside them.
 
-Letters: `H`, `W` image height and width, `C` channels, `E` edges, `R` regions.
+The numbers are the same for any batch an image is in: sums are of multiples of 1/16 and so exact,
+and everything else is element by element.
+
+Letters: `N` images, `C` channels, `H`, `W` height and width, `E` edges, `R` regions.
 """
 
 from __future__ import annotations
 
-from array import array
+import itertools
+from dataclasses import dataclass
 
-import numpy as np
+import torch
+from torch import Tensor
 
-STRETCH = 16384  # edges visited between two clean-ups; changes the speed only
+REFERENCE_PIXELS = 320 * 240  # smaller images are segmented as if they had so many
+FIRST_LEVEL, LEVEL_RATIO, LAST_LEVEL = 1.0, 1.3, 450.0  # colour differences; black-white is 442
+ROUNDS = 2  # of merging a level; equal colours are merged to the end
+NOTHING = torch.iinfo(torch.int64).max  # as the lightest edge of a region that has none
 
 
-def felzenszwalb(
-    image: np.ndarray, scale: float, sigma: float = 0.8, min_size: int = 20
-) -> np.ndarray:
-    """Cut an image into regions.
+@dataclass(frozen=True)
+class Segmentation:
+    """The regions of a batch; the numbers run through all images, first image first."""
+
+    labels: Tensor  # (N, H, W) int64 region numbers 0..R-1; -1 outside the image
+    count: int  # R
+    pairs: Tensor  # (2, pairs) int64 numbers of neighbours, lower first, each pair once
+
+
+@dataclass
+class Edges:
+    """Edges between nodes (pixels at first, regions later), (E,) each."""
+
+    first: Tensor
+    second: Tensor
+    weight: Tensor  # colour distance
+    key: Tensor  # int64, ordered like the weight, and no two of an image are equal
+
+    def select(self, chosen: Tensor) -> Edges:
+        """Those where the mask (E,) is set."""
+        where = chosen.nonzero()[:, 0]
+        return Edges(*(part.index_select(0, where) for part in vars(self).values()))
+
+    def renumbered(self, number: Tensor) -> Edges:
+        """The same edges between the nodes' new numbers; those within one node are gone."""
+        first = number.index_select(0, self.first)
+        second = number.index_select(0, self.second)
+        return Edges(first, second, self.weight, self.key).select(first != second)
+
+
+def segment(colours: Tensor, inside: Tensor, scale: float, min_size: int) -> Segmentation:
+    """Cut every image into regions.
 
     Args:
-        image: (H, W, C) colours; channels of similar range, 0..255 fits the usual scales.
-        scale: k of the paper, in units of colour difference x pixels; larger gives larger regions.
-        sigma: standard deviation in pixels of the Gaussian blur that goes first; 0 for none.
-        min_size: regions of fewer pixels are merged into their most similar neighbour.
+        colours: (N, C, H, W) float32, channels of similar range; 0..255 fits the usual scales.
+        inside: (N, H, W) bool, false where an image is padded. Padding repeats the border.
+        scale: k of the paper, in colour difference x pixels; larger gives larger regions.
+        min_size: regions of fewer pixels are joined to their most similar neighbour.
 
-    Returns:
-        (H, W) int32 region numbers 0..R-1, in no particular order. Equal input, equal output.
+    In images of fewer than 320 x 240 pixels a pixel counts for more than one, such that the number
+    of regions depends on what an image shows and hardly on how large it is.
     """
-    height, width = image.shape[:2]
-    first, second, weight = grid_edges(gaussian_blur(image, sigma))
-    order = _sort_order(weight)
-    edges = (first[order], second[order], weight[order])
-    forest = Forest(height * width, scale)
-    _visit_in_order(forest, edges)
-    _absorb_small(forest, edges, min_size)
-    return forest.labels().reshape(height, width)
+    edges = grid_edges(blur(colours), inside)
+    region, size, edges = _grow(edges, _pixel_sizes(inside), scale)
+    absorbed, size, edges = _absorb_small(edges, size, min_size)
+    labels = torch.full(inside.shape, -1, device=colours.device)
+    labels[inside] = absorbed.index_select(0, region)
+    return Segmentation(labels, len(size), unique_pairs(edges.first, edges.second))
 
 
-def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur (H, W, C) with a Gaussian cut off at 4 sigma; the border pixels are repeated."""
-    image = np.asarray(image, dtype=np.float32)
-    if sigma <= 0:
-        return image
-    radius = max(1, round(4 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
-    kernel /= kernel.sum()
-    for axis in (0, 1):
+def _pixel_sizes(inside: Tensor) -> Tensor:
+    """What each pixel inside counts for: at least 1, in sixteenths, so that sums are exact."""
+    pixels = inside.flatten(1).sum(dim=1)
+    counts_for = (16 * REFERENCE_PIXELS / pixels).round().clamp(min=16) / 16
+    return counts_for.repeat_interleave(pixels)
+
+
+def blur(image: Tensor) -> Tensor:
+    """Smooth (N, C, H, W) with 1-2-1 along both axes and round to quarters of a level."""
+    for axis in (2, 3):
         length = image.shape[axis]
-        padding = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
-        padded = np.pad(image, padding, mode="edge")
-        taps = [
-            padded[i : i + length] if axis == 0 else padded[:, i : i + length]
-            for i in range(len(kernel))
-        ]
-        image = sum(k * tap for k, tap in zip(kernel, taps))
-    return image
+        before, after = image.narrow(axis, 0, 1), image.narrow(axis, length - 1, 1)
+        padded = torch.cat([before, image, after], dim=axis)
+        neighbours = padded.narrow(axis, 0, length) + padded.narrow(axis, 2, length)
+        image = (neighbours + 2 * image) / 4
+    return (image * 4).round() / 4
 
 
-def grid_edges(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges between each pixel and its 8 neighbours, each once.
+def grid_edges(image: Tensor, inside: Tensor) -> Edges:
+    """Edges between each pixel and those to its right and below it.
 
-    Args:
-        image: (H, W, C) float32 colours.
+    Nodes are the pixels inside, numbered row by row, image by image.
+    """
+    number = inside.flatten().cumsum(0).view(inside.shape) - 1
+    height, width = inside.shape[1:]
+    row = torch.arange(height, device=image.device)[:, None]
+    place = (row << 14) | torch.arange(width, device=image.device)  # (H, W)
+    parts = []
+    for axis in (2, 1):  # to the right, then down
+        near, far = slice(None, -1), slice(1, None)
+        head = (..., near) if axis == 2 else (..., near, slice(None))
+        tail = (..., far) if axis == 2 else (..., far, slice(None))
+        both = inside[head] & inside[tail]
+        difference = image[head] - image[tail]
+        weight = (difference * difference).sum(dim=1).sqrt()[both]
+        # Equal weights are ordered by a scrambled place: in order of the places, an even surface
+        # would grow one pixel a round.
+        scrambled = ((place[head] | (axis << 28)) * 2654435761) & 0xFFFFFFFF
+        key = weight.view(torch.int32).long() << 32 | scrambled.expand_as(both)[both]
+        parts.append((number[head][both], number[tail][both], weight, key))
+    return Edges(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _grow(edges: Edges, size: Tensor, scale: float) -> tuple[Tensor, Tensor, Edges]:
+    """Merge pixels, of the sizes given, level by level.
 
     Returns:
-        Pixel numbers of both ends, (E,) int32 each, and the colour distance, (E,) float32.
+        (pixels,) region numbers; (R,) sizes; the edges between regions.
     """
-    height, width = image.shape[:2]
-    pixel = np.arange(height * width, dtype=np.int32).reshape(height, width)
-    everything, head, tail = slice(None), slice(None, -1), slice(1, None)
-    pairs = [  # (rows, columns) of one end, then of the other
-        ((everything, head), (everything, tail)),  # right
-        ((head, everything), (tail, everything)),  # down
-        ((head, head), (tail, tail)),  # down and right
-        ((head, tail), (tail, head)),  # down and left
-    ]
-    first = [pixel[one].ravel() for one, _ in pairs]
-    second = [pixel[other].ravel() for _, other in pairs]
-    weight = []
-    for one, other in pairs:
-        difference = image[one] - image[other]
-        weight.append(np.sqrt(np.einsum("hwc,hwc->hw", difference, difference)).ravel())
-    return np.concatenate(first), np.concatenate(second), np.concatenate(weight)
+    heaviest = torch.zeros_like(size)  # edge merged inside a region
+    region = torch.arange(len(size), device=size.device)
+    since = region  # edges are written in the regions of some rounds ago; these are in now
+    below = -1.0
+    for level in _levels():
+        now = edges.select((edges.weight > below) & (edges.weight <= level)).renumbered(since)
+        for _ in range(ROUNDS) if level else itertools.count():
+            threshold = heaviest + scale / size
+            bound = torch.minimum(*(threshold.index_select(0, e) for e in (now.first, now.second)))
+            now = now.select(now.weight <= bound)
+            if not len(now.weight):
+                break
+            new, taken = _merge(now, len(size))
+            merged = now.select(taken)
+            size = _sum(size, new)
+            heaviest = torch.zeros_like(size).scatter_reduce_(0, new, heaviest, "amax")
+            heaviest.scatter_reduce_(0, new[merged.first], merged.weight, "amax")
+            since = new.index_select(0, since)
+            now = now.renumbered(new)
+        below = level
+        if 2 * len(size) < len(since):  # so that in total little is spent on renumbering
+            edges = edges.renumbered(since)
+            region = since.index_select(0, region)
+            since = torch.arange(len(size), device=size.device)
+    return since.index_select(0, region), size, edges.renumbered(since)
 
 
-def _sort_order(weight: np.ndarray) -> np.ndarray:
-    """``argsort`` of float32 numbers >= 0, ties in the given order, 4 times as fast as NumPy's.
+def _levels() -> list[float]:
+    """Weights that end a level; the level of equal colours has as many rounds as it takes."""
+    levels = [0.0, FIRST_LEVEL]
+    while levels[-1] < LAST_LEVEL:
+        levels.append(levels[-1] * LEVEL_RATIO)
+    return levels
 
-    Such floats sort like their bits read as integers, and NumPy has a radix sort for 16 bits.
+
+def _absorb_small(edges: Edges, size: Tensor, min_size: int) -> tuple[Tensor, Tensor, Edges]:
+    """Join regions of fewer pixels to their most similar neighbour; returns as ``_grow``."""
+    number = torch.arange(len(size), device=size.device)
+    while True:
+        small = size < min_size
+        now = edges.select(small[edges.first] | small[edges.second])
+        if not len(now.weight):
+            return number, size, edges
+        new, _ = _merge(now, len(size), small)
+        size = _sum(size, new)
+        number = new.index_select(0, number)
+        edges = edges.renumbered(new)
+
+
+def _merge(edges: Edges, count: int, choosing: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Let every region take its lightest edge, and join what is connected by taken edges.
+
+    Args:
+        edges: those that may be taken.
+        count: regions.
+        choosing: (count,) bool, regions that take one; all of them by default.
+
+    Returns:
+        (count,) new numbers, in order of a region of each group; (E,) which edges were taken.
     """
-    bits = weight.view(np.uint32)
-    by_low_bits = np.argsort(bits.astype(np.uint16), kind="stable")
-    high_bits = (bits >> 16).astype(np.uint16)
-    return by_low_bits[np.argsort(high_bits[by_low_bits], kind="stable")]
+    lightest = torch.full((count,), NOTHING, device=edges.key.device)
+    lightest.scatter_reduce_(0, edges.first, edges.key, "amin")
+    lightest.scatter_reduce_(0, edges.second, edges.key, "amin")
+    by_first = lightest.index_select(0, edges.first) == edges.key
+    by_second = lightest.index_select(0, edges.second) == edges.key
+    if choosing is not None:
+        by_first &= choosing[edges.first]
+        by_second &= choosing[edges.second]
+    parent = torch.arange(count, device=edges.key.device)
+    one, other = edges.select(by_second), edges.select(by_first)
+    parent[one.second] = one.first
+    parent[other.first] = other.second
+    # No two keys are equal, so that the only circles are edges that both of their ends took.
+    both = edges.select(by_first & by_second)
+    parent[both.first] = both.first
+    return _number_groups(parent), by_first | by_second
 
 
-class Forest:
-    """Union-find over pixels, with the size and the threshold of every region at its root.
-
-    The numbers sit in ``array``s, which a Python loop reads quickly, and NumPy sees the same
-    memory through the ``*_view``s.
-    """
-
-    def __init__(self, count: int, scale: float) -> None:
-        self.scale = scale
-        self.parent = array("i", range(count))
-        self.size = array("i", [1]) * count
-        self.threshold = array("d", [scale]) * count
-        self.parent_view = np.frombuffer(self.parent, dtype=np.int32)
-        self.size_view = np.frombuffer(self.size, dtype=np.int32)
-        self.threshold_view = np.frombuffer(self.threshold, dtype=np.float64)
-
-    def flatten(self) -> np.ndarray:
-        """Hang every pixel directly below its root; return the roots, (H*W,)."""
-        parent = self.parent_view
-        while True:
-            above = parent[parent]
-            if np.array_equal(above, parent):
-                return parent
-            parent[:] = above
-
-    def labels(self) -> np.ndarray:
-        """(H*W,) int32 region numbers 0..R-1."""
-        roots = self.flatten()
-        is_root = roots == np.arange(len(roots))
-        return (np.cumsum(is_root, dtype=np.int32) - 1)[roots]
+def _number_groups(parent: Tensor) -> Tensor:
+    """(R,) parents without circles to (R,) numbers of the trees, in order of their roots."""
+    while True:
+        above = parent.index_select(0, parent)
+        if torch.equal(above, parent):
+            break
+        parent = above
+    is_root = parent == torch.arange(len(parent), device=parent.device)
+    return (is_root.cumsum(0) - 1).index_select(0, parent)
 
 
-def _visit_in_order(forest: Forest, edges: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-    """Merge along edges sorted by weight, as in Algorithm 1 of the paper.
-
-    Before each stretch, two kinds of edges leave for good: those inside a region, and those at a
-    region whose threshold is below the lightest edge left. Such a region is final, since every
-    edge that could still change it is at least that heavy.
-    """
-    parent, size, threshold, scale = forest.parent, forest.size, forest.threshold, forest.scale
-    first, second, weight = edges
-    while len(weight):
-        roots = forest.flatten()
-        first, second = roots[first], roots[second]
-        growing = forest.threshold_view >= weight[0]
-        useful = (first != second) & growing[first] & growing[second]
-        first, second, weight = first[useful], second[useful], weight[useful]
-        stretch = (ends[:STRETCH].tolist() for ends in (first, second, weight))
-        for a, b, w in zip(*stretch):
-            while parent[a] != a:
-                parent[a] = a = parent[parent[a]]
-            while parent[b] != b:
-                parent[b] = b = parent[parent[b]]
-            if a != b and w <= threshold[a] and w <= threshold[b]:
-                if size[a] < size[b]:
-                    a, b = b, a
-                parent[b] = a
-                size[a] += size[b]
-                threshold[a] = w + scale / size[a]
-        first, second, weight = first[STRETCH:], second[STRETCH:], weight[STRETCH:]
+def _sum(values: Tensor, new: Tensor) -> Tensor:
+    """Sums of (R,) values by new number."""
+    return torch.zeros(int(new.max()) + 1, device=values.device).index_add_(0, new, values)
 
 
-def _absorb_small(
-    forest: Forest, edges: tuple[np.ndarray, np.ndarray, np.ndarray], min_size: int
-) -> None:
-    """Merge along sorted edges wherever one side has fewer than ``min_size`` pixels."""
-    parent, size = forest.parent, forest.size
-    first, second, _ = edges
-    while len(first):
-        roots = forest.flatten()
-        first, second = roots[first], roots[second]
-        small = forest.size_view < min_size
-        useful = (first != second) & (small[first] | small[second])
-        first, second = first[useful], second[useful]
-        for a, b in zip(first[:STRETCH].tolist(), second[:STRETCH].tolist()):
-            while parent[a] != a:
-                parent[a] = a = parent[parent[a]]
-            while parent[b] != b:
-                parent[b] = b = parent[parent[b]]
-            if a != b and (size[a] < min_size or size[b] < min_size):
-                if size[a] < size[b]:
-                    a, b = b, a
-                parent[b] = a
-                size[a] += size[b]
-        first, second = first[STRETCH:], second[STRETCH:]
+def unique_pairs(first: Tensor, second: Tensor) -> Tensor:
+    """(2, pairs) numbers of nodes joined by edges, lower first, sorted, each pair once."""
+    low, high = torch.minimum(first, second), torch.maximum(first, second)
+    base = int(high.max()) + 1 if len(high) else 1
+    code = torch.unique(low * base + high)
+    return torch.stack([code // base, code % base])

@@ -1,201 +1,219 @@
 """Selective search: boxes around whatever might be an object, without labels or training.
 
 Source: Uijlings, van de Sande, Gevers and Smeulders, "Selective Search for Object Recognition",
-IJCV 2013. An over-segmentation gives the first regions; then the two most similar neighbours are
+IJCV 2013. An over-segmentation gives the first regions; then the most similar neighbours are
 merged until one region is left. The bounding boxes of all regions on the way are the proposals.
 Several strategies (colour space, region scale, notion of similarity) are pooled, since no single
 one suits every image.
 
-Letters: `N` images, `H`, `W` image height and width, `R` regions, `F` histogram bins, `P` boxes.
+Everything happens for a batch of images at once, with the same PyTorch operations on a CPU and a
+GPU: ``segment`` (pixels to regions), ``describe_regions`` (histograms), ``group_regions`` (regions
+to hierarchies) and ``rank_boxes`` (hierarchies to a list).
+
+Letters: `N` images, `H`, `W` image height and width, `G` regions given and merged, `P` boxes.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import nms
 
-from data.region_features import COLOUR_SPACES, Regions, describe_regions
-from data.segmentation import felzenszwalb
+from data.colour_spaces import COLOUR_SPACES
+from data.grouping import MEASURES, Hierarchy, group_regions
+from data.region_features import Regions, describe_regions, texture_levels
+from data.segmentation import segment
+
+LONGEST_SIDE = 2**14  # pixels
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to search."""
+    """One over-segmentation and the hierarchies grown from it."""
 
     colour_space: str = "hsv"  # key of COLOUR_SPACES; for segmentation and colour histograms
-    scale: float = 100.0  # of the over-segmentation; larger starts from larger regions
-    similarity: str = "ctsf"  # sum of colour, texture, size and fill; any of the letters
+    scale: float = 300.0  # of the over-segmentation; larger starts from larger regions
+    min_size: int = 80  # pixels; smaller regions of the over-segmentation are absorbed
+    similarities: tuple[str, ...] = ("ctsf", "sf", "cf", "tf")  # of colour, texture, size, fill
 
 
-STRATEGIES = (
-    Strategy("hsv", 100.0, "ctsf"),
-    Strategy("hsv", 100.0, "tsf"),
-    Strategy("lab", 100.0, "ctsf"),
-    Strategy("lab", 100.0, "tsf"),
+SEARCHES = {  # all for images of about 320 x 240 pixels
+    "fast": (Strategy("hsv"),),
+    "thorough": (Strategy("hsv"), Strategy("lab"), Strategy("rgb"), Strategy("hsv", 600.0)),
+}
+DEMOTIONS = (  # a box that overlaps a better one by this IoU counts as so many times further down
+    (0.5, 1.5),
+    (0.65, 4.0),
+    (0.8, 10.0),
+    (0.9, 20.0),
 )
-MIN_REGION = 20  # pixels; smaller regions of the over-segmentation are absorbed
+HEAD_START = 20  # positions that demotion adds to, so that the very first boxes can fall as well
+CPU_BATCH_PIXELS = 200_000  # searched together; more would not fit into the cache
+GPU_BATCH_PIXELS = 8_000_000  # 100 images of 320 x 240; takes some GB of memory
 
 
 def selective_search(
-    images: Sequence[Tensor] | Tensor, strategies: Sequence[Strategy] = STRATEGIES
+    images: Sequence[Tensor] | Tensor, strategies: Sequence[Strategy] = SEARCHES["thorough"]
 ) -> list[Tensor]:
     """Propose boxes for each image.
 
     Args:
-        images: (3, H, W) RGB tensors, uint8 or floating point in 0..1 (rounded to 8 bits), or one
-            (N, 3, H, W) tensor of them.
+        images: (3, H, W) RGB tensors, uint8 or floating point in 0..1 (rounded to 8 bits), of any
+            sizes on one device, or one (N, 3, H, W) tensor of them.
         strategies: searches whose boxes are pooled.
 
     Returns:
         For each image (P, 4) float32 xyxy boxes in pixels on the image's device. Right and bottom
         edges are exclusive, so the whole image is (0, 0, W, H). Boxes are unique and ranked, best
-        first. Equal images give equal boxes.
+        first. Equal images give equal boxes, whatever else is in the batch.
 
     Raises:
         ValueError: an image of another shape or type, floats outside 0..1, an unknown strategy.
     """
     for strategy in strategies:
         _check_strategy(strategy)
-    found = []
-    for image in images:
-        boxes = _search_image(_to_pixels(image), strategies)
-        found.append(torch.from_numpy(boxes).to(image.device))
-    return found
+    pixels = [_to_pixels(image) for image in images]
+    boxes = [image.new_zeros(0, 4) for image in pixels]
+    for batch in _batches(pixels):
+        found = _search_batch([pixels[i] for i in batch], strategies)
+        for i, ranked in zip(batch, found, strict=True):
+            boxes[i] = ranked
+    return boxes
 
 
 def _check_strategy(strategy: Strategy) -> None:
     if strategy.colour_space not in COLOUR_SPACES:
         known = ", ".join(COLOUR_SPACES)
         raise ValueError(f"colour_space {strategy.colour_space!r} is unknown; use one of {known}")
-    if not strategy.similarity or not set(strategy.similarity) <= set("ctsf"):
-        raise ValueError(f"similarity {strategy.similarity!r} must be made of the letters c t s f")
+    for letters in strategy.similarities or ("",):
+        if not letters or not set(letters) <= set(MEASURES):
+            raise ValueError(f"similarity {letters!r} must be made of the letters c t s f")
 
 
-def _to_pixels(image: Tensor) -> np.ndarray:
-    """(3, H, W) tensor to (H, W, 3) uint8."""
+def _to_pixels(image: Tensor) -> Tensor:
+    """Any image to (3, H, W) float32, whole numbers in 0..255."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"images must have the shape (3, H, W), got {tuple(image.shape)}")
+    if max(image.shape[1:]) > LONGEST_SIDE:
+        raise ValueError(f"images must have sides of at most {LONGEST_SIDE} pixels; shrink them")
     if image.is_floating_point():
         if image.numel() and not (image.min() >= 0 and image.max() <= 1):
             raise ValueError("images of floats must lie in 0..1; undo the normalisation first")
-        image = (image.float() * 255).round().to(torch.uint8)
+        return (image.float() * 255).round()
     if image.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 or floating point, got {image.dtype}")
-    return image.permute(1, 2, 0).cpu().numpy()
+    return image.float()
 
 
-def _search_image(pixels: np.ndarray, strategies: Sequence[Strategy]) -> np.ndarray:
-    """(H, W, 3) uint8 to (P, 4) float32 boxes, ranked."""
-    if pixels.size == 0:
-        return np.zeros((0, 4), dtype=np.float32)
-    described: dict[tuple[str, float], Regions] = {}  # strategies may share a segmentation
-    hierarchies = []
+def _batches(images: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of images to search together: of similar shape, and not too many.
+
+    Images without pixels are left out.
+    """
+    order = [i for i, image in enumerate(images) if image.numel()]
+    order.sort(key=lambda i: tuple(images[i].shape))
+    batches: list[list[int]] = []
+    room = 0
+    for i in order:
+        pixels = images[i][0].numel()
+        if pixels > room:
+            batches.append([])
+            room = CPU_BATCH_PIXELS if images[i].device.type == "cpu" else GPU_BATCH_PIXELS
+        batches[-1].append(i)
+        room -= pixels
+    return batches
+
+
+def _search_batch(images: list[Tensor], strategies: Sequence[Strategy]) -> list[Tensor]:
+    """(3, H, W) float32 images to (P, 4) float32 boxes each, ranked."""
+    image, inside = _pad(images)
+    texture = texture_levels(image, inside)
+    colours = {s.colour_space: COLOUR_SPACES[s.colour_space](image) for s in strategies}
+    parts: list[tuple[Regions, str]] = []
     for strategy in strategies:
-        key = (strategy.colour_space, strategy.scale)
-        if key not in described:
-            colours = COLOUR_SPACES[strategy.colour_space](pixels)
-            labels = felzenszwalb(colours, strategy.scale, min_size=MIN_REGION)
-            described[key] = describe_regions(labels, colours, pixels)
-        hierarchies.append(group_regions(described[key], strategy.similarity))
-    return rank_boxes(hierarchies)
+        shades = colours[strategy.colour_space]
+        segmentation = segment(shades, inside, strategy.scale, strategy.min_size)
+        regions = describe_regions(segmentation, shades, texture)
+        parts += [(regions, letters) for letters in strategy.similarities]
+    hierarchy, image_of = group_regions(parts, inside.flatten(1).sum(dim=1))
+    return rank_boxes(hierarchy, image_of, len(images))
 
 
-def group_regions(
-    regions: Regions, similarity: str = "ctsf"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Merge the most similar neighbours until one region is left (Algorithm 1 of the paper).
-
-    Returns:
-        Boxes (2R-1, 4) float32 and pixels (2R-1,) float32: of the R given regions, then of each
-        merged region in order of birth; the last is the whole image.
-    """
-    growing = Grouping(regions, similarity)
-    count = len(regions.size)
-    queue = []  # (negated similarity, region, region): the most similar pair comes out first
-    for region in range(count):
-        later = [n for n in sorted(growing.neighbours[region]) if n > region]
-        queue += zip(growing.dissimilarity(region, later), [region] * len(later), later)
-    heapq.heapify(queue)
-    for new in range(count, 2 * count - 1):
-        one = other = None
-        while one not in growing.neighbours or other not in growing.neighbours:
-            _, one, other = heapq.heappop(queue)  # skip pairs of which one is already merged
-        growing.merge(one, other, new)
-        around = sorted(growing.neighbours[new])
-        for pair in zip(growing.dissimilarity(new, around), around, [new] * len(around)):
-            heapq.heappush(queue, pair)
-    return growing.box, growing.size
+def _pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Batch (N, 3, H, W), padded by repeating borders, and which pixels (N, H, W) are inside."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    inside = torch.zeros(len(images), height, width, dtype=torch.bool, device=images[0].device)
+    padded = []
+    for image, mask in zip(images, inside, strict=True):
+        h, w = image.shape[1:]
+        mask[:h, :w] = True
+        padded.append(functional.pad(image[None], (0, width - w, 0, height - h), "replicate")[0])
+    return torch.stack(padded), inside
 
 
-class Grouping:
-    """Regions, given and merged, while they are being grouped; rows R.. are filled by ``merge``."""
+def rank_boxes(hierarchy: Hierarchy, image_of: Tensor, count: int) -> list[Tensor]:
+    """Pool the boxes of all trees of an image: unique, most promising first.
 
-    def __init__(self, regions: Regions, similarity: str) -> None:
-        count = len(regions.size)
-        histograms = [np.zeros((count, 0), dtype=np.float32)]
-        histograms += [regions.colour] if "c" in similarity else []
-        histograms += [regions.texture] if "t" in similarity else []
-        self.histogram = _with_room(np.concatenate(histograms, axis=1))  # (2R-1, F)
-        self.size = _with_room(regions.size.astype(np.float32))  # (2R-1,) pixels
-        self.box = _with_room(regions.box.astype(np.float32))  # (2R-1, 4)
-        self.pixels = float(regions.size.sum())
-        self.use_size, self.use_fill = "s" in similarity, "f" in similarity
-        self.neighbours: dict[int, set[int]] = {region: set() for region in range(count)}
-        for one, other in regions.pairs.tolist():
-            self.neighbours[one].add(other)
-            self.neighbours[other].add(one)
+    As in Section 4 of the paper, the largest region of a tree has position 1, the next one 2, and
+    so on, and positions are multiplied by a factor, the smallest product first. The paper's factor
+    is random, lest large boxes always win. Here it is small for regions that fill their box and
+    differ from what they merged with; it grows with the overlap with a better box, so that the
+    first k boxes are spread over the image for any k.
 
-    def dissimilarity(self, region: int, others: list[int]) -> list[float]:
-        """Negated sum of the chosen measures, Equations 2 to 6 of the paper."""
-        both = self.size[region] + self.size[others]
-        total = np.minimum(self.histogram[region], self.histogram[others]).sum(axis=1)
-        if self.use_size:
-            total += 1 - both / self.pixels
-        if self.use_fill:
-            left_top = np.minimum(self.box[region, :2], self.box[others, :2])
-            right_bottom = np.maximum(self.box[region, 2:], self.box[others, 2:])
-            total += 1 - ((right_bottom - left_top).prod(axis=1) - both) / self.pixels
-        return (-total).tolist()
-
-    def merge(self, one: int, other: int, new: int) -> None:
-        """Replace two regions by their union."""
-        sizes = self.size[[one, other]]
-        self.size[new] = sizes.sum()
-        self.histogram[new] = sizes @ self.histogram[[one, other]] / sizes.sum()
-        self.box[new, :2] = np.minimum(self.box[one, :2], self.box[other, :2])
-        self.box[new, 2:] = np.maximum(self.box[one, 2:], self.box[other, 2:])
-        around = (self.neighbours.pop(one) | self.neighbours.pop(other)) - {one, other}
-        for region in around:
-            self.neighbours[region] -= {one, other}
-            self.neighbours[region].add(new)
-        self.neighbours[new] = around
-
-
-def _with_room(rows: np.ndarray) -> np.ndarray:
-    """Append a row for every merge to come: R rows become 2R-1."""
-    return np.concatenate([rows, np.zeros_like(rows[1:])])
-
-
-def rank_boxes(hierarchies: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Pool the boxes of hierarchies as made by ``group_regions``: unique, most promising first.
-
-    As in Section 4 of the paper the whole image has position 1, the last merge before it position
-    2, and so on down to the first regions, and positions are multiplied by a factor, the smallest
-    product first. The paper's factor is random, lest large boxes always win. Here it is small for
-    regions that fill their box: on photos with labels, more objects survive the NMS this way.
+    Args:
+        hierarchy: of all trees.
+        image_of: (T,) image of each tree.
+        count: images.
 
     Returns:
-        (P, 4) float32.
+        For each image (P, 4) float32 xyxy.
     """
-    boxes = np.concatenate([box[::-1] for box, _ in hierarchies])
-    pixels = np.concatenate([size[::-1] for _, size in hierarchies])
-    position = np.concatenate([np.arange(1, len(box) + 1) for box, _ in hierarchies])
-    fill = pixels / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)  # in 0..1
-    order = np.argsort(position * (1.2 - fill), kind="stable")
-    _, best = np.unique(boxes[order], axis=0, return_index=True)
-    return boxes[order[np.sort(best)]]
+    area = (hierarchy.box[:, 2:] - hierarchy.box[:, :2]).prod(dim=1)
+    fill = hierarchy.size / area  # in 0..1
+    score = _positions(hierarchy) * (1.2 - fill) * (0.3 + hierarchy.likeness)
+    image = image_of[hierarchy.tree]
+    ranked = []
+    for i in range(count):
+        own = (image == i).nonzero()[:, 0]
+        best_first = own[score[own].argsort(stable=True)]
+        ranked.append(_demote_overlaps(_without_repeats(hierarchy.box[best_first])))
+    return ranked
+
+
+def _positions(hierarchy: Hierarchy) -> Tensor:
+    """(G,) 1 for the largest region of its tree, 2 for the next; of equals the later made first."""
+    order = (len(hierarchy) - 1 - torch.arange(len(hierarchy), device=hierarchy.size.device))
+    order = order[hierarchy.size[order].argsort(descending=True, stable=True)]
+    order = order[hierarchy.tree[order].argsort(stable=True)]
+    members = torch.bincount(hierarchy.tree)
+    first = members.cumsum(0) - members
+    place = torch.arange(len(order), device=order.device)
+    position = torch.empty_like(hierarchy.size)
+    position[order] = (place - first[hierarchy.tree[order]] + 1).float()
+    return position
+
+
+def _without_repeats(boxes: Tensor) -> Tensor:
+    """Each box (P, 4) once, where it comes first."""
+    places = torch.tensor([1, 2**15, 2**30, 2**45], device=boxes.device)
+    code = (boxes.long() * places).sum(dim=1)  # one number a box; sides are at most 2^14
+    _, kind = code.unique(return_inverse=True)
+    place = torch.arange(len(boxes), device=boxes.device)
+    first = torch.full_like(place, len(boxes)).scatter_reduce_(0, kind, place, "amin")
+    return boxes[first.index_select(0, kind) == place]
+
+
+def _demote_overlaps(boxes: Tensor) -> Tensor:
+    """Move boxes (P, 4) that overlap better ones down the list."""
+    place = torch.arange(len(boxes), device=boxes.device)
+    factor = torch.full((len(boxes),), DEMOTIONS[-1][1], device=boxes.device)
+    left = place
+    for iou, times in DEMOTIONS[::-1]:
+        factor[left] = times
+        left = left[nms(boxes[left], -left.float(), iou)]
+    factor[left] = 1
+    return boxes[((place + HEAD_START) * factor).argsort(stable=True)]

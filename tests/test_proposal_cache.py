@@ -107,6 +107,7 @@ def other_settings():
     plain = ProposalSettings()
     narrow = dataclasses.replace(plain.box_filter, max_ratio=2.0)
     changes = ({"box_filter": None}, {"box_filter": narrow}, {"nms_iou": 0.7}, {"max_boxes": 1})
+    changes += ({"search_side": 40}, {"search": "fast"})
     return [dataclasses.replace(plain, **c) for c in (*changes, {"search_side": 40})]
 
 
@@ -123,7 +124,7 @@ def test_other_settings_are_searched_again(cache, searches, settings):
 
 def test_each_setting_counts():
     digests = {settings_digest(settings) for settings in (ProposalSettings(), *other_settings())}
-    assert len(digests) == 6
+    assert len(digests) == 7
 
 
 def test_another_version_of_the_search_is_searched_again(cache, searches, monkeypatch):

@@ -1,143 +1,232 @@
-"""The fast over-segmentation against the paper's algorithm written as plain loops."""
+"""The over-segmentation against slow loops: its own levels, and the paper's single edges."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from data import segmentation
-from data.segmentation import felzenszwalb, gaussian_blur, grid_edges
+from data.segmentation import blur, grid_edges, segment, unique_pairs
+from data.selective_search import _pad
 
 
-def segment_slowly(image: np.ndarray, scale: float, min_size: int) -> np.ndarray:
-    """Algorithm 1 of Felzenszwalb and Huttenlocher, one edge after the other."""
-    height, width, _ = image.shape
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels count for one in small images, too, and nothing is blurred: simpler to check."""
+    monkeypatch.setattr(segmentation, "REFERENCE_PIXELS", 1)
+    monkeypatch.setattr(segmentation, "blur", lambda image: image)
+
+
+def labels_of(image: Tensor, scale: float, min_size: int) -> np.ndarray:
+    """(H, W) labels of one (C, H, W) image."""
+    inside = torch.ones(1, *image.shape[1:], dtype=torch.bool)
+    return segment(image[None], inside, scale, min_size).labels[0].numpy()
+
+
+def noisy_image(seed: int, height: int = 18, width: int = 23) -> Tensor:
+    """(3, H, W) smooth blobs and noise: regions of many sizes, no two edges equally heavy."""
+    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 255
+    smooth = noise
+    for _ in range(4):
+        smooth = blur(smooth)
+    return (smooth * 2 + noise * 0.1)[0]
+
+
+def slow_edges(image: Tensor) -> list[tuple[np.float32, tuple[int, int], tuple[int, int]]]:
+    """Edges to the right and down, light first; lengths in float32 as the code has them."""
+    pixels = image.permute(1, 2, 0).numpy()
+    height, width, _ = pixels.shape
     edges = []
     for y in range(height):
         for x in range(width):
-            for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-                if 0 <= y + dy < height and 0 <= x + dx < width:
-                    weight = math.dist(image[y, x].tolist(), image[y + dy, x + dx].tolist())
-                    edges.append((weight, (y, x), (y + dy, x + dx)))
+            for other in ((y, x + 1), (y + 1, x)):
+                if other[0] < height and other[1] < width:
+                    difference = torch.from_numpy(pixels[y, x] - pixels[other])
+                    weight = (difference * difference).sum().sqrt().numpy()[()]
+                    edges.append((weight, (y, x), other))
     edges.sort(key=lambda edge: edge[0])
-    region = {(y, x): {(y, x)} for y in range(height) for x in range(width)}
-    heaviest = {id(pixels): 0.0 for pixels in region.values()}
+    assert len({weight for weight, _, _ in edges}) == len(edges)
+    return edges
 
-    def join(one: set, other: set, weight: float) -> None:
-        one |= other
-        heaviest[id(one)] = weight
-        for pixel in other:
-            region[pixel] = one
 
+class SlowRegions:
+    """Pixel sets and the heaviest edge merged inside each."""
+
+    def __init__(self, image: Tensor) -> None:
+        _, self.height, self.width = image.shape
+        places = [(y, x) for y in range(self.height) for x in range(self.width)]
+        self.of = {place: frozenset([place]) for place in places}
+        self.heaviest = {self.of[place]: np.float32(0) for place in places}
+
+    def limit(self, region: frozenset, scale: float) -> np.float32:
+        return np.float32(self.heaviest[region] + np.float32(scale) / np.float32(len(region)))
+
+    def join(self, regions: list[frozenset], weight: np.float32) -> None:
+        union = frozenset().union(*regions)
+        self.heaviest[union] = max([weight, *(self.heaviest[region] for region in regions)])
+        for pixel in union:
+            self.of[pixel] = union
+
+    def join_lightest(self, edges: list, chooses) -> None:
+        """Every region that chooses takes its lightest edge; what hangs together is joined."""
+        taken = {}
+        for weight, p, q in edges:  # light first
+            for region in (self.of[p], self.of[q]):
+                if chooses(region):
+                    taken.setdefault(region, (weight, p, q))
+        groups: list[tuple[list, list]] = []
+        for weight, p, q in set(taken.values()):
+            ends = [self.of[p], self.of[q]]
+            touching = [group for group in groups if any(end in group[0] for end in ends)]
+            groups = [group for group in groups if group not in touching]
+            merged = {end for group in touching for end in group[0]} | set(ends)
+            groups.append((list(merged), [weight, *(w for g in touching for w in g[1])]))
+        for regions, weights in groups:
+            self.join(regions, max(weights))
+
+    def labels(self) -> np.ndarray:
+        numbers: dict[frozenset, int] = {}
+        rows = [
+            [numbers.setdefault(self.of[y, x], len(numbers)) for x in range(self.width)]
+            for y in range(self.height)
+        ]
+        return np.array(rows)
+
+
+def segment_by_levels(image: Tensor, scale: float, min_size: int) -> np.ndarray:
+    """What the module says it does, one edge and one pixel at a time."""
+    regions, edges = SlowRegions(image), slow_edges(image)
+    below = -1.0
+    for level in segmentation._levels():
+        now = [edge for edge in edges if below < edge[0] <= level]
+        for _ in range(segmentation.ROUNDS):  # no weight is 0 here
+            now = [
+                (w, p, q) for w, p, q in now
+                if regions.of[p] != regions.of[q]
+                and w <= min(regions.limit(regions.of[end], scale) for end in (p, q))
+            ]  # fmt: skip
+            regions.join_lightest(now, lambda region: True)
+        below = level
+    while True:
+        apart = [(w, p, q) for w, p, q in edges if regions.of[p] != regions.of[q]]
+        now = [e for e in apart if min(len(regions.of[e[1]]), len(regions.of[e[2]])) < min_size]
+        if not now:
+            return regions.labels()
+        regions.join_lightest(now, lambda region: len(region) < min_size)
+
+
+def segment_by_edges(image: Tensor, scale: float, min_size: int) -> np.ndarray:
+    """Algorithm 1 of Felzenszwalb and Huttenlocher."""
+    regions, edges = SlowRegions(image), slow_edges(image)
     for weight, p, q in edges:
-        one, other = region[p], region[q]
-        if one is not other and weight <= min(
-            heaviest[id(one)] + scale / len(one), heaviest[id(other)] + scale / len(other)
-        ):
-            join(one, other, weight)
+        one, other = regions.of[p], regions.of[q]
+        if one != other and weight <= min(regions.limit(r, scale) for r in (one, other)):
+            regions.join([one, other], weight)
     for weight, p, q in edges:
-        one, other = region[p], region[q]
-        if one is not other and min(len(one), len(other)) < min_size:
-            join(one, other, weight)
-    numbers = {}
-    labels = np.zeros((height, width), dtype=int)
-    for pixel, pixels in region.items():
-        labels[pixel] = numbers.setdefault(id(pixels), len(numbers))
-    return labels
+        one, other = regions.of[p], regions.of[q]
+        if one != other and min(len(one), len(other)) < min_size:
+            regions.join([one, other], weight)
+    return regions.labels()
 
 
 def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
-    pairs = set(zip(one.ravel().tolist(), other.ravel().tolist()))
+    pairs = set(zip(one.ravel().tolist(), other.ravel().tolist(), strict=True))
     return len(pairs) == len(set(one.ravel().tolist())) == len(set(other.ravel().tolist()))
 
 
-def noisy_image(seed: int, height: int = 26, width: int = 31) -> np.ndarray:
-    """Smooth blobs and noise: regions of many sizes, no two edges equally heavy."""
-    random = np.random.default_rng(seed)
-    noise = random.uniform(0, 255, (height, width, 3)).astype(np.float32)
-    return gaussian_blur(noise, 1.5) * 2 + noise * 0.1
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("scale", "min_size"), [(5.0, 1), (60.0, 1), (60.0, 12), (400.0, 5)])
-def test_equals_the_slow_algorithm(seed: int, scale: float, min_size: int) -> None:
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("scale", "min_size"), [(20.0, 1), (100.0, 1), (100.0, 9), (400.0, 5)])
+def test_equals_slow_levels(seed: int, scale: float, min_size: int) -> None:
     image = noisy_image(seed)
-    expected = segment_slowly(image, scale, min_size)
-    found = felzenszwalb(image, scale, sigma=0, min_size=min_size)
-    assert found.shape == expected.shape
-    assert 1 < expected.max() + 1 < image.shape[0] * image.shape[1]
-    assert same_partition(found, expected)
+    expected = segment_by_levels(image, scale, min_size)
+    assert 1 < expected.max() + 1 < image[0].numel()
+    assert same_partition(labels_of(image, scale, min_size), expected)
 
 
-def test_clean_ups_between_stretches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = noisy_image(7)
-    expected = segment_slowly(image, 40.0, 6)
-    for stretch in (1, 13, 200):
-        monkeypatch.setattr(segmentation, "STRETCH", stretch)
-        assert same_partition(felzenszwalb(image, 40.0, sigma=0, min_size=6), expected)
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("seed", range(3))
+def test_drawn_objects_are_the_regions_of_the_paper_and_of_the_drawing(seed: int) -> None:
+    image = torch.full((3, 20, 26), 100.0)
+    drawn = np.zeros((20, 26), dtype=int)
+    image[:, 3:12, 4:15], drawn[3:12, 4:15] = 180.0, 1
+    image[0, 10:18, 17:24], drawn[10:18, 17:24] = 30.0, 2
+    image += torch.rand(image.shape, generator=torch.Generator().manual_seed(seed)) * 4
+    found = labels_of(image, 300.0, 10)
+    assert same_partition(found, segment_by_edges(image, 300.0, 10))
+    assert same_partition(found, drawn)
 
 
-def test_labels_count_from_zero_without_gaps() -> None:
-    labels = felzenszwalb(noisy_image(0), 50.0)
-    assert labels.dtype == np.int32
-    assert set(np.unique(labels)) == set(range(labels.max() + 1))
+def test_images_do_not_depend_on_their_batch() -> None:
+    images = [noisy_image(i, *s).clamp(0, 255).round() for i, s in enumerate([(30, 20), (25, 40)])]
+    together = segment(*_pad(images), 60.0, 30)
+    shift = 0
+    for image, labels in zip(images, together.labels.numpy(), strict=True):
+        height, width = image.shape[1:]
+        alone = labels_of(image, 60.0, 30)
+        assert (labels[:height, :width] == alone + shift).all()
+        assert (labels[height:] == -1).all()
+        assert (labels[:, width:] == -1).all()
+        shift += alone.max() + 1
+    assert shift == together.count
 
 
-def test_min_size_holds() -> None:
-    labels = felzenszwalb(noisy_image(1), 5.0, sigma=0, min_size=30)
-    assert np.bincount(labels.ravel()).min() >= 30
+def test_labels_have_no_gaps_and_min_size_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noisy_image(1, 40, 50)
+    labels = labels_of(image, 20.0, 100)  # a pixel counts for 320 x 240 / 2000 = 38.4
+    counts = np.bincount(labels.ravel())
+    assert 3 <= counts.min() < 30
+    monkeypatch.setattr(segmentation, "REFERENCE_PIXELS", 1)
+    assert np.bincount(labels_of(image, 20.0, 100).ravel()).min() >= 100
 
 
-def test_two_flat_halves_are_two_regions() -> None:
-    image = np.zeros((20, 30, 3), dtype=np.float32)
-    image[:, 12:] = 200
-    labels = felzenszwalb(image, 100.0, sigma=0)
-    expected = np.zeros((20, 30), dtype=int)
-    expected[:, 12:] = 1
-    assert same_partition(labels, expected)
+def test_pixels_of_small_images_count_for_more() -> None:
+    inside = torch.zeros(3, 300, 400, dtype=torch.bool)
+    inside[0, :120, :160], inside[1, :1, :3], inside[2] = True, True, True
+    sizes = segmentation._pixel_sizes(inside)
+    assert sizes.unique_consecutive().tolist() == [4, 25600, 1]  # of 320 x 240; never below 1
+    assert len(sizes) == inside.sum()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (9, 1), (2, 2)])
-def test_tiny_images(shape: tuple[int, int]) -> None:
-    labels = felzenszwalb(np.full((*shape, 3), 40.0), 100.0)
-    assert labels.shape == shape
-    assert (labels == 0).all()
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (17, 1), (40, 50)])
+def test_one_colour_is_one_region(size: tuple[int, int]) -> None:
+    assert (labels_of(torch.full((3, *size), 40.0), 100.0, 1) == 0).all()
 
 
-def test_edges_join_each_neighbouring_pair_once() -> None:
-    image = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
-    first, second, weight = grid_edges(image)
-    pairs = {frozenset(pair) for pair in zip(first.tolist(), second.tolist())}
-    expected = {
-        frozenset((a, b))
-        for a in range(12)
-        for b in range(12)
-        if a != b and abs(a // 4 - b // 4) <= 1 and abs(a % 4 - b % 4) <= 1
-    }
-    assert len(first) == len(pairs) and pairs == expected
-    assert np.array_equal(weight, np.abs(first - second))
+@pytest.mark.usefixtures("plain")
+def test_neighbours_are_listed_once() -> None:
+    image = torch.zeros(3, 4, 30)
+    image[:, :, 10:20], image[:, :, 20:] = 100, 200
+    found = segment(image[None], torch.ones(1, 4, 30, dtype=torch.bool), 300.0, 1)
+    assert found.count == 3
+    assert found.pairs.tolist() == [[0, 1], [1, 2]]
+    pairs = unique_pairs(torch.tensor([3, 1, 3]), torch.tensor([1, 3, 2]))
+    assert pairs.tolist() == [[1, 2], [3, 3]]
 
 
-def test_sort_order_is_the_stable_one() -> None:
-    random = np.random.default_rng(0)
-    weight = np.concatenate([random.uniform(0, 400, 3000), random.integers(0, 9, 3000)])
-    weight = random.permutation(weight).astype(np.float32)
-    expected = sorted(range(len(weight)), key=lambda i: weight[i])
-    assert segmentation._sort_order(weight).tolist() == expected
+def test_blur_by_hand_repeats_the_border() -> None:
+    image = torch.tensor([[[[0.0, 16, 0, 0]]]])
+    assert blur(image).tolist() == [[[[4, 8, 4, 0]]]]  # the one row is its own neighbour
+    image = torch.tensor([[[[16.0, 0], [0, 0]]]])
+    assert blur(image).tolist() == [[[[9, 3], [3, 1]]]]
 
 
-def test_blur_is_a_gaussian_and_repeats_the_border() -> None:
-    sigma, radius = 0.8, 3
-    image = np.random.default_rng(3).uniform(0, 255, (6, 8, 2)).astype(np.float32)
-    total, expected = 0.0, np.zeros_like(image, dtype=np.float64)
-    for dy in range(-radius, radius + 1):
-        for dx in range(-radius, radius + 1):
-            kernel = math.exp(-(dy * dy + dx * dx) / (2 * sigma**2))
-            total += kernel
-            for y in range(6):
-                for x in range(8):
-                    source = image[min(max(y + dy, 0), 5), min(max(x + dx, 0), 7)]
-                    expected[y, x] += kernel * source
-    np.testing.assert_allclose(gaussian_blur(image, sigma), expected / total, rtol=1e-5)
+def test_edges_join_right_and_lower_neighbours_inside_the_images() -> None:
+    inside = torch.ones(2, 3, 4, dtype=torch.bool)
+    inside[1, 2], inside[1, :, 3] = False, False  # 2 x 3 pixels
+    image = torch.arange(24.0).view(2, 1, 3, 4) ** 2
+    edges = grid_edges(image, inside)
+    number = {place: i for i, place in enumerate(map(tuple, inside.nonzero().tolist()))}
+    expected = {}
+    for (n, y, x), i in number.items():
+        for other in ((n, y, x + 1), (n, y + 1, x)):
+            if other in number:
+                weight = abs(image[n, 0, y, x] - image[n, 0, other[1], other[2]]).item()
+                expected[i, number[other]] = weight
+    ends = zip(edges.first.tolist(), edges.second.tolist(), strict=True)
+    assert dict(zip(ends, edges.weight.tolist(), strict=True)) == expected
+    assert len(edges.key) == len(expected)
+    by_key = edges.weight[edges.key.argsort()]
+    assert torch.equal(by_key, edges.weight.sort().values)

@@ -1,0 +1,143 @@
+"""Greedy grouping: neighbouring regions are merged, the most similar first, until one is left.
+
+Source: Uijlings et al., "Selective Search for Object Recognition", IJCV 2013, Algorithm 1 and
+Equations 2 to 6.
+
+The paper merges one pair at a time. Here, in every round, each pair merges whose regions are both
+the other's most similar neighbour, in all images and for all notions of similarity at once. Such a
+pair can only be torn apart if a merge elsewhere gives one of the two a neighbour that is even more
+similar, which is rare: a union resembles others about as much as its parts do. So the hierarchies
+are nearly the paper's, in a few dozen rounds.
+
+Letters: `T` trees (an image under one notion of similarity), `R` regions, `G` regions given and
+merged, `E` pairs of neighbours, `F` histogram bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.region_features import Regions, round_histogram
+from data.segmentation import unique_pairs
+
+MEASURES = "ctsf"  # colour, texture, size, fill
+
+
+@dataclass
+class Hierarchy:
+    """All regions of all trees, given and merged, (G, ...) each."""
+
+    tree: Tensor  # (G,) int64
+    size: Tensor  # (G,) float32 pixels
+    box: Tensor  # (G, 4) float32 xyxy
+    likeness: Tensor  # (G,) mean measure, 0..1, to the region it merged with; 0 for the last
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+
+def group_regions(parts: Sequence[tuple[Regions, str]], pixels: Tensor) -> tuple[Hierarchy, Tensor]:
+    """Group regions of a batch of images under several notions of similarity.
+
+    Args:
+        parts: regions of the batch and what to compare them by, letters of ``MEASURES``.
+        pixels: (N,) of every image.
+
+    Returns:
+        The hierarchies and the image (T,) of each tree; tree ``part * N + image``.
+    """
+    count = len(pixels)
+    forest = _Forest(parts, pixels)
+    similarity = forest.similarity(forest.pairs)
+    while forest.pairs.shape[1]:
+        similarity = forest.merge(_mutual_best(forest.pairs, similarity, forest.count), similarity)
+    image = torch.arange(count, device=pixels.device).repeat(len(parts))
+    return forest.hierarchy(), image
+
+
+def _mutual_best(pairs: Tensor, similarity: Tensor, count: int) -> Tensor:
+    """(E,) whether each of the two regions has no more similar neighbour than the other."""
+    rank = torch.empty_like(pairs[0])
+    rank[similarity.argsort(stable=True)] = torch.arange(len(rank), device=rank.device)
+    best = torch.full((count,), -1, device=rank.device)
+    for side in pairs:
+        best.scatter_reduce_(0, side, rank, "amax")
+    return (best[pairs[0]] == rank) & (best[pairs[1]] == rank)
+
+
+class _Forest:
+    """The state of the grouping; rows of merged regions follow those of the given ones."""
+
+    def __init__(self, parts: Sequence[tuple[Regions, str]], pixels: Tensor) -> None:
+        regions = [part for part, _ in parts]
+        trees = [part.image + i * len(pixels) for i, part in enumerate(regions)]
+        starts = torch.tensor([0] + [len(part.size) for part in regions]).cumsum(0).tolist()
+        self.count = starts[-1]
+        self.tree = _with_room(torch.cat(trees))
+        self.size = _with_room(torch.cat([part.size for part in regions]))
+        self.box = _with_room(torch.cat([part.box for part in regions]))
+        self.colour = _with_room(torch.cat([part.colour for part in regions]))
+        self.texture = _with_room(torch.cat([part.texture for part in regions]))
+        self.likeness = torch.zeros_like(self.size)
+        numbered = zip(regions, starts[:-1], strict=True)
+        self.pairs = torch.cat([r.pairs + start for r, start in numbered], dim=1)  # (2, E)
+        use = [[float(letter in letters) for letter in MEASURES] for _, letters in parts]
+        self.use = torch.tensor(use, device=pixels.device).repeat_interleave(len(pixels), dim=0)
+        self.pixels = pixels.float().repeat(len(parts))  # (T,) of the tree's image
+
+    def similarity(self, pairs: Tensor) -> Tensor:
+        """(E,) mean of the tree's measures, each in 0..1."""
+        one, other = pairs
+        tree = self.tree[one]
+        pixels, use = self.pixels[tree], self.use[tree]
+        both = self.size[one] + self.size[other]
+        left_top = torch.minimum(self.box[one, :2], self.box[other, :2])
+        right_bottom = torch.maximum(self.box[one, 2:], self.box[other, 2:])
+        around = (right_bottom - left_top).prod(dim=1)
+        measures = [
+            torch.minimum(self.colour[one], self.colour[other]).sum(dim=1),
+            torch.minimum(self.texture[one], self.texture[other]).sum(dim=1),
+            1 - both / pixels,
+            1 - (around - both) / pixels,
+        ]
+        total = torch.zeros_like(both)
+        for measure, used in zip(measures, use.unbind(dim=1), strict=True):
+            total = total + used * measure
+        return total / use.sum(dim=1)
+
+    def merge(self, chosen: Tensor, similarity: Tensor) -> Tensor:
+        """Merge the chosen pairs, no two of which share a region; returns the new similarities."""
+        one, other = self.pairs[:, chosen]
+        new = torch.arange(self.count, self.count + len(one), device=one.device)
+        self.count += len(one)
+        share = self.size[one], self.size[other]
+        self.size[new] = share[0] + share[1]
+        for rows in (self.colour, self.texture):
+            mixed = rows[one] * share[0][:, None] + rows[other] * share[1][:, None]
+            rows[new] = round_histogram(mixed / self.size[new][:, None])
+        self.box[new, :2] = torch.minimum(self.box[one, :2], self.box[other, :2])
+        self.box[new, 2:] = torch.maximum(self.box[one, 2:], self.box[other, 2:])
+        self.tree[new] = self.tree[one]
+        self.likeness[one] = self.likeness[other] = similarity[chosen]
+        number = torch.arange(self.count, device=one.device)
+        number[one] = number[other] = new
+        renamed = number[self.pairs]
+        same = (renamed == self.pairs).all(dim=0)
+        changed = renamed[:, ~same & (renamed[0] != renamed[1])]
+        changed = unique_pairs(*changed)
+        self.pairs = torch.cat([self.pairs[:, same], changed], dim=1)
+        return torch.cat([similarity[same], self.similarity(changed)])
+
+    def hierarchy(self) -> Hierarchy:
+        """What has been made so far."""
+        rows = (self.tree, self.size, self.box, self.likeness)
+        return Hierarchy(*(row[: self.count] for row in rows))
+
+
+def _with_room(rows: Tensor) -> Tensor:
+    """Append a row for every merge to come; a tree of R regions has R - 1."""
+    return torch.cat([rows, torch.zeros_like(rows)])
