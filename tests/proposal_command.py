@@ -58,4 +58,4 @@ def save_all_kinds(images: Path) -> None:
 def without_progress(stderr: str) -> list[str]:
     """Lines of stderr but those of the progress bar."""
     lines = re.split(r"[\r\n]+", stderr)
-    return [line for line in lines if line.strip() and "image/s" not in line]
+    return [line for line in lines if line and not line.startswith("proposals:")]
