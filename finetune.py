@@ -22,7 +22,7 @@ from aligndet.evaluate import evaluate
 from aligndet.run_directory import RunDirectory
 from aligndet.transfer import backbone_manifest, detector_file, load_pretrained, read_detector
 from data.build import build_train, build_val
-from data.coco import Categories, load_coco, write_json_atomic
+from data.coco import Categories, load_coco
 from data.errors import DataError
 from data.loaders import eval_loader
 from data.views import DetectionDataset, collate_detection
@@ -92,7 +92,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
     if dist.is_main():
         sides = (config.data.eval_short_side, config.data.max_side)
         checkpoint.save(detector_file(detector, config.model, categories, sides), run.weights)
-    report(run, score())
+    run.report(score())
 
 
 def evaluation_only(config: Config, args: argparse.Namespace, device: torch.device) -> None:
@@ -101,7 +101,8 @@ def evaluation_only(config: Config, args: argparse.Namespace, device: torch.devi
         val = build_val(config.data)
         detector, categories, _ = read_detector(args.checkpoint)
         check_same_categories(val, categories, args.checkpoint)
-    report(RunDirectory(config.output_dir), scorer(detector.to(device), config, val, device)())
+    score = scorer(detector.to(device), config, val, device)
+    RunDirectory(config.output_dir).report(score())
 
 
 def check_same_categories(val: DetectionDataset, categories: Categories, source: object) -> None:
@@ -129,13 +130,6 @@ def scorer(
     annotations = load_coco(val.coco.annotations)
     context = partial(autocast, device, config.amp)
     return lambda: evaluate(detector, loader, annotations, val.coco.categories, device, context)
-
-
-def report(run: RunDirectory, scores: dict[str, float | None]) -> None:
-    """Print the scores and write results.json."""
-    if dist.is_main():
-        write_json_atomic(scores, run.results)
-        print("  ".join(f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in scores.items()))
 
 
 if __name__ == "__main__":

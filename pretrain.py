@@ -1,22 +1,32 @@
-"""Pre-training: ``torchrun --nproc-per-node=N pretrain.py --config FILE [key=value ...]``.
+"""Pre-training: ``torchrun --nproc-per-node=N pretrain.py --config FILE [--stage image|box]
+[key=value ...]``.
 
-``--stage box`` (default) is AlignDet's box-domain stage: build the detector, wrap it in
+``--stage image`` trains a backbone on whole images and writes what ``model.backbone_weights``
+takes. ``--stage box`` (default) is AlignDet's box-domain stage: build the detector, wrap it in
 ``BoxDomain``, train it with ``train.fit``, and write what fine-tuning starts from.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from aligndet import checkpoint, cli, dist
+from aligndet.amp import autocast
 from aligndet.box_domain import BoxDomain
 from aligndet.config import Config, load_config
+from aligndet.image_domain import Supervised, build_image_domain
+from aligndet.moco import MoCo
+from aligndet.probe import ProbeData, probe
 from aligndet.run_directory import RunDirectory
-from aligndet.transfer import pretrained_file
-from data.build import build_two_views
+from aligndet.transfer import backbone_file, pretrained_file
+from data.build import build_image_files, build_two_views
 from data.errors import DataError
+from data.image_folder import ImageFiles
+from data.image_views import ImageViews, collate_image_views
 from data.views import collate_views
 from models import build_detector
 from train import Batches, fit
@@ -24,19 +34,56 @@ from train import Batches, fit
 
 def main() -> None:
     """Parse the command line and run the stage."""
-    parser = cli.parser("Box-domain pre-training of AlignDet.")
+    parser = cli.parser("Pre-training of AlignDet, image domain and box domain.")
     parser.add_argument("--stage", choices=("image", "box"), default="box")
     args = parser.parse_intermixed_args()
     with cli.one_line_errors(ValueError):
         config = load_config(args.config, args.overrides)
-        if args.stage == "image":
-            raise ValueError(
-                "--stage image is not available yet; train the backbone elsewhere and set "
-                "model.backbone_weights to its torchvision-named weights"
-            )
+    stage = image_domain_stage if args.stage == "image" else box_domain_stage
     run_errors = (DataError, FloatingPointError, dist.DeviceError)
     with cli.one_line_errors(*run_errors), dist.process_group(config.device) as device:
-        box_domain_stage(config, args, device)
+        stage(config, args, device)
+
+
+def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
+    """The backbone learns from whole images; see ``aligndet/image_domain.py``."""
+    with cli.one_line_errors(ValueError):
+        images = build_image_files(config.data, config.image.needs_classes)
+        torch.manual_seed(config.seed)
+        task = build_image_domain(config.model, config.image, config.data.batch_size, images)
+        score = backbone_scorer(task, images, config, device)
+        run = RunDirectory(config.output_dir)
+        resume = run.open(config, args.resume)
+    dataset = ImageViews(images, config.image.augment, config.image.views)
+    batches = Batches(dataset, dataset.aspect_ratios, collate_image_views)
+    fit(task, batches, config, run, resume, device, score)
+    if dist.is_main():
+        checkpoint.save(backbone_file(task.weights(), config.model, images.classes), run.weights)
+        print(f"weights for model.backbone_weights: {run.weights}")
+    if score:
+        run.report(score())
+
+
+def backbone_scorer(
+    task: MoCo | Supervised, images: ImageFiles, config: Config, device: torch.device
+) -> Callable[[], dict[str, float]] | None:
+    """A function that measures the backbone as it then is; None without images for it."""
+    image = config.image
+    if image.probe_train is None or image.probe_val is None:
+        return None
+    data = ProbeData.read(image.probe_train, image.probe_val)
+    same_classes = images.classes == data.val.classes
+    return partial(
+        probe,
+        task.backbone,
+        data,
+        image.crop_size,
+        config.evaluation.batch_size or config.data.batch_size,
+        config.data.workers,
+        device,
+        partial(autocast, device, config.amp),
+        task.classifier.linear if isinstance(task, Supervised) and same_classes else None,
+    )
 
 
 def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 Read ``fit`` from top to bottom; there are no hooks. A stage is a *task*: a module whose ``forward``
 takes a batch and returns losses and statistics, and whose ``update_target`` is called after each
-optimiser step (``BoxDomain``, ``finetune.FineTuning``).
+optimiser step (``MoCo``, ``Supervised``, ``BoxDomain``, ``finetune.FineTuning``).
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class State:
         """Write last.pt, from which a run goes on exactly after ``step`` steps."""
         content = {
             "step": step,
+            "task": type(self.task).__name__,
             "model": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -106,9 +107,19 @@ class State:
         checkpoint.save(content, run.last)
 
     def restore(self, content: dict[str, Any] | None) -> int:
-        """Load what ``save`` wrote; returns the number of steps done."""
+        """Load what ``save`` wrote; returns the number of steps done.
+
+        Raises:
+            DataError: it was written in another stage.
+        """
         if content is None:
             return 0
+        mine = type(self.task).__name__
+        if content.get("task", mine) != mine:
+            raise DataError(
+                f"the checkpoint was written by {content['task']}, this stage is {mine}; choose "
+                "another output_dir, or start over with --resume none"
+            )
         self.task.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])

@@ -21,6 +21,7 @@ import yaml
 from aligndet.amp import AMP_DTYPES
 from aligndet.box_domain import BoxDomainConfig
 from aligndet.evaluate import EvaluationConfig
+from aligndet.image_domain import ImageDomainConfig
 from aligndet.optim import OptimConfig, ScheduleConfig
 from aligndet.transfer import TransferConfig
 from data.build import DataConfig
@@ -54,6 +55,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(epochs=12))
     loop: LoopConfig = field(default_factory=LoopConfig)
+    image: ImageDomainConfig = field(default_factory=ImageDomainConfig)
     box_domain: BoxDomainConfig = field(default_factory=BoxDomainConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -86,6 +86,37 @@ def copy_buffers_from_main(module: torch.nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
+def average_buffers(module: torch.nn.Module) -> None:
+    """Replace floating-point buffers, such as trained BatchNorm statistics, by their mean over
+    ranks; afterwards every rank holds the same."""
+    if not in_group():
+        return
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))
+
+
+def all_gather(tensor: torch.Tensor) -> torch.Tensor:
+    """Every rank's tensor, all of one shape, one behind the other along the first dimension, in the
+    order of ranks; without gradients."""
+    tensor = tensor.detach()
+    if not in_group():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def broadcast(tensor: torch.Tensor) -> torch.Tensor:
+    """Rank 0's tensor, on every rank."""
+    if in_group():
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
 def gather_objects(item: Any) -> list[Any]:
     """Every rank's item, in the order of ranks, on every rank."""
     if not in_group():

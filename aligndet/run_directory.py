@@ -12,6 +12,7 @@ from typing import Any
 
 from aligndet import checkpoint, dist
 from aligndet.config import Config, differences, dump_yaml, plain
+from data.coco import write_json_atomic
 
 # Keys that may change when a run is resumed, because the result does not depend on them.
 FREE_TO_CHANGE = (
@@ -85,6 +86,13 @@ class RunDirectory:
         }
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
+
+    def report(self, scores: Mapping[str, float | None]) -> None:
+        """Print the final scores and write results.json."""
+        if dist.is_main():
+            write_json_atomic(dict(scores), self.results)
+            words = (f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in scores.items())
+            print("  ".join(words))
 
 
 def _check_same_run(path: Path, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:

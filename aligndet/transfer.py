@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,24 @@ def pretrained_file(model: Mapping[str, Tensor], config: ModelConfig) -> dict[st
         config: what ``build_detector`` built it from.
     """
     return {"model": dict(model), "stage": "box", "config": asdict(config)}
+
+
+def backbone_file(
+    model: Mapping[str, Tensor], config: ModelConfig, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Content of a ``weights.pt`` of image-domain pre-training, for ``model.backbone_weights``.
+
+    Args:
+        model: named as torchvision's classifier, with or without its last layer.
+        config: its backbone's name.
+        classes: names of the classes of the last layer, if there is one.
+    """
+    return {
+        "model": dict(model),
+        "stage": "image",
+        "config": {"backbone": config.backbone},
+        "classes": list(classes),
+    }
 
 
 def detector_file(

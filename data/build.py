@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from data.coco import CocoDataset
 from data.errors import DataError
+from data.image_folder import ImageFiles, images_of_classes, images_of_coco, images_of_tree
 from data.proposal_cache import ProposalCache
 from data.propose import ProposalSettings
 from data.searched import SearchedImages
@@ -79,6 +80,17 @@ def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDat
         source = SearchedImages(images, cache)
     augment = Augment(config.short_sides, config.max_side, config.flip, photometric=True)
     return TwoViewDataset(source, augment, max_proposals)
+
+
+def build_image_files(config: DataConfig, with_classes: bool) -> ImageFiles:
+    """Images of image-domain pre-training: those that ``data.train.annotations`` lists, if it is
+    set, else those below ``data.train.images``; with classes, its subfolders are the classes."""
+    images = _required(config.train, "train", "images")
+    if with_classes:
+        return images_of_classes(images)
+    if config.train.annotations is not None:
+        return images_of_coco(images, config.train.annotations)
+    return images_of_tree(images)
 
 
 def build_train(config: DataConfig) -> DetectionDataset:

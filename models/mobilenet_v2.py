@@ -64,6 +64,7 @@ class MobileNetV2(StagedBackbone):
     training would reject. At stride 32 the wider map costs next to nothing.
     """
 
+    classifier_name = "classifier.1"
     # features[a:b] of the stem and of C2 to C5
     SPANS = ((0, 2), (2, 4), (4, 7), (7, 14), (14, 19))
 

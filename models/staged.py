@@ -19,6 +19,7 @@ class StagedBackbone(nn.Module):
     name: str
     channels: tuple[int, int, int, int]
     strides: tuple[int, int, int, int] = (4, 8, 16, 32)
+    classifier_name: str = "fc"  # torchvision's name of the linear layer behind this backbone
     frozen_stages: int = 0
 
     @property

@@ -88,6 +88,17 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def class_folders(tmp_path_factory):
+    """Folder with train/ and val/, each with images in red/ and blue/."""
+    folder = tmp_path_factory.mktemp("classes")
+    for seed, (split, count) in enumerate((("train", 6), ("val", 3))):
+        for category in CATEGORIES:
+            layout = [[([4 + 6 * i, 4 + 3 * i, 50, 40], category["id"])] for i in range(count)]
+            write_images(folder / split / category["name"], layout, seed + category["id"])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def content(dataset):
     """Nested config of a tiny run on ``dataset``; every call gives a copy, with dotted changes."""
 

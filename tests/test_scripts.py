@@ -283,9 +283,6 @@ def test_pretraining_checks_its_proposals(tmp_path, dataset, write_config, error
     flat_box(content, tmp_path, dataset)
     message = error_of("pretrain", "--config", path, f"data.train.proposals={tmp_path}/bad.json")
     assert "the box [10, 10, 0, 5] of annotation 3 has no area" in message
-    assert "--stage image is not available" in error_of(
-        "pretrain", "--config", path, "--stage", "image"
-    )
 
 
 def test_init_of_another_architecture_is_refused(pipeline, write_config, error_of, tmp_path):

@@ -17,9 +17,11 @@ from aligndet import dist
 from aligndet.box_domain import BoxDomain
 from aligndet.config import Config, build
 from aligndet.evaluate import evaluate
+from aligndet.image_domain import build_image_domain
 from aligndet.run_directory import RunDirectory
-from data.build import build_train, build_two_views, build_val
+from data.build import build_image_files, build_train, build_two_views, build_val
 from data.coco import load_coco
+from data.image_views import ImageViews, collate_image_views
 from data.loaders import GroupedBatchSampler, eval_loader
 from data.views import collate_detection, collate_views
 from finetune import FineTuning
@@ -55,11 +57,24 @@ for kind, options in OPTIONS.items():
     RUNS[f"detector_{kind}"] = {**common, "data__skip_empty": False}
     LOSSES[f"box_{kind}"] = {"loss", "loss_contrast"} | BOX_LOSSES[kind]
     LOSSES[f"detector_{kind}"] = {"loss", "loss_class"} | BOX_LOSSES[kind]
+# BatchNorm in two groups, on one rank as on two, so that both normalise the same images together.
+IMAGE = {"crop_size": 64, "norm_groups": 2, "moco": {"queue": 24, "embedding_width": 16}}
+# One step of MoCo: a ReLU that rounding tips over changes the second. More in test_moco.py.
+STEPS["moco_v2"] = 1
+for method, loss in (("moco_v2", "loss_contrast"), ("supervised", "loss_class")):
+    RUNS[f"image_{method}"] = {"data__batch_size": 4, "image": {**IMAGE, "method": method}}
+    RUNS[f"image_{method}"]["schedule__iterations"] = STEPS.get(method, 4)
+    LOSSES[f"image_{method}"] = {"loss", loss}
 
 
 def stage(name, config):
     """Task and batches as the scripts build them."""
     torch.manual_seed(config.seed)
+    if name.startswith("image"):
+        images = build_image_files(config.data, config.image.needs_classes)
+        task = build_image_domain(config.model, config.image, config.data.batch_size, images)
+        dataset = ImageViews(images, config.image.augment, config.image.views)
+        return task, Batches(dataset, dataset.aspect_ratios, collate_image_views)
     if name.startswith("box"):
         dataset = build_two_views(config.data, None)
         task = BoxDomain(build_detector(config.model, 1), config.model.detector, config.box_domain)
@@ -102,7 +117,7 @@ def rank_main(rank, folder, contents):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, content):
+def folder(tmp_path_factory, content, class_folders):
     """Every run by two ranks, in the folder ``NAME.2``, and by one, in ``NAME.1``."""
     folder = tmp_path_factory.mktemp("ranks")
     common = {"box_domain__samples": EVERYTHING, "schedule__iterations": 4}
@@ -112,6 +127,8 @@ def folder(tmp_path_factory, content):
         for name in names:
             changes = {**common, **RUNS[name]}
             changes["data__batch_size"] *= 2 // world_size
+            if name == "image_supervised":
+                changes["data__train__images"] = str(class_folders / "train")
             result[name] = content(folder / f"{name}.{world_size}", **changes)
         return result
 

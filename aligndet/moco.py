@@ -1,0 +1,159 @@
+"""MoCo v2 (He et al., CVPR 2020, algorithm 1; Chen et al., arXiv 2003.04297): a view of an image is
+to be told from a queue of other images by its likeness to another view of the same image.
+
+The query comes from the online encoder, the keys from its moving average, so that keys of earlier
+batches are still comparable.
+
+Legend: N images of this process, B of all processes, S pixels, C channels of the last map, D
+embedding width, Q keys in the queue.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aligndet import dist
+from aligndet.momentum import update_target
+from losses.info_nce import info_nce_logits, info_nce_loss
+from models.classifier import pooled_features
+from models.staged import StagedBackbone
+
+
+@dataclass(frozen=True)
+class MoCoConfig:
+    """The ``image.moco`` section."""
+
+    embedding_width: int = 128  # D
+    queue: int = 65536  # Q; fewer than the images of the dataset
+    temperature: float = 0.2  # T
+    momentum: float = 0.999  # of the key encoder, constant
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"image.moco.temperature is {self.temperature}; it must be above 0")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"image.moco.momentum is {self.momentum}; it must be in 0..1")
+        for key in ("embedding_width", "queue"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"image.moco.{key} is {getattr(self, key)}; it must be at least 1")
+
+    def check_batch(self, images: int) -> None:
+        """The keys of a step must fit into the queue.
+
+        Raises:
+            ValueError: naming the keys, if they do not.
+        """
+        if self.queue < images:
+            raise ValueError(
+                f"image.moco.queue is {self.queue}, less than the {images} images of a step; "
+                "raise it or lower data.batch_size"
+            )
+
+
+class Encoder(nn.Module):
+    """Backbone, mean over its last map, and two linear layers; the latter are dropped later."""
+
+    def __init__(self, backbone: StagedBackbone, width: int) -> None:
+        super().__init__()
+        channels = backbone.channels[-1]
+        self.backbone = backbone
+        self.head = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, width)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) to L2-normalised embeddings (N, D), float32."""
+        return F.normalize(self.head(pooled_features(self.backbone, images)).float(), dim=1)
+
+
+class KeyQueue(nn.Module):
+    """The latest Q keys, first in, first out; at the start, random unit vectors."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", F.normalize(torch.randn(size, width), dim=1))  # (Q, D)
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))  # place to write to
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """Put ``keys`` (B, D) in the place of the oldest; B is at most Q."""
+        places = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.keys)
+        self.keys[places] = keys
+        self.oldest.copy_((places[-1] + 1) % len(self.keys))
+
+
+class MoCo(nn.Module):
+    """The task of ``train.fit``.
+
+    Args:
+        backbone: with BatchNorm in groups, see ``shuffled_keys``; taken over.
+        config: of the method.
+    """
+
+    def __init__(self, backbone: StagedBackbone, config: MoCoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.online = Encoder(backbone, config.embedding_width)
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.queue = KeyQueue(config.queue, config.embedding_width)
+
+    @property
+    def backbone(self) -> StagedBackbone:
+        """The part that the next stage starts from."""
+        return self.online.backbone
+
+    def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One step's loss; the keys go into the queue behind it.
+
+        Args:
+            batch: of ``collate_image_views``, with two views.
+
+        Returns:
+            ``loss_contrast``; and how often the key of the same image is the most similar of all
+            (``retrieval``), and the mean cosine of query and key.
+        """
+        view1, view2 = batch["views"]
+        query = self.online(view1)  # (N, D)
+        keys = self.shuffled_keys(view2)  # (B, D)
+        mine = keys.chunk(dist.world_size())[dist.rank()]  # (N, D)
+        # The backward pass needs the queue as it is now.
+        others = self.queue.keys.clone()  # (Q, D)
+        logits = info_nce_logits(query, mine, others, self.config.temperature)
+        loss = info_nce_loss(logits)
+        self.queue.enqueue(keys)
+        statistics = {
+            "retrieval": (logits.argmax(dim=1) == 0).float().mean(),
+            "cos_positive": logits[:, 0].mean().detach() * self.config.temperature,
+        }
+        return {"loss_contrast": loss}, statistics
+
+    @torch.no_grad()
+    def shuffled_keys(self, images: Tensor) -> Tensor:
+        """Keys (B, D) of all processes' images, in their order.
+
+        BatchNorm tells which images were normalised together, and so which key belongs to a query,
+        without a look at the image (section 3.3, "shuffling BN"). So the keys are computed with the
+        images of all processes mixed: in a group of BatchNorm a query has other company than its
+        key has. One process needs BatchNorm in groups for that.
+        """
+        images = dist.all_gather(images)  # (B, 3, S, S)
+        order = dist.broadcast(torch.randperm(len(images)).to(images.device))
+        mine = order.chunk(dist.world_size())[dist.rank()]
+        keys = dist.all_gather(self.target(images[mine]))
+        return keys[order.argsort()]
+
+    def update_target(self, step: int, total_steps: int) -> dict[str, float]:
+        """Move the key encoder towards the online one; ranks agree on BatchNorm's statistics."""
+        dist.average_buffers(self.online)
+        update_target(self.target, self.online, self.config.momentum)
+        return {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The online backbone under torchvision's names."""
+        return self.backbone.state_dict()

@@ -1,0 +1,236 @@
+"""How good are a backbone's features for images of known classes? Two measures that leave the
+backbone as it is:
+
+- k-NN: an image is given the class that its most similar training images vote for, each with the
+  weight exp(cosine / T) (Wu et al., "Unsupervised feature learning via non-parametric instance
+  discrimination", CVPR 2018, section 3.4). Nothing is trained.
+- linear probe: logistic regression on standardised features.
+
+``python -m aligndet.probe --weights FILE --backbone resnet50 --train DIR --val DIR``; both folders
+have one subfolder a class.
+
+Legend: I training images, J validation images, C channels, K classes, k neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from aligndet import cli, dist
+from data.coco import write_json_atomic
+from data.crops import CentreCrop
+from data.errors import DataError
+from data.image_folder import ImageFiles, images_of_classes
+from data.image_views import ImageViews, collate_image_views
+from data.loaders import eval_loader, iterate
+from models.backbone import BACKBONES, build_backbone, load_backbone_weights
+from models.classifier import pooled_features
+from models.staged import StagedBackbone
+
+NEIGHBOURS = 20  # k
+VOTE_TEMPERATURE = 0.07  # T
+PROBE_EPOCHS = 100
+PROBE_BATCH = 256
+PROBE_LR = 0.1  # for standardised features (He et al., "Masked autoencoders", appendix A.1)
+
+
+@dataclass(frozen=True)
+class Features:
+    """A backbone's features of labelled images."""
+
+    values: Tensor  # (I, C) float32
+    labels: Tensor  # (I,) int64
+
+
+@dataclass(frozen=True)
+class ProbeData:
+    """Labelled images for both measures."""
+
+    train: ImageFiles
+    val: ImageFiles
+
+    @classmethod
+    def read(cls, train: str, val: str) -> ProbeData:
+        """List two folders with a subfolder a class.
+
+        Raises:
+            DataError: a folder is unusable, or they differ in their classes.
+        """
+        data = cls(images_of_classes(train), images_of_classes(val))
+        if data.train.classes != data.val.classes:
+            odd = sorted(set(data.train.classes) ^ set(data.val.classes))[0]
+            raise DataError(
+                f"{val}: its classes differ from those of {train} ({odd} is in one of them only); "
+                "give folders with the same class folders"
+            )
+        return data
+
+
+@torch.no_grad()
+def extract_features(
+    backbone: StagedBackbone,
+    images: ImageFiles,
+    crop_size: int,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    autocast: Any = contextlib.nullcontext,
+) -> Features:
+    """Pooled features of centre crops, in the order of the files, computed by all ranks together.
+
+    The backbone is left in the mode it was in.
+    """
+    dataset = ImageViews(images, CentreCrop(crop_size))
+    loader = eval_loader(
+        dataset,
+        dataset.aspect_ratios,
+        collate_image_views,
+        batch_size,
+        workers,
+        dist.rank(),
+        dist.world_size(),
+    )
+    was_training = backbone.training
+    backbone.eval()
+    share = []
+    for batch in tqdm(iterate(loader), "features", leave=False, disable=not dist.is_main()):
+        with autocast():
+            values = pooled_features(backbone, batch["views"][0].to(device))
+        share.append((batch["indices"], values.float().cpu()))
+    backbone.train(was_training)
+    everything = [part for ranks_share in dist.gather_objects(share) for part in ranks_share]
+    order = torch.cat([indices for indices, _ in everything]).argsort()
+    values = torch.cat([values for _, values in everything])[order]
+    return Features(values, torch.tensor(images.labels))
+
+
+def probe(
+    backbone: StagedBackbone,
+    data: ProbeData,
+    crop_size: int,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    autocast: Any = contextlib.nullcontext,
+    classifier: nn.Linear | None = None,
+) -> dict[str, float]:
+    """Both measures in percent, ``knn`` and ``linear``; every rank calls it and gets the same.
+
+    Args:
+        backbone: whose features are measured.
+        data: labelled images.
+        crop_size: pixels of the sides of the centre crops.
+        batch_size, workers: of the loader of a process.
+        device: of the backbone.
+        autocast: makes the context of its forward pass.
+        classifier: trained together with the backbone for the same classes; adds ``top1``, its
+            accuracy.
+    """
+    settings = (crop_size, batch_size, workers, device, autocast)
+    train = extract_features(backbone, data.train, *settings)
+    val = extract_features(backbone, data.val, *settings)
+    scores = None
+    if dist.is_main():
+        scores = {"knn": knn_accuracy(train, val), "linear": linear_accuracy(train, val)}
+        if classifier is not None:
+            with torch.no_grad():
+                scores["top1"] = percent_right(classifier(val.values.to(device)).cpu(), val.labels)
+    return dist.broadcast_object(scores)
+
+
+def percent_right(logits: Tensor, labels: Tensor) -> float:
+    """Percent of the rows of ``logits`` (J, K) that are largest at their label (J,)."""
+    return 100.0 * (logits.argmax(dim=1) == labels).float().mean().item()
+
+
+def knn_accuracy(train: Features, val: Features, k: int = NEIGHBOURS) -> float:
+    """Percent of the validation images whose class the k nearest training images vote for.
+
+    Args:
+        train: whose images vote; k is at most their number.
+        val: whose images are classified.
+        k: neighbours, by cosine.
+    """
+    bank, k = F.normalize(train.values, dim=1), min(k, len(train.labels))
+    num_classes = int(train.labels.max()) + 1
+    votes = torch.zeros(len(val.labels), num_classes)  # (J, K)
+    # 256 at a time: 1.3 GB of similarities for the images of ImageNet.
+    for values, mine in zip(val.values.split(256), votes.split(256), strict=True):
+        similarity, nearest = (F.normalize(values, dim=1) @ bank.T).topk(k, dim=1)  # (256, k)
+        mine.scatter_add_(1, train.labels[nearest], (similarity / VOTE_TEMPERATURE).exp())
+    return percent_right(votes, val.labels)
+
+
+def linear_accuracy(train: Features, val: Features, epochs: int = PROBE_EPOCHS) -> float:
+    """Percent of the validation images that a linear layer on frozen features classifies right.
+
+    It is trained by SGD with a cosine schedule, the same each time for the same features.
+
+    Args:
+        train: what it learns from.
+        val: what it is scored on.
+        epochs: passes over ``train``.
+    """
+    mean, std = train.values.mean(dim=0), train.values.std(dim=0).clamp_min(1e-6)
+    inputs = (train.values - mean) / std
+    num_classes = int(train.labels.max()) + 1
+    layer = nn.Linear(inputs.shape[1], num_classes)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    steps = epochs * -(-len(inputs) // PROBE_BATCH)
+    optimizer = torch.optim.SGD(layer.parameters(), PROBE_LR, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad():
+        for _ in tqdm(range(epochs), "linear probe", leave=False, disable=not dist.is_main()):
+            for batch in torch.randperm(len(inputs), generator=generator).split(PROBE_BATCH):
+                loss = F.cross_entropy(layer(inputs[batch]), train.labels[batch])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    with torch.no_grad():
+        return percent_right(layer((val.values - mean) / std), val.labels)
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description="k-NN and linear-probe accuracy of a backbone.")
+    parser.add_argument("--backbone", required=True, choices=sorted(BACKBONES))
+    parser.add_argument("--weights", metavar="FILE", help="of any known layout; without: random")
+    parser.add_argument("--train", required=True, metavar="DIR", help="one subfolder a class")
+    parser.add_argument("--val", required=True, metavar="DIR", help="one subfolder a class")
+    parser.add_argument("--size", type=int, default=224, help="pixels of the crops (224)")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--output", metavar="FILE", help="also write the figures as JSON")
+    args = parser.parse_args()
+    for option in ("size", "batch_size"):
+        if getattr(args, option) < 1:
+            parser.error(f"--{option.replace('_', '-')} must be at least 1")
+    if args.workers < 0:
+        parser.error("--workers must be at least 0")
+    with cli.one_line_errors(ValueError), dist.process_group(args.device) as device:
+        data = ProbeData.read(args.train, args.val)
+        torch.manual_seed(0)
+        backbone = build_backbone(args.backbone)
+        if args.weights:
+            load_backbone_weights(backbone, args.weights)
+        scores = probe(backbone.to(device), data, args.size, args.batch_size, args.workers, device)
+        if dist.is_main():
+            print("  ".join(f"{name} {value:.1f} %" for name, value in scores.items()))
+            if args.output:
+                write_json_atomic(scores, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Samples of image-domain pre-training: views of whole images."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.image_folder import ImageFiles
+from data.images import read_image
+from data.views import SampleKey
+
+
+class ImageViews(Dataset[dict[str, Any]]):
+    """Independently drawn views of each image.
+
+    Args:
+        images: the files.
+        augment: makes a view (3, S, S) from an image and a random stream.
+        views: how many an image.
+    """
+
+    def __init__(
+        self,
+        images: ImageFiles,
+        augment: Callable[[Image.Image, random.Random], Tensor],
+        views: int = 1,
+    ) -> None:
+        self.images, self.augment, self.views = images, augment, views
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def aspect_ratios(self) -> list[float]:
+        """All 1: views are square, so images of any shape go into one batch."""
+        return [1.0] * len(self)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """``views``: a list of (3, S, S) normalised; ``label`` 0..K-1, -1 without labels;
+        ``index`` of the file."""
+        image = read_image(self.images.root / self.images.files[key.index])
+        rng = random.Random(key.seed)
+        label = self.images.labels[key.index] if self.images.labels else -1
+        views = [self.augment(image, rng) for _ in range(self.views)]
+        return {"views": views, "label": label, "index": key.index}
+
+
+def collate_image_views(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """``views``: a list of (N, 3, S, S), one a view; ``labels`` and ``indices`` (N,) int64."""
+    return {
+        "views": [torch.stack(view) for view in zip(*(s["views"] for s in samples), strict=True)],
+        "labels": torch.tensor([sample["label"] for sample in samples]),
+        "indices": torch.tensor([sample["index"] for sample in samples]),
+    }

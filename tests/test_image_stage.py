@@ -1,0 +1,150 @@
+"""``pretrain.py --stage image`` as it is called, and the whole chain behind it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from aligndet.run_directory import RunDirectory
+from models.backbone import build_backbone, load_backbone_weights
+from tests.test_scripts import run_or_fail
+
+IMAGE = {"crop_size": 32, "norm_groups": 2, "moco": {"queue": 16, "embedding_width": 16}}
+
+
+@pytest.fixture
+def config(write_config, class_folders):
+    """Write a config of the stage; returns its path."""
+
+    def write(output_dir, method, **changes):
+        probe = {"probe_train": str(class_folders / "train")}
+        probe["probe_val"] = str(class_folders / "val")
+        settings = {
+            "data__batch_size": 4,
+            "data__train__images": str(class_folders / "train"),
+            "data__train__annotations": None,
+            "evaluation__every": 2,
+            "image": {**IMAGE, **probe, "method": method},
+        }
+        return write_config(output_dir, **{**settings, **changes})
+
+    return write
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["moco_v2", "supervised"])
+def test_a_run_directory(tmp_path, config, script, capsys, method):
+    script("pretrain", "--stage", "image", "--config", config(tmp_path / "run", method))
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {"config.yaml", "metrics.jsonl", "last.pt", "weights.pt", "results.json"}
+    steps = [line for line in lines(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    terms = {"moco_v2": {"loss_contrast", "retrieval", "cos_positive"}}
+    assert terms.get(method, {"loss_class", "accuracy"}) <= steps[0].keys()
+    (evaluation,) = (line for line in lines(tmp_path / "run") if "knn" in line)
+    assert evaluation["step"] == 2
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results.keys() == {"knn", "linear"} | ({"top1"} if method == "supervised" else set())
+    content = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)
+    assert content["stage"] == "image"
+    assert content["config"] == {"backbone": "resnet18"}
+    assert content["classes"] == (["blue", "red"] if method == "supervised" else [])
+    assert ("fc.weight" in content["model"]) == (method == "supervised")
+    backbone = build_backbone("resnet18")
+    load_backbone_weights(backbone, tmp_path / "run" / "weights.pt")
+    assert backbone.bn1.num_batches_tracked == 4
+    assert "weights for model.backbone_weights: " in capsys.readouterr().out
+
+
+def test_all_three_stages_in_a_row(tmp_path, config, write_config, dataset, script):
+    """Images of a COCO JSON, then boxes, then labels; the backbone is handed on unchanged."""
+    annotations = {"data__train__annotations": str(dataset / "train.json")}
+    images = {"data__train__images": str(dataset / "train")}
+    first = config(tmp_path / "image", "moco_v2", **annotations, **images)
+    script("pretrain", "--stage", "image", "--config", first)
+    weights = {"model__backbone_weights": str(tmp_path / "image" / "weights.pt")}
+    script("pretrain", "--config", write_config(tmp_path / "box", **weights))
+    third = write_config(tmp_path / "fine", model__norm="frozen_bn", **weights)
+    script("finetune", "--config", third, "--init", tmp_path / "box" / "weights.pt")
+    image, box = (
+        torch.load(tmp_path / name / "weights.pt", weights_only=True)["model"]
+        for name in ("image", "box")
+    )
+    assert all(torch.equal(value, box[f"backbone.{key}"]) for key, value in image.items())
+    assert (tmp_path / "fine" / "results.json").exists()
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, config, script, monkeypatch):
+    whole = config(tmp_path / "whole", "moco_v2")
+    script("pretrain", "--stage", "image", "--config", whole)
+    cut = config(tmp_path / "cut", "moco_v2")
+    log, calls = RunDirectory.log, []
+
+    def interrupted(self, values):
+        calls.append(values)
+        if len(calls) == 4:  # the line of step 3; the checkpoint is of step 2
+            raise KeyboardInterrupt
+        log(self, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "log", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            script("pretrain", "--stage", "image", "--config", cut)
+    script("pretrain", "--stage", "image", "--config", cut)
+    ends = [
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["model"]
+        for name in ("whole", "cut")
+    ]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    assert ends[0]["queue.oldest"] == 0  # 4 steps of 4 keys: once around
+    losses = [[x["loss"] for x in lines(tmp_path / n) if "loss" in x] for n in ("whole", "cut")]
+    assert losses[0] == losses[1]
+
+
+def test_the_checkpoint_of_another_stage(tmp_path, write_config, script, error_of):
+    path = write_config(tmp_path / "run", image=IMAGE, data__batch_size=4)
+    script("pretrain", "--stage", "image", "--config", path)
+    message = error_of("pretrain", "--stage", "image", "--config", path, "seed=1")
+    assert "was made with other settings (seed: 0 -> 1)" in message
+    message = error_of("pretrain", "--config", path)
+    assert "the checkpoint was written by MoCo, this stage is BoxDomain; choose another" in message
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("moco_v2", ["data.batch_size=3"], "data.batch_size is 3; BatchNorm splits it into 2"),
+        ("moco_v2", ["data.batch_size=18"], "image.moco.queue is 16, less than the 18 images"),
+        ("moco_v2", ["data.train.images=nowhere"], "nowhere: no such directory"),
+        ("moco_v2", ["data.train.images=null"], "data.train.images is not set"),
+        ("moco_v2", ["data.train.annotations=nowhere.json"], "nowhere.json: no such file"),
+        ("moco_v2", ["image.probe_val=nowhere"], "nowhere: no such directory"),
+        ("moco_v2", ["image.metod=moco_v2"], "unknown config key image.metod; did you mean image."),
+        ("supervised", ["data.train.images={flat}"], "lies in no class folder"),
+        ("supervised", ["model.backbone=resnet5"], "model.backbone is 'resnet5'"),
+        ("supervised", ["model.backbone_weights=none.pth"], "none.pth"),
+    ],
+)
+def test_what_is_wrong_is_said_before_training(
+    tmp_path, config, dataset, error_of, method, arguments, message
+):
+    arguments = [argument.format(flat=dataset / "train") for argument in arguments]
+    path = config(tmp_path / "run", method)
+    assert message in error_of("pretrain", "--stage", "image", "--config", path, *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_ranks_of_torchrun(tmp_path, config):
+    path = config(tmp_path / "run", "moco_v2", data__batch_size=2)
+    out = run_or_fail(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("pretrain.py", "--stage", "image", "--config", path),
+    )
+    assert "4 steps of 4 images" in out
+    assert json.loads((tmp_path / "run" / "results.json").read_text()).keys() == {"knn", "linear"}
