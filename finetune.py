@@ -78,10 +78,12 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
                 detector, config.model.detector, args.init, categories, config.transfer
             )
         else:
-            manifest = backbone_manifest(detector, config.model.backbone_weights)
+            manifest = backbone_manifest(detector)
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
     if dist.is_main():
+        if detector.backbone.origin:
+            print(detector.backbone.origin.summary())
         print(manifest.summary())
         manifest.save(run.manifest)
         if train.coco.dropped:

@@ -29,6 +29,7 @@ from data.image_folder import ImageFiles
 from data.image_views import ImageViews, collate_image_views
 from data.views import collate_views
 from models import build_detector
+from models.staged import StagedBackbone
 from train import Batches, fit
 
 
@@ -54,6 +55,8 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         score = backbone_scorer(task, images, config, device)
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
+    if dist.is_main() and task.backbone.origin:
+        print(task.backbone.origin.summary())
     dataset = ImageViews(images, config.image.augment, config.image.views)
     batches = Batches(dataset, dataset.aspect_ratios, collate_image_views)
     fit(task, batches, config, run, resume, device, score)
@@ -97,7 +100,7 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
     if dist.is_main():
-        say_what_may_surprise(config, getattr(detector.config, "tower_norm", "gn"))
+        say_what_may_surprise(config, task.backbone, getattr(detector.config, "tower_norm", "gn"))
     batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
     fit(task, batches, config, run, resume, device)
     if dist.is_main():
@@ -105,9 +108,11 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         print(f"weights for finetune.py --init: {run.weights}")
 
 
-def say_what_may_surprise(config: Config, tower_norm: str) -> None:
-    """Settings that are allowed, but seldom what one wants."""
-    if config.model.backbone_weights is None:
+def say_what_may_surprise(config: Config, backbone: StagedBackbone, tower_norm: str) -> None:
+    """Whose weights the backbone has, and settings that are allowed, but seldom what one wants."""
+    if backbone.origin:
+        print(backbone.origin.summary())
+    else:
         frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
         stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen and stay so"
         print(f"model.backbone_weights is not set: the backbone is random{stay}")

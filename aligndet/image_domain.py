@@ -18,7 +18,8 @@ from aligndet import dist
 from aligndet.moco import MoCo, MoCoConfig
 from data.crops import RandomCrop
 from data.image_folder import ImageFiles
-from models.backbone import BACKBONES, load_backbone_weights
+from models.backbone import BACKBONES
+from models.backbone_weights import load_backbone_weights
 from models.choices import require_choice
 from models.classifier import Classifier
 from models.detector import ModelConfig
@@ -155,7 +156,7 @@ def build_image_domain(
     """
     backbone = build_trained_backbone(model.backbone, config.groups_a_process(batch_size))
     if model.backbone_weights is not None:
-        load_backbone_weights(backbone, model.backbone_weights)
+        load_backbone_weights(backbone, model.backbone_weights, model.backbone_partial)
     if config.method == "supervised":
         return Supervised(backbone, len(images.classes), config.label_smoothing)
     config.moco.check_batch(batch_size * dist.world_size())

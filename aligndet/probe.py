@@ -31,7 +31,8 @@ from data.errors import DataError
 from data.image_folder import ImageFiles, images_of_classes
 from data.image_views import ImageViews, collate_image_views
 from data.loaders import eval_loader, iterate
-from models.backbone import BACKBONES, build_backbone, load_backbone_weights
+from models.backbone import BACKBONES, build_backbone
+from models.backbone_weights import load_backbone_weights
 from models.classifier import pooled_features
 from models.staged import StagedBackbone
 
@@ -224,7 +225,9 @@ def main() -> None:
         torch.manual_seed(0)
         backbone = build_backbone(args.backbone)
         if args.weights:
-            load_backbone_weights(backbone, args.weights)
+            origin = load_backbone_weights(backbone, args.weights)
+            if dist.is_main():
+                print(origin.summary())
         scores = probe(backbone.to(device), data, args.size, args.batch_size, args.workers, device)
         if dist.is_main():
             print("  ".join(f"{name} {value:.1f} %" for name, value in scores.items()))

@@ -127,6 +127,10 @@ def load_pretrained(
             of either side would be left without explanation.
     """
     content = checkpoint.load(path, "--init")
+    if content.get("stage") == "image":
+        raise ValueError(
+            f"{path}: holds a backbone alone; set model.backbone_weights to it and leave out --init"
+        )
     if "stage" not in content:
         raise ValueError(f"{path}: is the state of a run, not its result; give --init weights.pt")
     adapter = adapter_class(name)
@@ -177,11 +181,15 @@ def read_detector(path: str | Path) -> tuple[nn.Module, Categories, tuple[int, i
     return detector, categories, tuple(content["input_sides"])
 
 
-def backbone_manifest(detector: nn.Module, source: str | None) -> Manifest:
+def backbone_manifest(detector: nn.Module) -> Manifest:
     """The manifest of a start from the backbone alone (``model.backbone_weights``)."""
-    names = list(detector.state_dict())
-    loaded = [n for n in names if n.startswith("backbone.")] if source else []
-    return Manifest(source, loaded, [], [n for n in names if n not in set(loaded)])
+    names, origin = list(detector.state_dict()), detector.backbone.origin
+    if origin is None:
+        return Manifest(None, [], [], names)
+    missing = {f"backbone.{name}" for name in origin.missing}
+    loaded = [name for name in names if name.startswith("backbone.") and name not in missing]
+    fresh = [name for name in names if name not in set(loaded)]
+    return Manifest(origin.file, loaded, list(origin.unused), fresh)
 
 
 def _first_problem(

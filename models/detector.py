@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from models.backbone import build_backbone, load_backbone_weights
+from models.backbone import build_backbone
+from models.backbone_weights import load_backbone_weights
 from models.choices import require_choice, valid_choices
 from models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from models.fcos import FCOS, FCOSConfig
@@ -31,7 +32,8 @@ class ModelConfig:
 
     detector: str = "fcos"  # a key of DETECTORS
     backbone: str = "resnet50"  # a key of models.backbone.BACKBONES
-    backbone_weights: str | None = None  # file of classification weights, or None for random ones
+    backbone_weights: str | None = None  # file, see models.backbone_weights; None: random
+    backbone_partial: bool = False  # take what fits of a file that does not fit altogether
     norm: str = "frozen_bn"  # of the backbone: "frozen_bn" or "bn"
     frozen_stages: int = 2  # of the backbone, from the stem on: 0 none, 5 all
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of the detector's own config
@@ -53,7 +55,7 @@ def build_detector(config: ModelConfig, num_classes: int) -> nn.Module:
     options = detector_options(config_class, config.options)
     backbone = build_backbone(config.backbone, config.norm, config.frozen_stages)
     if config.backbone_weights is not None:
-        load_backbone_weights(backbone, config.backbone_weights)
+        load_backbone_weights(backbone, config.backbone_weights, config.backbone_partial)
     return detector(backbone, options, num_classes)
 
 

@@ -6,8 +6,12 @@ Legend: N images, C channels.
 from __future__ import annotations
 
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from models.backbone_weights import BackboneImport
 
 
 class StagedBackbone(nn.Module):
@@ -21,6 +25,7 @@ class StagedBackbone(nn.Module):
     strides: tuple[int, int, int, int] = (4, 8, 16, 32)
     classifier_name: str = "fc"  # torchvision's name of the linear layer behind this backbone
     frozen_stages: int = 0
+    origin: BackboneImport | None = None  # of its weights; None: random
 
     @property
     def stages(self) -> list[list[nn.Module]]:

@@ -6,8 +6,7 @@ what torchvision's does. Two differences are deliberate: strides are the nominal
 size is no multiple of the coarsest stride), and an FCOS point whose distance is exactly on the
 border between two levels belongs to one of them (there: to none).
 
-A map is a tuple of patterns of torchvision's names, each with our name; a name that fits none is an
-error.
+A name that fits no pattern of the map is an error.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-Names = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+from models.renaming import Names, rename
 
 
 def numbered(ours: str, step: int) -> Callable[[re.Match], str]:
@@ -156,12 +155,11 @@ def rename_all(state_dict: Mapping[str, Tensor], names: Names, source: str) -> d
     """
     result = {}
     for key, tensor in state_dict.items():
-        matches = ((re.fullmatch(pattern, key), ours) for pattern, ours in names)
-        match, ours = next((pair for pair in matches if pair[0]), (None, None))
-        if match is None:
+        ours = rename(key, names)
+        if ours is None:
             raise ValueError(
                 f"{key} has no counterpart in our detector; "
                 f"give the state_dict of torchvision's {source}"
             )
-        result[ours(match) if callable(ours) else match.expand(ours)] = tensor
+        result[ours] = tensor
     return result

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from aligndet.run_directory import RunDirectory
-from models.backbone import build_backbone, load_backbone_weights
+from models.backbone import build_backbone
+from models.backbone_weights import load_backbone_weights
 from tests.test_scripts import run_or_fail
 
 IMAGE = {"crop_size": 32, "norm_groups": 2, "moco": {"queue": 16, "embedding_width": 16}}

@@ -3,7 +3,8 @@ import torch
 import torchvision
 from torch import nn
 
-from models.backbone import build_backbone, load_backbone_weights
+from models.backbone import build_backbone
+from models.backbone_weights import load_backbone_weights
 from models.mobilenet_v2 import MobileNetV2
 
 LAST_OF_STAGE = (3, 6, 13, 18)  # torchvision's features[i] that end at stride 4, 8, 16, 32

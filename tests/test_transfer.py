@@ -19,6 +19,8 @@ from aligndet.transfer import (
 )
 from data.coco import Categories
 from models import build_detector
+from models.backbone import build_backbone
+from models.backbone_weights import load_backbone_weights
 from tests import small_detectors
 from tests.small_detectors import model_config
 
@@ -235,17 +237,38 @@ def test_manifest_is_saved_and_summed_up(pretrained, tmp_path):
     assert "head.cls_logits (2)" in lines[3]
 
 
-def test_manifest_of_a_start_from_the_backbone_alone():
+def test_manifest_of_a_start_from_the_backbone_alone(tmp_path):
     model = detector()
     names = sorted(model.state_dict())
-    manifest = backbone_manifest(model, "resnet18.pth")
+    at_random = backbone_manifest(model)
+    assert sorted(at_random.fresh) == names
+    assert at_random.summary().startswith("no weights: a random start\n")
+    source = tmp_path / "resnet18.pth"
+    weights = build_backbone("resnet18").state_dict()
+    torch.save({**weights, "fc.weight": torch.zeros(3, 512)}, source)
+    load_backbone_weights(model.backbone, source)
+    manifest = backbone_manifest(model)
     assert sorted(manifest.loaded + manifest.fresh) == names
     assert all(name.startswith("backbone.") for name in manifest.loaded)
     assert not any(name.startswith("backbone.") for name in manifest.fresh)
-    assert manifest.summary().startswith("weights from resnet18.pth\n")
-    at_random = backbone_manifest(model, None)
-    assert sorted(at_random.fresh) == names
-    assert at_random.summary().startswith("no weights: a random start\n")
+    assert manifest.dropped == ["fc.weight"]
+    assert manifest.summary().startswith(f"weights from {source}\n")
+
+
+def test_manifest_of_a_part_of_the_backbone(tmp_path):
+    model = detector()
+    weights = build_backbone("resnet18").state_dict()
+    part = {key: value for key, value in weights.items() if not key.startswith("layer4.1.")}
+    torch.save(part, tmp_path / "part.pth")
+    load_backbone_weights(model.backbone, tmp_path / "part.pth", partial=True)
+    manifest = backbone_manifest(model)
+    assert sorted(manifest.loaded + manifest.fresh) == sorted(model.state_dict())
+    fresh = {name for name in manifest.fresh if name.startswith("backbone.")}
+    assert fresh == {
+        f"backbone.{key}"
+        for key in weights
+        if key.startswith("layer4.1.") and not key.endswith("num_batches_tracked")
+    }
 
 
 def test_a_fine_tuned_detector_is_rebuilt_from_its_file_alone(fine_tuned):

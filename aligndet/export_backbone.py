@@ -1,0 +1,56 @@
+"""Our backbones for others: a state_dict under torchvision's names.
+
+``python -m aligndet.export_backbone --weights FILE --output FILE.pth`` takes the ``weights.pt`` of
+any stage. The classifier of a supervised backbone comes along, so that torchvision's model loads
+the file as it is; other files lack only that layer (``load_state_dict(..., strict=False)``).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from aligndet import checkpoint, cli
+
+
+def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
+    """The backbone of a ``weights.pt``, and its classifier if there is one, by torchvision's names.
+
+    Raises:
+        ValueError: the file is unreadable or not a result of this project.
+    """
+    content = checkpoint.load(path, "--weights")
+    stage, weights = content.get("stage"), content["model"]
+    if stage == "image":
+        return dict(weights)
+    if stage not in ("box", "detector"):
+        raise ValueError(
+            f"{path}: is not the result of a run (stage {stage}); give --weights a weights.pt"
+        )
+    return without_prefix(weights, "backbone.")
+
+
+def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those weights whose names start with ``prefix``, without it."""
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
+def main() -> None:
+    """Parse the command line, convert, write."""
+    parser = argparse.ArgumentParser(description="A backbone under torchvision's names.")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="weights.pt of a run")
+    parser.add_argument("--output", required=True, metavar="FILE", help="where to write")
+    args = parser.parse_args()
+    with cli.one_line_errors(ValueError, OSError):
+        if Path(args.output).resolve() == Path(args.weights).resolve():
+            raise ValueError(f"{args.output}: is --weights itself; give --output another name")
+        weights = torchvision_backbone(args.weights)
+        checkpoint.save(weights, Path(args.output))
+    print(f"{len(weights)} tensors under torchvision's names: {args.output}")
+
+
+if __name__ == "__main__":
+    main()
