@@ -149,3 +149,14 @@ def test_two_ranks_of_torchrun(tmp_path, config):
     )
     assert "4 steps of 4 images" in out
     assert json.loads((tmp_path / "run" / "results.json").read_text()).keys() == {"knn", "linear"}
+
+
+def test_half_precision(tmp_path, config, script):
+    path = config(tmp_path / "run", "moco_v2", amp="bf16", schedule__iterations=2)
+    script("pretrain", "--stage", "image", "--config", path)
+    half = [line["loss"] for line in lines(tmp_path / "run") if "loss" in line]
+    path = config(tmp_path / "full", "moco_v2", schedule__iterations=2)
+    script("pretrain", "--stage", "image", "--config", path)
+    full = [line["loss"] for line in lines(tmp_path / "full") if "loss" in line]
+    assert half[0] == pytest.approx(full[0], rel=0.05)
+    assert half[0] != full[0]
