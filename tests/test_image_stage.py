@@ -158,5 +158,5 @@ def test_half_precision(tmp_path, config, script):
     path = config(tmp_path / "full", "moco_v2", schedule__iterations=2)
     script("pretrain", "--stage", "image", "--config", path)
     full = [line["loss"] for line in lines(tmp_path / "full") if "loss" in line]
-    assert half[0] == pytest.approx(full[0], rel=0.05)
+    assert half[0] == pytest.approx(full[0], rel=0.2)
     assert half[0] != full[0]
