@@ -55,8 +55,8 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         score = backbone_scorer(task, images, config, device)
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
-    if dist.is_main() and task.backbone.origin:
-        print(task.backbone.origin.summary())
+    if dist.is_main():
+        say_how_it_starts(config, task, len(images))
     dataset = ImageViews(images, config.image.augment, config.image.views)
     batches = Batches(dataset, dataset.aspect_ratios, collate_image_views)
     fit(task, batches, config, run, resume, device, score)
@@ -65,6 +65,17 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         print(f"weights for model.backbone_weights: {run.weights}")
     if score:
         run.report(score())
+
+
+def say_how_it_starts(config: Config, task: MoCo | Supervised, images: int) -> None:
+    """Whose weights the backbone starts with, and a queue that is too long for the images."""
+    if task.backbone.origin:
+        print(task.backbone.origin.summary())
+    if isinstance(task, MoCo) and config.image.moco.queue > images:
+        print(
+            f"image.moco.queue is {config.image.moco.queue:,}, but there are {images:,} images: it "
+            "will hold keys of the very image that is to be told from it; set it to fewer"
+        )
 
 
 def backbone_scorer(

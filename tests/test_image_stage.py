@@ -59,7 +59,10 @@ def test_a_run_directory(tmp_path, config, script, capsys, method):
     backbone = build_backbone("resnet18")
     load_backbone_weights(backbone, tmp_path / "run" / "weights.pt")
     assert backbone.bn1.num_batches_tracked == 4
-    assert "weights for model.backbone_weights: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "weights for model.backbone_weights: " in out
+    # The queue of 16 is longer than the list of 12 images.
+    assert ("image.moco.queue is 16, but there are 12 images" in out) == (method == "moco_v2")
 
 
 def test_all_three_stages_in_a_row(tmp_path, config, write_config, dataset, script):
