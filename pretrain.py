@@ -18,10 +18,11 @@ from aligndet import checkpoint, cli, dist
 from aligndet.amp import autocast
 from aligndet.box_domain import BoxDomain
 from aligndet.config import Config, load_config
-from aligndet.image_domain import Supervised, build_image_domain
+from aligndet.image_domain import build_image_domain
 from aligndet.moco import MoCo
 from aligndet.probe import ProbeData, probe
 from aligndet.run_directory import RunDirectory
+from aligndet.supervised import Supervised
 from aligndet.transfer import backbone_file, pretrained_file
 from data.build import build_image_files, build_two_views
 from data.errors import DataError

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
-
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from aligndet import dist
 from aligndet.moco import MoCo, MoCoConfig
+from aligndet.supervised import Supervised
 from data.crops import RandomCrop
 from data.image_folder import ImageFiles
 from models.backbone import BACKBONES
 from models.backbone_weights import load_backbone_weights
 from models.choices import require_choice
-from models.classifier import Classifier
 from models.detector import ModelConfig
 from models.grouped_batch_norm import GroupedBatchNorm2d
 from models.staged import StagedBackbone
@@ -101,42 +97,6 @@ def build_trained_backbone(name: str, norm_groups: int) -> StagedBackbone:
     ``model.frozen_stages`` are for detectors."""
     require_choice("model.backbone", name, BACKBONES)
     return BACKBONES[name](norm=partial(GroupedBatchNorm2d, groups=norm_groups))
-
-
-class Supervised(nn.Module):
-    """The task of ``train.fit``: classify images.
-
-    Args:
-        backbone: of ``build_trained_backbone``; taken over.
-        num_classes: K.
-        label_smoothing: part of the target that is spread over all classes, 0..1.
-    """
-
-    def __init__(self, backbone: StagedBackbone, num_classes: int, label_smoothing: float) -> None:
-        super().__init__()
-        self.classifier = Classifier(backbone, num_classes)
-        self.label_smoothing = label_smoothing
-
-    @property
-    def backbone(self) -> StagedBackbone:
-        """The part that the next stage starts from."""
-        return self.classifier.backbone
-
-    def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Loss and accuracy on a batch of ``collate_image_views``."""
-        logits, labels = self.classifier(batch["views"][0]).float(), batch["labels"]  # (N, K), (N,)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        return {"loss_class": loss}, {"accuracy": accuracy}
-
-    def update_target(self, step: int, total_steps: int) -> dict[str, float]:
-        """There is no target; ranks agree on BatchNorm's statistics."""
-        dist.average_buffers(self)
-        return {}
-
-    def weights(self) -> dict[str, Tensor]:
-        """Backbone and linear layer under torchvision's names."""
-        return self.classifier.torchvision_state_dict()
 
 
 def build_image_domain(

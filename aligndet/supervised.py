@@ -1,0 +1,51 @@
+"""Supervised image-domain pre-training: the backbone learns to classify images.
+
+Legend: N images, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aligndet import dist
+from models.classifier import Classifier
+from models.staged import StagedBackbone
+
+
+class Supervised(nn.Module):
+    """The task of ``train.fit``: classify images.
+
+    Args:
+        backbone: all of it is trained; taken over.
+        num_classes: K.
+        label_smoothing: part of the target that is spread over all classes, 0..1.
+    """
+
+    def __init__(self, backbone: StagedBackbone, num_classes: int, label_smoothing: float) -> None:
+        super().__init__()
+        self.classifier = Classifier(backbone, num_classes)
+        self.label_smoothing = label_smoothing
+
+    @property
+    def backbone(self) -> StagedBackbone:
+        """The part that the next stage starts from."""
+        return self.classifier.backbone
+
+    def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Loss and accuracy on a batch of ``collate_image_views``."""
+        logits, labels = self.classifier(batch["views"][0]).float(), batch["labels"]  # (N, K), (N,)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+        return {"loss_class": loss}, {"accuracy": accuracy}
+
+    def update_target(self, step: int, total_steps: int) -> dict[str, float]:
+        """There is no target; ranks agree on BatchNorm's statistics."""
+        dist.average_buffers(self)
+        return {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Backbone and linear layer under torchvision's names."""
+        return self.classifier.torchvision_state_dict()
