@@ -106,7 +106,9 @@ def extract_features(
     was_training = backbone.training
     backbone.eval()
     share = []
-    for batch in tqdm(iterate(loader), "features", leave=False, disable=not dist.is_main()):
+    for batch in tqdm(
+        iterate(loader), "features", len(loader), leave=False, disable=not dist.is_main()
+    ):
         with autocast():
             values = pooled_features(backbone, batch["views"][0].to(device))
         share.append((batch["indices"], values.float().cpu()))

@@ -17,7 +17,7 @@ from data.coco import write_json_atomic
 # Keys that may change when a run is resumed, because the result does not depend on them.
 FREE_TO_CHANGE = (
     *("output_dir", "device", "data.workers", "data.proposal_cache"),
-    *("loop.", "evaluation.", "data.val."),
+    *("loop.", "evaluation.", "data.val.", "image.probe_"),
 )
 
 

@@ -107,6 +107,7 @@ def test_settings_without_influence_on_the_result_may_change(config):
         config,
         device="cpu",
         loop=dataclasses.replace(config.loop, log_every=1),
+        image=dataclasses.replace(config.image, probe_train="a", probe_val="b"),
         data=dataclasses.replace(config.data, workers=7),
         evaluation=dataclasses.replace(config.evaluation, every=3),
     )
