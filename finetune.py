@@ -82,7 +82,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
     if dist.is_main():
-        if detector.backbone.origin:
+        if detector.backbone.origin and not args.init:  # --init has all of the backbone too
             print(detector.backbone.origin.summary())
         print(manifest.summary())
         manifest.save(run.manifest)

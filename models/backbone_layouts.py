@@ -80,16 +80,20 @@ class Layout:
         return {key: name for key, name in names.items() if name is not None}
 
 
-# Where two fit equally well the earlier one counts.
+# Where two fit equally well the earlier one counts. Who writes the same names shares a line.
 LAYOUTS = (
     Layout("MoCo v1 or v2, its query encoder", "module.encoder_q."),
-    Layout("MoCo v1 or v2, its query encoder", "encoder_q.", sign="queue"),
+    Layout("MoCo v1 or v2, its query encoder", "encoder_q."),
     Layout("MoCo v3, its base encoder", "module.base_encoder."),
-    Layout("DenseCL, its query encoder", "encoder_q.0."),
-    Layout("DenseCL, its query encoder", "module.encoder_q.0."),
-    Layout("PixPro, its online encoder", "module.encoder."),
-    Layout("DINO", "module.backbone."),
-    Layout("SwAV", "module.", sign="module.prototypes."),
+    Layout("DenseCL, its query encoder", "encoder_q.0.", sign="queue2"),
+    Layout("OpenSelfSup or DenseCL, its query encoder", "encoder_q.0."),
+    Layout("OpenSelfSup or DenseCL, its query encoder", "module.encoder_q.0."),
+    Layout("PixPro, its online encoder", "module.encoder.", sign="module.encoder_k."),
+    Layout("SimSiam or PixPro, its encoder", "module.encoder."),
+    Layout("DINO", "module.backbone.", sign="module.head."),
+    Layout("Barlow Twins, VICReg or DINO", "module.backbone."),
+    Layout("SwAV or DeepCluster v2", "module.", sign="module.prototypes."),
+    Layout("SwAV or DeepCluster v2", "", sign="prototypes."),
     Layout("torchvision's names in DataParallel", "module."),
     Layout("a run of this project, its online encoder", "online.backbone."),
     Layout("a run of this project, its classifier", "classifier.backbone."),
@@ -98,7 +102,7 @@ LAYOUTS = (
     Layout("mmpretrain's MobileNetV2", "backbone.", MM_MOBILENET_V2),
     Layout("mmpretrain's MobileNetV2, extracted", "", MM_MOBILENET_V2),
     Layout("timm's MobileNetV2", "", TIMM_MOBILENET_V2),
-    Layout("torchvision, timm or this project", ""),
+    Layout("torchvision's names", ""),
 )
 
 

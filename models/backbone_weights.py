@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import BACKBONES
-from models.backbone_layouts import LAYOUTS, recognise
+from models.backbone_layouts import LAYOUTS, Layout, recognise
 from models.staged import StagedBackbone
 
-# Where files keep the weights; DINO's have two, of which the teacher is the better one.
-CONTAINERS = ("model", "state_dict", "teacher", "student")
+# Where files keep the weights. Averages over the training come before what was trained: those of
+# torchvision's and timm's scripts, and DINO's teacher.
+CONTAINERS = ("model_ema", "state_dict_ema", "model", "state_dict", "teacher", "student")
+STEP_COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it
 
 
 @dataclass(frozen=True)
@@ -24,22 +26,31 @@ class BackboneImport:
     """What became of a file's weights."""
 
     file: str
+    entry: str | None  # key of CONTAINERS under which the weights were
     backbone: str  # name of the architecture
     layout: str  # who names weights so
     loaded: tuple[str, ...]  # our names
     missing: tuple[str, ...]  # our names that the file did not give; still random
+    # Those of `missing` that have another shape in the file: name, theirs, ours.
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     unused: tuple[str, ...]  # their names
 
     def summary(self) -> str:
         """A few lines for the terminal."""
         total = len(self.loaded) + len(self.missing)
         lines = [
-            f"backbone weights from {self.file}",
+            f"backbone weights from {self.file}" + (f", entry {self.entry}" if self.entry else ""),
             f"  recognised  {self.layout}",
             f"  loaded      {len(self.loaded)} of {total} tensors of {self.backbone}",
         ]
         if self.missing:
             lines.append(f"  left random {count_modules(self.missing)}")
+        if self.mismatched:
+            name, theirs, ours = self.mismatched[0]
+            lines.append(
+                f"  other shape {len(self.mismatched)} of these, first {name}: "
+                f"{theirs} in the file, {ours} here"
+            )
         if self.unused:
             lines.append(f"  not used    {count_modules(self.unused)}")
         return "\n".join(lines)
@@ -69,43 +80,82 @@ def load_backbone_weights(
         ValueError: naming the file, if it cannot be read, or does not hold all of the backbone and
             nothing more of it; with `partial`, if nothing fits.
     """
-    weights, ours = read_state_dict(file), backbone.state_dict()
-    found = recognise(weights, ours)
-    if found is None:
-        known = "; ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
-        raise ValueError(
-            f"{file} holds no weights of {backbone.name} under names that are known ({known}); "
-            f"{remedy(weights)}"
-        )
-    layout, names = found
+    entry, weights = read_state_dict(file)
+    ours = backbone.state_dict()
+    layout, names = recognise(weights, ours) or (None, {})
     given = {name: weights[key] for key, name in names.items()}
-    fitting = {
-        name: value
-        for name, value in given.items()
-        if name in ours and value.shape == ours[name].shape
-    }
-    problem = first_problem(given, ours)
-    if not fitting or (problem and not partial):
-        raise ValueError(
-            f"{file} are not weights of {backbone.name}: {problem} ({layout.name} recognised, "
-            f"{len(fitting)} of {len(ours)} tensors fit); {remedy(weights)}"
-        )
+    fitting = fitting_part(given, ours)
+    if not fitting or (not partial and first_problem(given, ours)):
+        raise ValueError(f"{file} {refusal(backbone, weights, layout, given)}")
     # A plain dict has no version, so BatchNorm accepts old files without its step counter.
     backbone.load_state_dict(fitting, strict=False)
+    missing = [n for n in ours if n not in fitting and layer_weight(n) not in fitting]
     backbone.origin = BackboneImport(
         file=str(file),
+        entry=entry,
         backbone=backbone.name,
         layout=f"{layout.name} ({layout.prefix or 'no prefix'})",
-        loaded=tuple(name for name in ours if name in fitting),
-        missing=tuple(name for name in required(ours) if name not in fitting),
+        loaded=tuple(fitting),
+        missing=tuple(missing),
+        mismatched=tuple(
+            (name, tuple(given[name].shape), tuple(ours[name].shape))
+            for name in missing
+            if name in given and given[name].shape != ours[name].shape
+        ),
         unused=tuple(key for key in weights if names.get(key) not in fitting),
     )
     return backbone.origin
 
 
+def layer_weight(name: str) -> str:
+    """The weight that a step counter goes with, which means nothing by itself; other names stay."""
+    stem = name.removesuffix(STEP_COUNTER)
+    return f"{stem}weight" if stem != name else name
+
+
+def fitting_part(given: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What fits by name and shape, in our order; a step counter only with its layer's weight."""
+    same = {n for n in ours if n in given and given[n].shape == ours[n].shape}
+    return {n: given[n] for n in ours if n in same and layer_weight(n) in same}
+
+
+def refusal(
+    backbone: StagedBackbone,
+    weights: Mapping[str, Tensor],
+    layout: Layout | None,
+    given: Mapping[str, Tensor],
+) -> str:
+    """Why a file is not taken and what to do, to be put behind its name.
+
+    Args:
+        backbone: that should have been filled.
+        weights: of the file.
+        layout: that was recognised, if any.
+        given: the weights under our names.
+    """
+    other = whole_backbone(weights)
+    if other is None and layout is None:
+        known = "; ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
+        return (
+            f"holds no weights of {backbone.name} under names that are known ({known}); "
+            "give another file"
+        )
+    ours = backbone.state_dict()
+    fitting = fitting_part(given, ours)
+    remedy = "give another file"
+    if other:
+        layout, remedy = other[1], f"set model.backbone={other[0]}, or {remedy}"
+    elif fitting:
+        remedy += ", or load what fits with model.backbone_partial=true"
+    return (
+        f"are not weights of {backbone.name}: {first_problem(given, ours)} "
+        f"({layout.name} recognised, {len(fitting)} of {len(ours)} tensors fit); {remedy}"
+    )
+
+
 def required(ours: Mapping[str, Tensor]) -> list[str]:
-    """Names that a file must have: all but BatchNorm's step counters, which old files lack."""
-    return [name for name in ours if not name.endswith("num_batches_tracked")]
+    """Names that a file must have: all but step counters."""
+    return [name for name in ours if not name.endswith(STEP_COUNTER)]
 
 
 def first_problem(given: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str | None:
@@ -121,19 +171,19 @@ def first_problem(given: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> st
     return f"{more[0]} is unexpected" if more else None
 
 
-def remedy(weights: Mapping[str, Tensor]) -> str:
-    """What to do about a file that does not fit; names the backbone that it does fit."""
+def whole_backbone(weights: Mapping[str, Tensor]) -> tuple[str, Layout] | None:
+    """The backbone that a file gives all of, if there is one, and the layout of its names."""
     for name, build in BACKBONES.items():
         with torch.device("meta"):
-            other = build(norm=nn.BatchNorm2d).state_dict()
-        found = recognise(weights, other)
-        if found and not first_problem({n: weights[k] for k, n in found[1].items()}, other):
-            return f"set model.backbone={name}, or give another file"
-    return "give another file, or load what fits with model.backbone_partial=true"
+            ours = build(norm=nn.BatchNorm2d).state_dict()
+        found = recognise(weights, ours)
+        if found and not first_problem({n: weights[key] for key, n in found[1].items()}, ours):
+            return name, found[0]
+    return None
 
 
-def read_state_dict(file: str | PathLike[str]) -> Mapping[str, Tensor]:
-    """The state_dict in `file`, on the CPU.
+def read_state_dict(file: str | PathLike[str]) -> tuple[str | None, Mapping[str, Tensor]]:
+    """The state_dict in `file`, on the CPU, and the key of `CONTAINERS` it was under, if any.
 
     Raises:
         ValueError: naming the file, if it cannot be read or holds no state_dict.
@@ -153,12 +203,17 @@ def read_state_dict(file: str | PathLike[str]) -> Mapping[str, Tensor]:
             f"{file} cannot be read as PyTorch weights ({type(error).__name__}); "
             "give a file that torch.save wrote from a state_dict"
         ) from error
-    for key in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = isinstance(content, Mapping) and content
-    if not tensors or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(
-            f"{file} holds no state_dict; give a file that torch.save wrote from a state_dict"
-        )
-    return content
+    if isinstance(content, Mapping):
+        for entry, inner in [*((key, content.get(key)) for key in CONTAINERS), (None, content)]:
+            if is_state_dict(inner):
+                return entry, inner
+    raise ValueError(
+        f"{file} holds no state_dict; give a file that torch.save wrote from a state_dict"
+    )
+
+
+def is_state_dict(content: object) -> bool:
+    """Whether it is a mapping of tensors, and not an empty one."""
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return all(isinstance(value, Tensor) for value in content.values())

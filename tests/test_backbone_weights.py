@@ -1,245 +1,50 @@
-"""Weights of other projects: told from their names, loaded whole, with torchvision's features."""
+"""Weights of other projects into our backbones: what is said, what is refused, what is left."""
 
 from __future__ import annotations
 
-import argparse
+import copy
 import fractions
+import json
 
 import pytest
 import torch
 import torchvision
-from torch import nn
 
 from models.backbone import BACKBONES, build_backbone
 from models.backbone_weights import load_backbone_weights
-from tests.random_norms import randomise_norm
+from tests.backbone_files import PREFIXED, moco, source
 
 
-def source(name):
-    """Torchvision's model with random weights and statistics."""
-    torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            randomise_norm(module)
-    return model
-
-
-def prefixed(weights, prefix, **others):
-    """``weights`` under a prefix, and other keys."""
-    extra = {key.replace("__", "."): torch.zeros(2) for key in others}
-    return {f"{prefix}{key}": value for key, value in weights.items()} | extra
-
-
-def without_fc(weights):
-    return {k: v for k, v in weights.items() if not k.startswith(("fc.", "classifier."))}
-
-
-def zeros(weights):
-    """What must not be taken: another encoder's weights."""
-    return {key: torch.zeros_like(value) for key, value in weights.items()}
-
-
-def moco(weights):
-    other = prefixed(zeros(weights), "module.encoder_k.")
-    mine = prefixed(weights, "module.encoder_q.", module__queue=0, module__queue_ptr=0)
-    return {"epoch": 200, "arch": "resnet50", "state_dict": {**other, **mine}}
-
-
-def moco_extracted(weights):
-    mine = prefixed(weights, "encoder_q.", queue=0, queue_ptr=0)
-    return {**prefixed(zeros(weights), "encoder_k."), **mine}
-
-
-def moco_v3(weights):
-    other = prefixed(zeros(weights), "module.momentum_encoder.")
-    return {"state_dict": {**other, **prefixed(weights, "module.base_encoder.")}}
-
-
-def swav(weights):
-    more = {"module__projection_head__0__weight": 0, "module__prototypes__weight": 0}
-    return prefixed(without_fc(weights), "module.", **more)
-
-
-def dino(weights):
-    student = prefixed(zeros(without_fc(weights)), "module.backbone.", module__head__mlp__weight=0)
-    teacher = prefixed(without_fc(weights), "module.backbone.", module__head__mlp__weight=0)
-    options = argparse.Namespace(arch="resnet50", lr=0.3)
-    return {"student": student, "teacher": teacher, "epoch": 3, "args": options}
-
-
-def dino_single(weights):
-    return {"teacher": prefixed(without_fc(weights), "backbone.", head__mlp__weight=0)}
-
-
-def pixpro(weights):
-    backbone = without_fc(weights)
-    other = prefixed(zeros(backbone), "module.encoder_k.", module__projector__linear1__weight=0)
-    model = {**other, **prefixed(backbone, "module.encoder.")}
-    return {"opt": argparse.Namespace(epochs=100), "model": model, "epoch": 100}
-
-
-def densecl(weights):
-    backbone = without_fc(weights)
-    other = prefixed(zeros(backbone), "encoder_k.0.", queue=0, queue2=0, encoder_q__1__mlp=0)
-    return {"state_dict": {**other, **prefixed(backbone, "encoder_q.0.")}}
-
-
-def mm(weights):
-    more = {"head__fc__weight": 0, "neck__mlp__weight": 0, "data_preprocessor__mean": 0}
-    return {"meta": {"epoch": 1}, "state_dict": prefixed(without_fc(weights), "backbone.", **more)}
-
-
-def data_parallel(weights):
-    return prefixed(weights, "module.")
-
-
-def our_detector(weights):
-    more = {"neck__lateral__0__weight": 0, "head__cls_logits__bias": 0}
-    return {"model": prefixed(without_fc(weights), "backbone.", **more), "stage": "box"}
-
-
-def our_image_stage(weights):
-    return {"model": weights, "stage": "image", "config": {"backbone": "x"}, "classes": []}
-
-
-def our_run(weights):
-    other = prefixed(zeros(without_fc(weights)), "target.backbone.")
-    return {"model": {**other, **prefixed(without_fc(weights), "online.backbone.")}, "step": 7}
-
-
-PREFIXED = {
-    "plain": (lambda weights: weights, "torchvision, timm or this project (no prefix)"),
-    "moco": (moco, "MoCo v1 or v2, its query encoder (module.encoder_q.)"),
-    "moco, extracted": (moco_extracted, "MoCo v1 or v2, its query encoder (encoder_q.)"),
-    "moco v3": (moco_v3, "MoCo v3, its base encoder (module.base_encoder.)"),
-    "swav": (swav, "SwAV (module.)"),
-    "dino": (dino, "DINO (module.backbone.)"),
-    "dino, one process": (dino_single, "mmselfsup, mmpretrain, DenseCL or DINO (backbone.)"),
-    "pixpro": (pixpro, "PixPro, its online encoder (module.encoder.)"),
-    "densecl": (densecl, "DenseCL, its query encoder (encoder_q.0.)"),
-    "mmselfsup": (mm, "mmselfsup, mmpretrain, DenseCL or DINO (backbone.)"),
-    "data parallel": (data_parallel, "torchvision's names in DataParallel (module.)"),
-    "our detector": (our_detector, "a detector of this project (backbone.)"),
-    "our image stage": (our_image_stage, "torchvision, timm or this project (no prefix)"),
-    "our last.pt": (our_run, "a run of this project, its online encoder (online.backbone.)"),
-}
-
-
-def torchvision_blocks(model):
-    """(stage, index, layers) of each block of torchvision's MobileNetV2; stages are told from the
-    number of channels that comes out, which differs from one to the next."""
-    stage, index, width = -1, 0, None
-    for layer in list(model.features)[1:-1]:
-        channels = layer.conv[-1].num_features
-        stage, index = (stage, index + 1) if channels == width else (stage + 1, 0)
-        width = channels
-        yield stage, index, layer.conv
-
-
-def put(result, name, module):
-    result.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
-
-
-def timm_mobilenet(model):
-    result = {"classifier.weight": torch.zeros(2), "classifier.bias": torch.zeros(2)}
-    put(result, "conv_stem", model.features[0][0])
-    put(result, "bn1", model.features[0][1])
-    for stage, index, conv in torchvision_blocks(model):
-        *wrapped, last, last_norm = conv
-        names = ("conv_dw", "conv_pw") if len(wrapped) == 1 else ("conv_pw", "conv_dw", "conv_pwl")
-        layers = [(pair[0], pair[1]) for pair in wrapped] + [(last, last_norm)]
-        for number, (name, (layer, norm)) in enumerate(zip(names, layers, strict=True), start=1):
-            put(result, f"blocks.{stage}.{index}.{name}", layer)
-            put(result, f"blocks.{stage}.{index}.bn{number}", norm)
-    put(result, "conv_head", model.features[18][0])
-    put(result, "bn2", model.features[18][1])
-    return result
-
-
-def mm_mobilenet(model, prefix="backbone."):
-    result = {"head.fc.weight": torch.zeros(2)}
-    put(result, f"{prefix}conv1.conv", model.features[0][0])
-    put(result, f"{prefix}conv1.bn", model.features[0][1])
-    for stage, index, conv in torchvision_blocks(model):
-        *wrapped, last, last_norm = conv
-        layers = [(pair[0], pair[1]) for pair in wrapped] + [(last, last_norm)]
-        for number, (layer, norm) in enumerate(layers):
-            put(result, f"{prefix}layer{stage + 1}.{index}.conv.{number}.conv", layer)
-            put(result, f"{prefix}layer{stage + 1}.{index}.conv.{number}.bn", norm)
-    put(result, f"{prefix}conv2.conv", model.features[18][0])
-    put(result, f"{prefix}conv2.bn", model.features[18][1])
-    return {"state_dict": result}
-
-
-RENAMED = {
-    "timm": (timm_mobilenet, "timm's MobileNetV2 (no prefix)"),
-    "mmpretrain": (mm_mobilenet, "mmpretrain's MobileNetV2 (backbone.)"),
-    "mmpretrain, extracted": (
-        lambda model: mm_mobilenet(model, prefix=""),
-        "mmpretrain's MobileNetV2, extracted (no prefix)",
-    ),
-}
-
-
-@torch.no_grad()
-def assert_torchvisions_features(backbone, model):
-    """The last map of ours is what torchvision's model pools."""
-    images, seen = torch.randn(2, 3, 64, 96), []
-    layer = model.features if hasattr(model, "features") else model.layer4
-    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    model(images)
-    handle.remove()
-    result = backbone.eval()(images)[-1]
-    assert seen[0].std() > 1e-3
-    torch.testing.assert_close(result, seen[0], rtol=1e-4, atol=1e-5)
-
-
-def check_import(tmp_path, name, content, layout):
-    file = tmp_path / "weights.pth"
-    torch.save(content, file)
-    backbone = build_backbone(name)
-    report = load_backbone_weights(backbone, file)
-    assert report.layout == layout
-    assert set(report.loaded) == set(backbone.state_dict())
-    assert report.missing == ()
-    assert backbone.origin is report
-    return backbone, report
-
-
-@pytest.mark.parametrize("layout", PREFIXED)
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
-def test_every_prefix(tmp_path, name, layout):
-    model = source(name)
-    wrap, words = PREFIXED[layout]
-    content = wrap(model.state_dict())
-    backbone, report = check_import(tmp_path, name, content, words)
-    assert_torchvisions_features(backbone, model)
-    for key in ("model", "state_dict", "teacher"):
-        content = content.get(key, content)
-    assert len(report.loaded) + len(report.unused) == len(content)
-
-
-@pytest.mark.parametrize("layout", RENAMED)
-def test_every_other_name_of_mobilenet(tmp_path, layout):
-    model = source("mobilenet_v2")
-    convert, words = RENAMED[layout]
-    backbone, report = check_import(tmp_path, "mobilenet_v2", convert(model), words)
-    assert_torchvisions_features(backbone, model)
-    assert set(report.unused) <= {"classifier.weight", "classifier.bias", "head.fc.weight"}
+def save(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
 
 
 def test_what_was_loaded_and_what_not_is_said(tmp_path):
-    _, report = check_import(
-        tmp_path, "resnet18", moco(source("resnet18").state_dict()), PREFIXED["moco"][1]
-    )
+    file = save(tmp_path, moco(source("resnet18").state_dict()))
+    report = load_backbone_weights(build_backbone("resnet18"), file)
     assert report.summary().splitlines() == [
-        f"backbone weights from {tmp_path}/weights.pth",
+        f"backbone weights from {file}, entry state_dict",
         "  recognised  MoCo v1 or v2, its query encoder (module.encoder_q.)",
         "  loaded      120 of 120 tensors of resnet18",
         "  not used    module.encoder_k (122), module.encoder_q (2), module.queue (1), "
         "module.queue_ptr (1)",
     ]
+
+
+def test_the_origin_is_no_part_of_the_weights(tmp_path):
+    backbone = build_backbone("resnet18")
+    names = list(backbone.state_dict())
+    report = load_backbone_weights(backbone, save(tmp_path, source("resnet18").state_dict()))
+    assert list(backbone.state_dict()) == names
+    assert copy.deepcopy(backbone).origin == report
+    assert build_backbone("resnet18").origin is None
+
+
+def test_an_average_that_is_no_state_dict_is_passed_over(tmp_path):
+    weights = source("resnet18").state_dict()
+    file = save(tmp_path, {"model_ema": {"decay": 0.9, "module": weights}, "model": weights})
+    assert load_backbone_weights(build_backbone("resnet18"), file).entry == "model"
 
 
 @pytest.mark.parametrize("layout", PREFIXED)
@@ -268,27 +73,63 @@ def test_another_width(tmp_path):
 
 def test_what_fits_can_be_loaded(tmp_path):
     theirs = torchvision.models.wide_resnet50_2(weights=None).state_dict()
-    torch.save(theirs, tmp_path / "weights.pth")
+    for key in theirs:
+        if key.endswith("num_batches_tracked"):
+            theirs[key] += 5
     torch.manual_seed(1)
     backbone = build_backbone("resnet50")
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    report = load_backbone_weights(backbone, tmp_path / "weights.pth", partial=True)
+    report = load_backbone_weights(backbone, save(tmp_path, theirs), partial=True)
     for key, value in backbone.state_dict().items():
-        fits = theirs[key].shape == value.shape
+        layer = key.replace("num_batches_tracked", "weight")  # a counter goes with its layer
+        fits = theirs[layer].shape == before[layer].shape
         assert torch.equal(value, theirs[key] if fits else before[key])
         assert (key in report.loaded) == fits
         assert (key in report.missing) == (not fits)
         assert (key in report.unused) == (not fits)
     assert "layer1.0.conv1.weight" in report.missing
     assert "fc.bias" in report.unused
+    assert {n for n, _, _ in report.mismatched} == {
+        n for n in report.missing if not n.endswith("num_batches_tracked")
+    }
     lines = report.summary().splitlines()
+    assert lines[2].startswith(f"  loaded      {318 - len(report.missing)} of 318 tensors of ")
     assert lines[3].startswith("  left random layer1 (")
+    assert lines[4] == (
+        f"  other shape {len(report.mismatched)} of these, first layer1.0.conv1.weight: "
+        "(128, 64, 1, 1) in the file, (64, 64, 1, 1) here"
+    )
 
 
-def test_partial_loading_of_nothing_is_refused(tmp_path):
-    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="are not weights of resnet18: .*0 of 120 tensors fit"):
-        load_backbone_weights(build_backbone("resnet18"), tmp_path / "weights.pth", partial=True)
+def test_a_part_of_a_file_without_step_counters(tmp_path):
+    weights = source("resnet18").state_dict()
+    old = {k: v for k, v in weights.items() if "num_batches" not in k and "layer4.1" not in k}
+    file = save(tmp_path, old)
+    report = load_backbone_weights(build_backbone("resnet18"), file, partial=True)
+    # A counter is missing with its layer; those of loaded layers are not counted at all.
+    assert set(report.missing) == {name for name in weights if name.startswith("layer4.1.")}
+    assert report.mismatched == ()
+    assert "  loaded      90 of 102 tensors of resnet18" in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("resnet18", "mobilenet_v2"), ("mobilenet_v2", "resnet18")]
+)
+@pytest.mark.parametrize("partial", [False, True])
+def test_there_is_no_part_of_another_kind_of_network(tmp_path, theirs, ours, partial):
+    """Some names are alike (bn1) and step counters have no shape: that is no fit."""
+    file = save(tmp_path, source(theirs).state_dict())
+    message = error_of(ours, file, partial)
+    total = len(build_backbone(ours).state_dict())
+    assert f"(torchvision's names recognised, 0 of {total} tensors fit)" in message
+    assert message.endswith(f"; set model.backbone={theirs}, or give another file")
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_partial_loading_of_nothing_is_refused(tmp_path, partial):
+    message = error_of("resnet18", save(tmp_path, {"conv1.weight": torch.zeros(3)}), partial)
+    assert "are not weights of resnet18: conv1.weight is (3,) instead of (64, 3, 7, 7)" in message
+    assert message.endswith("0 of 120 tensors fit); give another file")
 
 
 def test_names_that_nobody_uses(tmp_path):
@@ -297,6 +138,7 @@ def test_names_that_nobody_uses(tmp_path):
     message = error_of("resnet18", file)
     for project in ("MoCo", "SwAV", "DINO", "PixPro", "DenseCL", "mmpretrain", "timm"):
         assert project in message
+    assert message.endswith("; give another file")
 
 
 def test_files_with_other_classes(tmp_path):
@@ -326,9 +168,9 @@ def test_weights_without_step_counters_load(tmp_path):
     assert torch.equal(backbone.layer4[1].conv2.weight, theirs["layer4.1.conv2.weight"])
 
 
-def error_of(name: str, file) -> str:
+def error_of(name: str, file, partial: bool = False) -> str:
     with pytest.raises(ValueError, match="weights.pth|resnet18.pth|none.pth") as caught:
-        load_backbone_weights(build_backbone(name), file)
+        load_backbone_weights(build_backbone(name), file, partial)
     message = str(caught.value)
     assert str(file) in message
     assert "\n" not in message
@@ -391,3 +233,52 @@ def test_file_without_a_state_dict(tmp_path, content):
     file = tmp_path / "weights.pth"
     torch.save(content, file)
     assert "holds no state_dict" in error_of("resnet18", file)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_scripts_say_whose_weights_they_start_from(tmp_path, write_config, script, capsys, name):
+    file = save(tmp_path, moco(source("resnet18").state_dict()))
+    changes = {"model__backbone_weights": str(file), "schedule__iterations": 1}
+    script(name, "--config", write_config(tmp_path / "run", **changes))
+    said = capsys.readouterr().out
+    assert f"backbone weights from {file}, entry state_dict\n" in said
+    assert "recognised  MoCo v1 or v2, its query encoder (module.encoder_q.)\n" in said
+    assert "loaded      120 of 120 tensors of resnet18\n" in said
+    if name == "finetune":
+        manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+        assert manifest["source"] == str(file)
+        assert len(manifest["loaded"]) == 120
+        assert "module.queue" in manifest["dropped"]
+
+
+def test_a_part_is_loaded_by_the_script_if_it_is_told_so(
+    tmp_path, write_config, script, error_of, capsys
+):
+    weights = source("resnet18").state_dict()
+    part = {key: value for key, value in weights.items() if not key.startswith("layer4.1.")}
+    changes = {"model__backbone_weights": str(save(tmp_path, part)), "schedule__iterations": 1}
+    path = write_config(tmp_path / "run", **changes)
+    assert "with model.backbone_partial=true" in error_of("pretrain", "--config", path)
+    script("pretrain", "--config", path, "model.backbone_partial=true")
+    said = capsys.readouterr().out
+    assert "loaded      108 of 120 tensors of resnet18\n" in said
+    assert "left random layer4 (12)\n" in said
+    # The backbone is as it was loaded: it stays frozen in pre-training.
+    written = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)["model"]
+    assert all(
+        torch.equal(written[f"backbone.{key}"], part[key]) for key in part if "fc" not in key
+    )
+
+
+def test_weights_that_init_replaces_are_not_said_to_be_loaded(
+    tmp_path, write_config, script, capsys
+):
+    file = save(tmp_path, source("resnet18").state_dict())
+    changes = {"model__backbone_weights": str(file), "schedule__iterations": 1}
+    script("pretrain", "--config", write_config(tmp_path / "box", **changes))
+    capsys.readouterr()
+    init = tmp_path / "box" / "weights.pt"
+    script("finetune", "--config", write_config(tmp_path / "fine", **changes), "--init", init)
+    said = capsys.readouterr().out
+    assert f"weights from {init}\n" in said
+    assert "backbone weights from" not in said

@@ -11,6 +11,7 @@ from aligndet import checkpoint
 from aligndet.box_domain import BoxDomain, BoxDomainConfig
 from aligndet.transfer import (
     TransferConfig,
+    backbone_file,
     backbone_manifest,
     detector_file,
     load_pretrained,
@@ -264,11 +265,7 @@ def test_manifest_of_a_part_of_the_backbone(tmp_path):
     manifest = backbone_manifest(model)
     assert sorted(manifest.loaded + manifest.fresh) == sorted(model.state_dict())
     fresh = {name for name in manifest.fresh if name.startswith("backbone.")}
-    assert fresh == {
-        f"backbone.{key}"
-        for key in weights
-        if key.startswith("layer4.1.") and not key.endswith("num_batches_tracked")
-    }
+    assert fresh == {f"backbone.{key}" for key in weights if key.startswith("layer4.1.")}
 
 
 def test_a_fine_tuned_detector_is_rebuilt_from_its_file_alone(fine_tuned):
@@ -278,6 +275,22 @@ def test_a_fine_tuned_detector_is_rebuilt_from_its_file_alone(fine_tuned):
     saved = torch.load(fine_tuned, weights_only=True)["model"]
     assert saved.keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_detector_saved_before_an_option_existed_is_rebuilt(fine_tuned, tmp_path):
+    content = checkpoint.load(fine_tuned, "--checkpoint")
+    del content["config"]["backbone_partial"]
+    checkpoint.save(content, tmp_path / "old.pt")
+    model, _, _ = read_detector(tmp_path / "old.pt")
+    assert model.state_dict().keys() == content["model"].keys()
+
+
+def test_a_backbone_alone_is_no_init(tmp_path):
+    weights = build_backbone("resnet18").state_dict()
+    content = backbone_file(weights, model_config("fcos"), ())
+    checkpoint.save(content, tmp_path / "image.pt")
+    with pytest.raises(ValueError, match=r"image\.pt: holds a backbone .* model\.backbone_weights"):
+        load_pretrained(detector(), "fcos", tmp_path / "image.pt", CLASSES, TransferConfig())
 
 
 def test_pretrained_weights_are_no_detector(pretrained):

@@ -1,0 +1,58 @@
+"""Each project's names: told apart, loaded whole, and with torchvision's features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.backbone import build_backbone
+from models.backbone_layouts import recognise
+from models.backbone_weights import load_backbone_weights
+from tests.backbone_files import (
+    PREFIXED,
+    RENAMED,
+    assert_torchvisions_features,
+    source,
+)
+
+
+def check_import(tmp_path, name, content, layout):
+    file = tmp_path / "weights.pth"
+    torch.save(content, file)
+    backbone = build_backbone(name)
+    report = load_backbone_weights(backbone, file)
+    assert report.layout == layout
+    assert set(report.loaded) == set(backbone.state_dict())
+    assert report.missing == ()
+    assert backbone.origin is report
+    return backbone, report
+
+
+@pytest.mark.parametrize("layout", PREFIXED)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
+def test_every_prefix(tmp_path, name, layout):
+    model = source(name)
+    wrap, words = PREFIXED[layout]
+    content = wrap(model.state_dict())
+    backbone, report = check_import(tmp_path, name, content, words)
+    assert_torchvisions_features(backbone, model)
+    for key in ("model_ema", "state_dict_ema", "model", "state_dict", "teacher"):
+        if key in content:
+            content = content[key]
+            break
+    assert len(report.loaded) + len(report.unused) == len(content)
+
+
+@pytest.mark.parametrize("layout", RENAMED)
+def test_every_other_name_of_mobilenet(tmp_path, layout):
+    model = source("mobilenet_v2")
+    convert, words = RENAMED[layout]
+    backbone, report = check_import(tmp_path, "mobilenet_v2", convert(model), words)
+    assert_torchvisions_features(backbone, model)
+    assert set(report.unused) <= {"classifier.weight", "classifier.bias", "head.fc.weight"}
+
+
+def test_nobodys_names_are_not_recognised():
+    ours = build_backbone("resnet18").state_dict()
+    assert recognise(["stem.conv1.weight", "queue", "prototypes.weight"], ours) is None
+    assert recognise([], ours) is None
