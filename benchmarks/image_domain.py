@@ -5,14 +5,14 @@
     python benchmarks/image_domain.py --run runs/cifar10_r18_moco_v2 --picture curves.png
 
 The images are those of the run's probe. Pixels are compared as they are and with the mean image
-subtracted, at several sizes; of an untrained backbone BatchNorm's statistics are as they start, and
-measured on training images.
+subtracted, at several sizes; untrained backbones are of several kinds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -27,6 +27,8 @@ from aligndet.probe import Features, ProbeData, knn_accuracy, probe
 from data.crops import CentreCrop
 from data.image_folder import ImageFiles
 from data.images import read_image
+from models.backbone import build_backbone
+from models.staged import StagedBackbone
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (after the choice of a backend without a window)
@@ -49,14 +51,13 @@ def main() -> None:
     data = ProbeData.read(config.image.probe_train, config.image.probe_val)
     pixels = {f"pixels, {name}": score for name, score in pixel_knn(data).items()}
     for name, score in pixels.items():
-        print(f"{name:44} k-NN {score:5.1f} %")
+        print(f"{name:60} k-NN {score:5.1f} %")
     untrained = {}
-    for measured in (False, True):
-        name = "untrained, statistics " + ("measured" if measured else "as they start")
-        scores = [untrained_scores(config, data, seed, measured) for seed in SEEDS]
+    for name, build in UNTRAINED.items():
+        scores = [untrained_scores(build, config, data, seed) for seed in SEEDS]
         untrained[name] = {key: mean([s[key] for s in scores]) for key in ("knn", "linear")}
         spread = max(s["knn"] for s in scores) - min(s["knn"] for s in scores)
-        print_scores(f"{name}, {len(SEEDS)} seeds (range {spread:.1f})", untrained[name])
+        print_scores(f"{name} ({len(SEEDS)} seeds, range {spread:.1f})", untrained[name])
     print_scores("the run", json.loads((run / "results.json").read_text()))
     if args.picture:
         best = max(untrained.values(), key=lambda scores: scores["knn"])
@@ -71,7 +72,7 @@ def mean(values: list[float]) -> float:
 
 def print_scores(name: str, scores: dict[str, float]) -> None:
     """A line of the table."""
-    print(f"{name:44} k-NN {scores['knn']:5.1f} %  linear {scores['linear']:5.1f} %")
+    print(f"{name:60} k-NN {scores['knn']:5.1f} %  linear {scores['linear']:5.1f} %")
 
 
 def pixel_knn(data: ProbeData) -> dict[str, float]:
@@ -95,26 +96,44 @@ def pixels_of(images: ImageFiles, side: int) -> Features:
     return Features(torch.stack(vectors), torch.tensor(images.labels))
 
 
-def untrained_scores(
-    config: Config, data: ProbeData, seed: int, measured: bool
-) -> dict[str, float]:
-    """Scores of a backbone as the run would start with."""
-    torch.manual_seed(seed)
-    backbone = build_trained_backbone(config.model.backbone, norm_groups=1)
-    if measured:
-        measure_statistics(backbone, data.train, config.image.crop_size)
-    settings = (config.image.crop_size, config.data.batch_size, config.data.workers, CPU)
-    return probe(backbone, data, *settings)
+def detectors_start(config: Config, data: ProbeData) -> StagedBackbone:
+    """What a detector without weights has: every block adds to its shortcut."""
+    return build_backbone(config.model.backbone)
+
+
+def runs_start(config: Config, data: ProbeData) -> StagedBackbone:
+    """What the run starts with: residual blocks are their shortcuts."""
+    return build_trained_backbone(config.model.backbone, norm_groups=1)
 
 
 @torch.no_grad()
-def measure_statistics(backbone: nn.Module, images: ImageFiles, size: int) -> None:
-    """Set BatchNorm's statistics to those of 512 training images."""
-    view, chosen = CentreCrop(size), images.files[:: max(1, len(images) // 512)]
+def runs_start_measured(config: Config, data: ProbeData) -> StagedBackbone:
+    """The same with BatchNorm's statistics of 512 training images."""
+    backbone, images = runs_start(config, data), data.train
+    view = CentreCrop(config.image.crop_size)
+    chosen = images.files[:: max(1, len(images) // 512)]
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     backbone.train()(torch.stack([view(read_image(images.root / file)) for file in chosen]))
+    return backbone
+
+
+UNTRAINED = {
+    "untrained, as detectors start": detectors_start,
+    "untrained, as the run starts": runs_start,
+    "untrained, with measured statistics": runs_start_measured,
+}
+
+
+def untrained_scores(
+    build: Callable[[Config, ProbeData], StagedBackbone], config: Config, data: ProbeData, seed: int
+) -> dict[str, float]:
+    """Scores of a random backbone."""
+    torch.manual_seed(seed)
+    backbone = build(config, data)
+    settings = (config.image.crop_size, config.data.batch_size, config.data.workers, CPU)
+    return probe(backbone, data, *settings)
 
 
 def draw(run: Path, pixels: float, untrained: dict[str, float], path: str) -> None:
@@ -126,6 +145,7 @@ def draw(run: Path, pixels: float, untrained: dict[str, float], path: str) -> No
     epochs = [line["epoch"] for line in steps]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
     left.plot(epochs, [line["loss"] for line in steps], color="tab:blue")
+    left.yaxis.label.set_color("tab:blue")
     left.set(
         xlabel="epoch", ylabel="loss", title="Loss, and how often the right key is the nearest"
     )
@@ -133,6 +153,7 @@ def draw(run: Path, pixels: float, untrained: dict[str, float], path: str) -> No
         twin = left.twinx()
         twin.plot(epochs, [line["retrieval"] for line in steps], color="tab:orange", alpha=0.7)
         twin.set(ylabel="retrieval", ylim=(0, 1))
+        twin.yaxis.label.set_color("tab:orange")
     for key, colour, name in (("knn", "tab:blue", "k-NN"), ("linear", "tab:green", "linear probe")):
         points = [line[key] for line in scores]
         right.plot([line["epoch"] for line in scores], points, "o-", color=colour, label=name)
