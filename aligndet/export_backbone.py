@@ -49,7 +49,9 @@ def main() -> None:
             raise ValueError(f"{args.output}: is --weights itself; give --output another name")
         weights = torchvision_backbone(args.weights)
         checkpoint.save(weights, Path(args.output))
-    print(f"{len(weights)} tensors under torchvision's names: {args.output}")
+    classifier = any(name.startswith(("fc.", "classifier.")) for name in weights)
+    what = "the whole classifier" if classifier else "a backbone without the classification layer"
+    print(f"{what}, {len(weights)} tensors under torchvision's names: {args.output}")
 
 
 if __name__ == "__main__":

@@ -188,6 +188,11 @@ def read_state_dict(file: str | PathLike[str]) -> tuple[str | None, Mapping[str,
     Raises:
         ValueError: naming the file, if it cannot be read or holds no state_dict.
     """
+    if str(file).endswith(".safetensors"):
+        raise ValueError(
+            f"{file} is a safetensors file, which is not read here; convert it with "
+            "torch.save(safetensors.torch.load_file(FILE), 'weights.pth')"
+        )
     try:
         # Options of the command line lie beside the weights in files of DINO and PixPro.
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -223,6 +223,13 @@ def test_truncated_file(tmp_path):
     assert "cannot be read" in error_of("resnet18", file)
 
 
+def test_safetensors_are_named(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"{}")
+    with pytest.raises(ValueError, match="model.safetensors is a safetensors file.*convert it"):
+        load_backbone_weights(build_backbone("resnet18"), file)
+
+
 def test_missing_file(tmp_path):
     assert "FileNotFoundError" in error_of("resnet18", tmp_path / "none.pth")
 

@@ -44,7 +44,7 @@ def test_a_classifier_is_torchvisions_whole_model(tmp_path, script, capsys, name
     checkpoint.save(content, tmp_path / "weights.pt")
     files = ("--weights", tmp_path / "weights.pt", "--output", tmp_path / "out" / "torchvision.pth")
     script("aligndet.export_backbone", *files)
-    assert "tensors under torchvision's names: " in capsys.readouterr().out
+    assert "the whole classifier, " in capsys.readouterr().out
     theirs = getattr(torchvision.models, name)(num_classes=3).eval()
     theirs.load_state_dict(torch.load(tmp_path / "out" / "torchvision.pth", weights_only=True))
     images = torch.randn(2, 3, 64, 64)
@@ -76,10 +76,11 @@ def fine_tuned(path):
 
 
 @pytest.mark.parametrize("stage", [moco, box_stage, fine_tuned])
-def test_backbones_of_all_stages_lack_the_classifier_only(tmp_path, script, stage):
+def test_backbones_of_all_stages_lack_the_classifier_only(tmp_path, script, capsys, stage):
     backbone = stage(tmp_path / "weights.pt")
     output = tmp_path / "torchvision.pth"
     script("aligndet.export_backbone", "--weights", tmp_path / "weights.pt", "--output", output)
+    assert "without the classification layer, 120 tensors" in capsys.readouterr().out
     theirs = torchvision.models.resnet18(weights=None).eval()
     keys = theirs.load_state_dict(torch.load(output, weights_only=True), strict=False)
     assert keys.missing_keys == ["fc.weight", "fc.bias"]
