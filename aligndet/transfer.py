@@ -14,6 +14,7 @@ from aligndet import checkpoint
 from aligndet.adapters import adapter_class
 from data.coco import Categories, write_json_atomic
 from models.detector import ModelConfig, build_detector
+from models.renaming import count_modules
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,13 @@ class Manifest:
         lines = [f"weights from {self.source}" if self.source else "no weights: a random start"]
         for kind in ("loaded", "dropped", "fresh"):
             names = getattr(self, kind)
-            lines.append(f"  {kind:8}{len(names):4} tensors  {_modules(names)}")
+            lines.append(f"  {kind:8}{len(names):4} tensors  {count_modules(names, _module_of)}")
         return "\n".join(lines)
 
 
-def _modules(names: Iterable[str]) -> str:
-    counts: dict[str, int] = {}
-    for name in names:
-        parts = name.split(".")
-        module = parts[0] if parts[0] == "backbone" else ".".join(parts[:2])
-        counts[module] = counts.get(module, 0) + 1
-    return ", ".join(f"{module} ({count})" for module, count in counts.items())
+def _module_of(name: str) -> str:
+    parts = name.split(".")
+    return parts[0] if parts[0] == "backbone" else ".".join(parts[:2])
 
 
 def pretrained_file(model: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:

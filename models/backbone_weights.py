@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.backbone import BACKBONES
 from models.backbone_layouts import LAYOUTS, Layout, recognise
+from models.renaming import count_modules
 from models.staged import StagedBackbone
 
 # Where files keep the weights. Averages over the training come before what was trained: those of
@@ -44,7 +45,7 @@ class BackboneImport:
             f"  loaded      {len(self.loaded)} of {total} tensors of {self.backbone}",
         ]
         if self.missing:
-            lines.append(f"  left random {count_modules(self.missing)}")
+            lines.append(f"  left random {count_modules(self.missing, module_of)}")
         if self.mismatched:
             name, theirs, ours = self.mismatched[0]
             lines.append(
@@ -52,18 +53,14 @@ class BackboneImport:
                 f"{theirs} in the file, {ours} here"
             )
         if self.unused:
-            lines.append(f"  not used    {count_modules(self.unused)}")
+            lines.append(f"  not used    {count_modules(self.unused, module_of)}")
         return "\n".join(lines)
 
 
-def count_modules(names: Iterable[str]) -> str:
-    """`layer1 (3), fc (2)`: how many tensors each module has, in the order they come in."""
-    counts: dict[str, int] = {}
-    for name in names:
-        wrapped = name.startswith(("module.", "backbone."))
-        module = ".".join(name.split(".")[: 2 if wrapped else 1])
-        counts[module] = counts.get(module, 0) + 1
-    return ", ".join(f"{module} ({count})" for module, count in counts.items())
+def module_of(name: str) -> str:
+    """`layer1` of `layer1.0.conv1.weight`, `module.fc` of `module.fc.bias`."""
+    wrapped = name.startswith(("module.", "backbone."))
+    return ".".join(name.split(".")[: 2 if wrapped else 1])
 
 
 def load_backbone_weights(

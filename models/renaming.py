@@ -1,4 +1,4 @@
-"""Names of weights, from one layout to another.
+"""Names of weights: from one layout to another, and counted for a summary.
 
 A map is a tuple of patterns of their names, each with our name: a replacement as `re.sub` takes it,
 or a function of the match.
@@ -7,7 +7,8 @@ or a function of the match.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 Names = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
@@ -19,3 +20,13 @@ def rename(key: str, names: Names) -> str | None:
         if match:
             return ours(match) if callable(ours) else match.expand(ours)
     return None
+
+
+def count_modules(names: Iterable[str], module_of: Callable[[str], str]) -> str:
+    """`layer1 (3), fc (2)`: how many tensors each module has, in the order they come in.
+
+    Args:
+        names: of tensors.
+        module_of: the module that a name is counted for.
+    """
+    return ", ".join(f"{m} ({count})" for m, count in Counter(map(module_of, names)).items())
