@@ -26,10 +26,28 @@ class TransferConfig:
     keep_box_outputs: bool = False
     # Take the backbone alone from --init: the comparison that shows what neck and head bring.
     backbone_only: bool = False
+    leave_out: tuple[str, ...] = ()  # further parts not to take: "neck.", "head.cls_tower.", ...
 
     def drops(self, key: str, prefixes: tuple[str, ...]) -> bool:
         """Whether a weight of the file is left out; ``prefixes`` are those of dropped layers."""
-        return key.startswith(prefixes) or (self.backbone_only and not key.startswith("backbone."))
+        if self.backbone_only and not key.startswith("backbone."):
+            return True
+        return key.startswith(prefixes + self.leave_out)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Every entry of ``leave_out`` must be the beginning of a weight's name.
+
+        Raises:
+            ValueError: naming the one that is not.
+        """
+        names = list(names)
+        for prefix in self.leave_out:
+            if not prefix or not any(name.startswith(prefix) for name in names):
+                parts = ", ".join(sorted({f"{_module_of(name)}." for name in names}))
+                raise ValueError(
+                    f"transfer.leave_out names {prefix!r}, with which no weight of the file "
+                    f"begins; its parts are {parts}"
+                )
 
 
 @dataclass(frozen=True)
@@ -137,6 +155,7 @@ def load_pretrained(
         layers = adapter.replaced + (() if config.keep_box_outputs else adapter.box_outputs)
     elif saved != list(categories.names):
         layers = adapter.class_layers(detector)
+    config.check(content["model"])
     expected = detector.state_dict()
     dropped = [key for key in content["model"] if config.drops(key, layers)]
     weights = {k: v for k, v in content["model"].items() if not config.drops(k, layers)}

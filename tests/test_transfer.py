@@ -310,3 +310,20 @@ def test_the_backbone_alone_can_be_taken(pretrained):
         assert torch.equal(tensor, expected), name
     assert sorted(manifest.loaded + manifest.dropped) == sorted(source)
     assert sorted(manifest.loaded + manifest.fresh) == sorted(before)
+
+
+def test_parts_of_the_file_can_be_left_out(pretrained):
+    before = detector().state_dict()
+    model, manifest = load(pretrained, leave_out=("neck.", "head.cls_tower."))
+    check_complete(manifest, pretrained, model, before)
+    left_out = {name for name in manifest.fresh if not name.startswith("head.cls_logits.")}
+    outputs = set(tensors(*LAYERS["fcos"][2]))
+    parts = {n for n in before if n.startswith(("neck.", "head.cls_tower."))}
+    assert left_out - outputs == parts
+    assert parts <= set(manifest.dropped)
+
+
+@pytest.mark.parametrize("prefix", ["head.class_tower.", ""])
+def test_leaving_out_what_is_not_there_is_refused(pretrained, prefix):
+    with pytest.raises(ValueError, match=r"transfer\.leave_out names .*its parts are .*neck\."):
+        load(pretrained, leave_out=(prefix,))
