@@ -1,17 +1,28 @@
-# Two commands: `make demo` and `make test`. Both set up .venv on the first call.
+# Three commands: `make demo`, `make test` and `make study-smoke` (the machinery of experiments/ on the
+# built-in dataset). Each sets up .venv on its first call.
 
 PYTHON ?= python3
 DETECTOR ?= fcos
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test
+.PHONY: demo test study-smoke
 
 demo: $(VENV)/installed
 	$(RUN) -m aligndet.demo --detector $(DETECTOR)
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest
+
+SMOKE := runs/study-smoke
+study-smoke: $(VENV)/installed-dev
+	rm -rf $(SMOKE)
+	$(RUN) -m data.shapes --output $(SMOKE)/data/shapes --train 24 --val 8 --size 96
+	$(RUN) -m data.shapes --output $(SMOKE)/data/unlabelled --train 8 --val 1 --size 96 --seed 1
+	$(RUN) -m experiments.gains --study experiments/smoke.yaml --data $(SMOKE)/data \
+		--work $(SMOKE)/work --results $(SMOKE)/results
+	$(RUN) -m experiments.report --study experiments/smoke.yaml --results $(SMOKE)/results \
+		--output $(SMOKE)/results.md
 
 $(VENV)/installed: requirements.txt | $(VENV)/bin/pip
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt -e .

@@ -1,0 +1,115 @@
+"""From a run of a study to its config file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aligndet.config import Config, build, plain
+from experiments.prepare import labels_file, proposals_file
+from experiments.study import Cell, Overrides, Pretraining, Study
+
+Run = Cell | Pretraining
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study reads and writes, and what it runs on."""
+
+    root: Path  # folder of the data sets
+    work: Path  # runs, proposals, label fractions; can be deleted when the study is done
+    threads: int = 1  # of each run
+    device: str = "cpu"
+
+    def folder(self, run: Run) -> Path:
+        """The output_dir of a run."""
+        return self.work / run.name
+
+
+def nested(overrides: Overrides) -> dict[str, Any]:
+    """Dotted keys as nested mappings."""
+    content: dict[str, Any] = {}
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        inner = content
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
+    return content
+
+
+def common_overrides(study: Study, place: Place, run: Run) -> dict[str, Any]:
+    """What both stages have in common."""
+    return {
+        "output_dir": str(place.folder(run)),
+        "device": place.device,
+        **study.config,
+        **study.sets[run.data].config,
+        **study.detectors[run.detector],
+    }
+
+
+def pretraining_overrides(study: Study, place: Place, run: Pretraining) -> dict[str, Any]:
+    """Of a pre-training. No labels are named: it sees photographs and proposals only."""
+    start, data = study.starts[run.start], study.sets[run.data]
+    return {
+        **common_overrides(study, place, run),
+        **study.pretraining,
+        "data.train.images": str(place.root),
+        "data.train.proposals": str(proposals_file(place.work, data, start.proposals)),
+        **(start.pretraining or {}),
+    }
+
+
+def cell_overrides(study: Study, place: Place, cell: Cell) -> dict[str, Any]:
+    """Of a fine-tuning run."""
+    data = study.sets[cell.data]
+    labels = labels_file(place.root, place.work, data, cell.percent, cell.seed)
+    return {
+        **common_overrides(study, place, cell),
+        **study.finetuning,
+        "data.train.images": str(place.root / data.train_images),
+        "data.train.annotations": str(labels),
+        "data.val.images": str(place.root / data.val_images),
+        "data.val.annotations": str(place.root / data.val_annotations),
+        "schedule.iterations": cell.iterations,
+        "evaluation.every": max(1, cell.iterations // study.evaluations),
+        "seed": cell.seed,
+        **dict(cell.recipe),
+        **study.starts[cell.start].finetuning,
+    }
+
+
+def config_of(study: Study, place: Place, run: Run) -> dict[str, Any]:
+    """The content of a run's config file."""
+    make = cell_overrides if isinstance(run, Cell) else pretraining_overrides
+    overrides = make(study, place, run)
+    weights = overrides.get("model.backbone_weights")
+    if weights is not None:
+        overrides["model.backbone_weights"] = str(place.root / weights)
+    return nested(overrides)
+
+
+def resolved(study: Study, place: Place, run: Run) -> dict[str, Any]:
+    """Every key of a run's config, without the folders of the machine.
+
+    Raises:
+        ValueError: naming the key that is wrong.
+    """
+    return _relative(plain(build(Config, config_of(study, place, run))), place)
+
+
+def _relative(value: Any, place: Place) -> Any:
+    if isinstance(value, dict):
+        return {key: _relative(entry, place) for key, entry in value.items()}
+    if isinstance(value, str):
+        # Runs first: they may lie below the data.
+        return value.replace(str(place.work), "RUNS").replace(str(place.root), "DATA")
+    return value
+
+
+def comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved config that a result depends on."""
+    free = ("output_dir", "device", "loop")
+    return {key: value for key, value in config.items() if key not in free}

@@ -1,0 +1,109 @@
+"""The figures of a study's report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+import matplotlib
+
+from experiments.results import Results, block_cells
+from experiments.study import Block, Study
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402  (after the choice of a backend without a window)
+from matplotlib.axes import Axes  # noqa: E402
+
+if TYPE_CHECKING:
+    from experiments.report import Row
+
+DPI = 130
+
+
+def curves(
+    study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path
+) -> None:
+    """AP against iterations, a panel for each set and detector. Dots are complete schedules (mean
+    and standard deviation over seeds), thin lines the way there in the longest one."""
+    panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
+    figure, axes = _panels(len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        for number, start in enumerate(block.starts):
+            colour = f"C{number}"
+            mine = sorted(
+                (r for r in rows if (r.data, r.detector) == panel and r.start == start),
+                key=lambda row: row.iterations,
+            )
+            if not mine:
+                continue
+            steps = [row.iterations for row in mine]
+            heights = [mean(row.scores.values()) for row in mine]
+            errors = [_spread(list(row.scores.values())) for row in mine]
+            axis.errorbar(steps, heights, errors, fmt="o-", color=colour, capsize=3,
+                          label=study.starts[start].title)  # fmt: skip
+            _way_there(study, results, block, panel, start, steps[-1], axis, colour)
+        axis.set(title=" ".join(panel), xlabel="steps of the schedule", ylabel="AP", ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    _save(figure, picture)
+
+
+def _way_there(
+    study: Study, results: Results, block: Block, panel: tuple[str, str], start: str,
+    iterations: int, axis: Axes, colour: str,
+) -> None:  # fmt: skip
+    runs = [
+        results.get(cell)["curve"]
+        for cell in block_cells(study, results, block)
+        if (cell.data, cell.detector, cell.start, cell.iterations) == (*panel, start, iterations)
+        and results.get(cell)
+    ]
+    for curve in runs:
+        points = [(0, 0.0), *((point["step"], point["AP"] or 0.0) for point in curve)]
+        axis.plot(*zip(*points, strict=True), color=colour, alpha=0.35, linewidth=0.8)
+
+
+def gains(
+    study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path
+) -> None:
+    """Gain over the block's first start, with 95 % intervals; a panel for each set and detector."""
+    panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
+    settings = list(dict.fromkeys((row.percent, row.iterations) for row in rows))
+    figure, axes = _panels(len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        mine = [row for row in rows if (row.data, row.detector) == panel and row.gain is not None]
+        names = []
+        for place, row in enumerate(mine):
+            axis.errorbar(
+                row.gain.mean, place, xerr=row.gain.half_width or 0.0, fmt="o", capsize=3,
+                color=f"C{settings.index((row.percent, row.iterations))}",
+            )  # fmt: skip
+            title = study.starts[row.start].title
+            names.append(f"{title}, {row.percent:g} %" if len(settings) > 1 else title)
+        axis.set_yticks(range(len(names)), names)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.axvline(0.0, color="black", linewidth=0.8)
+        baseline = study.starts[block.starts[0]].title
+        axis.set(title=" ".join(panel), xlabel=f"gain in AP over {baseline}")
+        axis.grid(alpha=0.3, axis="x")
+    _save(figure, picture)
+
+
+def _panels(count: int) -> tuple[pyplot.Figure, list[Axes]]:
+    figure, axes = pyplot.subplots(1, count, figsize=(4.6 * count, 3.6), squeeze=False)
+    return figure, list(axes[0])
+
+
+def _spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _save(figure: pyplot.Figure, picture: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(picture, dpi=DPI)
+    pyplot.close(figure)
+
+
+FIGURES: dict[str, Callable[..., None]] = {"curves": curves, "gains": gains}

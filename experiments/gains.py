@@ -1,0 +1,116 @@
+"""What AlignDet brings: runs the study of ``experiments/gains.yaml``.
+
+    python -m experiments.gains --data DIR           # makes every run that is not made yet
+    python -m experiments.gains --data DIR --list    # names the runs, made and missing
+    python -m experiments.report                     # docs/results.md
+
+A run that was stopped goes on from its last checkpoint with the same command. Each run that ends
+writes one JSON below ``--results``; nothing else is needed for the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from tqdm import tqdm
+
+from experiments.configs import Place, Run
+from experiments.prepare import make_labels, make_proposals
+from experiments.results import Results, all_cells
+from experiments.runs import FailedRun, check, perform
+from experiments.study import Cell, Pretraining, Study
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 1 if a run failed."""
+    parser = argparse.ArgumentParser(description="Run the study of what AlignDet brings.")
+    add = parser.add_argument
+    add("--study", default="experiments/gains.yaml", metavar="FILE")
+    add("--results", default="experiments/results", metavar="DIR")
+    add("--data", required=True, metavar="DIR", help="folder of the data sets")
+    add("--work", default="runs/study", metavar="DIR", help="of the runs (runs/study)")
+    add("--only", nargs="+", default=[""], metavar="TEXT", help="runs with TEXT in their name")
+    add("--jobs", type=int, default=2, help="runs at the same time (2)")
+    add("--threads", type=int, default=1, help="of each run (1)")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--list", action="store_true", help="name the runs, make none")
+    options = parser.parse_args(arguments)
+    root, work = Path(options.data).resolve(), Path(options.work).resolve()
+    place = Place(root, work, options.threads, options.device)
+    results = Results(options.results)
+    try:
+        study = Study.read(options.study)
+        check(study, place, wanted(study, results), results)
+        if options.list:
+            for run in wanted(study, results, options.only):
+                print("made   " if results.get(run) else "missing", run.name)
+            return 0
+        failed = run_all(study, place, results, options.only, options.jobs)
+    except ValueError as error:  # a DataError, or a wrong key in a config
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 1 if failed else 0
+
+
+def wanted(study: Study, results: Results, only: list[str] | tuple[str, ...] = ("",)) -> list[Run]:
+    """The runs that can be named now, in the order of the study, a pre-training before the first
+    cell that needs it. Cells whose recipe is not chosen yet appear when their grid is done.
+
+    Args:
+        only: cells with one of these in their name, and what they start from.
+    """
+    runs: list[Run] = []
+    for cell in all_cells(study, results):
+        if any(text in cell.name for text in only):
+            pretraining = study.pretraining_of(cell)
+            runs += [cell] if pretraining is None else [pretraining, cell]
+    return list(dict.fromkeys(runs))
+
+
+def run_all(study: Study, place: Place, results: Results, only: list[str], jobs: int) -> int:
+    """Make what is missing, ``jobs`` runs at a time; returns how many failed."""
+    failed: set[Run] = set()
+    running: dict[Future[None], Run] = {}
+    with ThreadPoolExecutor(jobs) as pool, tqdm(unit="run") as bar:
+        while True:
+            runs = wanted(study, results, only)
+            bar.total, bar.n = len(runs), sum(results.get(run) is not None for run in runs)
+            bar.refresh()
+            started = (*running.values(), *failed)
+            todo = [r for r in runs if r not in started and ready(study, results, r)]
+            for run in todo[: jobs - len(running)]:
+                prepare(study, place, run)
+                running[pool.submit(perform, study, place, run, results)] = run
+            if not running:
+                return len(failed)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                run = running.pop(future)
+                try:
+                    future.result()
+                except FailedRun as error:
+                    failed.add(run)
+                    tqdm.write(f"error: {error}", file=sys.stderr)
+
+
+def ready(study: Study, results: Results, run: Run) -> bool:
+    """Whether a run is missing and what it starts from is made."""
+    if results.get(run) is not None:
+        return False
+    needs = study.pretraining_of(run) if isinstance(run, Cell) else None
+    return needs is None or results.get(needs) is not None
+
+
+def prepare(study: Study, place: Place, run: Run) -> None:
+    """Make the files that a run reads, here, so that no two runs make the same one."""
+    data = study.sets[run.data]
+    if isinstance(run, Pretraining):
+        make_proposals(place.root, place.work, data, study.starts[run.start].proposals)
+    else:
+        make_labels(place.root, place.work, data, run.percent, run.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

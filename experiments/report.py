@@ -1,0 +1,219 @@
+"""The report of a study: from the JSON files of its runs to a page with tables and figures.
+
+    python -m experiments.report
+
+No number on the page is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+from data.coco import open_atomic
+from data.errors import DataError
+from experiments.figures import FIGURES
+from experiments.paired import Gain, mean_and_spread, paired_gain
+from experiments.results import Results, block_cells, tuned_recipe
+from experiments.study import Block, Cell, Study
+
+
+class Row(NamedTuple):
+    """One start in one setting of a block, over its seeds."""
+
+    data: str
+    detector: str
+    percent: float
+    iterations: int
+    start: str
+    recipe: tuple
+    scores: dict[int, float]  # AP of each seed, in percent
+    gain: Gain | None  # over the block's first start; None for that start itself
+
+
+def rows_of(study: Study, results: Results, block: Block) -> list[Row]:
+    """The rows of a block that have results; gains over the seeds that both starts have."""
+    groups: dict[tuple, dict[int, float]] = {}
+    for cell in block_cells(study, results, block):
+        score = results.final_ap(cell)
+        if score is not None:
+            setting = (cell.data, cell.detector, cell.percent, cell.iterations)
+            groups.setdefault((*setting, cell.start, cell.recipe), {})[cell.seed] = score
+    baselines = {key[:4]: scores for key, scores in groups.items() if key[4] == block.starts[0]}
+    rows = []
+    for key, scores in groups.items():
+        gain = None
+        common = sorted(scores.keys() & baselines.get(key[:4], {}).keys())
+        if key[4] != block.starts[0] and common:
+            gain = paired_gain([baselines[key[:4]][s] for s in common], [scores[s] for s in common])
+        rows.append(Row(*key, scores, gain))
+    return rows
+
+
+def table(header: list[str], lines: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    rule = ["---"] * len(header)
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *lines)]
+
+
+def block_table(study: Study, block: Block, rows: list[Row]) -> list[str]:
+    """All rows of a block; what is the same in all of them is left out."""
+    wanted = ["wanted"] if block.at_least else []
+    header = ["photographs", "detector", "labels", "steps", "start", "AP", "gain", "seeds", *wanted]
+    lines = []
+    for row in rows:
+        line = [
+            row.data, row.detector, f"{row.percent:g} %", f"{row.iterations:,}",
+            study.starts[row.start].title, mean_and_spread(list(row.scores.values())),
+            "" if row.gain is None else str(row.gain), str(len(row.scores)),
+        ]  # fmt: skip
+        if wanted:
+            line.append(verdict(row, block))
+        lines.append(line)
+    return table(header, lines)
+
+
+def verdict(row: Row, block: Block) -> str:
+    """Whether the gain is as large as wanted, and surely above 0."""
+    if row.gain is None or row.detector not in block.at_least:
+        return ""
+    least = block.at_least[row.detector]
+    reached = "reached" if row.gain.mean >= least else "missed"
+    sure = "interval above 0" if row.gain.low > 0 else "interval reaches 0"
+    return f"{least:+.1f}: {reached}, {sure}"
+
+
+def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
+    """After how many steps each start reaches the final AP of the block's first start."""
+    settings = dict.fromkeys((row.data, row.detector, row.percent) for row in rows)
+    for setting in settings:
+        runs = {
+            start: {r.iterations: mean(r.scores.values())
+                    for r in rows if r[:3] == setting and r.start == start}
+            for start in block.starts
+        }  # fmt: skip
+        first, *others = block.starts
+        if len(runs[first]) < 2:
+            continue
+        longest = max(runs[first])
+        goal = runs[first][longest]
+        for start in others:
+            reached = [steps for steps, score in sorted(runs[start].items()) if score >= goal]
+            title, of = study.starts[start].title, study.starts[first].title
+            what = f"- {setting[0]}, {setting[1]}: {title} "
+            if reached:
+                share = reached[0] / longest
+                yield (
+                    f"{what}with a schedule of {reached[0]:,} steps has AP "
+                    f"{runs[start][reached[0]]:.2f}, {of} with {longest:,} steps {goal:.2f}: "
+                    f"{share:.0%} of the steps."
+                )
+            else:
+                yield f"{what}does not reach the AP of {of}, {goal:.2f}."
+
+
+def tuning_section(study: Study, results: Results) -> Iterator[str]:
+    """AP of the whole grid, and what was chosen."""
+    tuning = study.tuning
+    cells = list(itertools.product(*tuning.grid.values()))
+    header = ["photographs", "detector", "start", *(", ".join(f"{v:g}" for v in c) for c in cells)]
+    lines = []
+    for detector, data, start in itertools.product(tuning.detectors, tuning.sets, tuning.starts):
+        grid = study.tuning_cells(data, detector, start)
+        scores = [results.final_ap(cell) for cell in grid]
+        best = tuned_recipe(study, results, detector, data, start)
+        texts = ["" if s is None else f"{s:.2f}" for s in scores]
+        marked = [f"**{t}**" if c.recipe == best else t for t, c in zip(texts, grid, strict=True)]
+        lines.append([data, detector, study.starts[start].title, *marked])
+    keys = ", ".join(f"`{key}`" for key in tuning.grid)
+    yield "## The recipes"
+    yield ""
+    yield (
+        f"AP after {tuning.iterations:,} steps with {tuning.percent:g} % of the labels, seed "
+        f"{tuning.seed}, which no other table has; columns are {keys}. The best of a row, bold, is "
+        "what that start gets everywhere else."
+    )
+    yield ""
+    yield from table(header, lines)
+
+
+def cost_section(study: Study, results: Results, cells: list[Cell]) -> Iterator[str]:
+    """What the runs took, and where they ran."""
+    done = [(cell, results.get(cell)) for cell in cells if results.get(cell)]
+    needed = dict.fromkeys(p for cell, _ in done if (p := study.pretraining_of(cell)))
+    lines = []
+    for kind, runs in (
+        ("pre-training", [results.get(p) for p in needed if results.get(p)]),
+        ("fine-tuning", [result for _, result in done]),
+    ):
+        minutes = sorted(run["wall_seconds"] / 60 for run in runs)
+        if minutes:
+            middle, total = minutes[len(minutes) // 2], sum(minutes) / 60
+            lines.append(
+                [kind, str(len(runs)), f"{middle:.1f}", f"{minutes[-1]:.1f}", f"{total:.1f}",
+                 "; ".join(sorted({f"{run['device']}, torch {run['torch']}" for run in runs}))]
+            )  # fmt: skip
+    yield "## What it took"
+    yield ""
+    header = ["runs", "number", "minutes, median", "longest", "hours, all", "on"]
+    yield from table(header, lines)
+
+
+def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
+    """The report, line by line; draws its figures into ``pictures``."""
+    yield f"# {study.title}"
+    yield ""
+    yield "Made by `python -m experiments.report`; change `experiments/`, not this page."
+    yield ""
+    yield study.text.strip()
+    every: list[Cell] = list(study.all_tuning_cells())
+    for name, block in study.blocks.items():
+        rows = rows_of(study, results, block)
+        cells = block_cells(study, results, block)
+        every += cells
+        yield from ("", f"## {block.title}", "", block.text.strip(), "")
+        if not rows:
+            yield "Not run yet."
+            continue
+        yield from block_table(study, block, rows)
+        if len(block.iterations) > 1:
+            yield from ("", *convergence(study, block, rows))
+        if block.figure:
+            picture = pictures / f"{name}.png"
+            FIGURES[block.figure](study, results, block, rows, picture)
+            yield from ("", f"![{block.title}]({pictures.name}/{picture.name})")
+    yield ""
+    yield from tuning_section(study, results)
+    yield ""
+    yield from cost_section(study, results, list(dict.fromkeys(every)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Render the results of a study.")
+    parser.add_argument("--study", default="experiments/gains.yaml", metavar="FILE")
+    parser.add_argument("--results", default="experiments/results", metavar="DIR")
+    parser.add_argument("--output", default="docs/results.md", metavar="FILE")
+    options = parser.parse_args(arguments)
+    output = Path(options.output)
+    pictures = output.with_suffix("")
+    try:
+        study, results = Study.read(options.study), Results(options.results)
+        pictures.mkdir(parents=True, exist_ok=True)
+        text = "\n".join(page(study, results, pictures)) + "\n"
+        with open_atomic(output) as file:
+            file.write(text)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

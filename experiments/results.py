@@ -1,0 +1,75 @@
+"""The results of a study, one JSON a run, and what follows from those of its tuning."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from data.coco import read_json, write_json_atomic
+from experiments.study import Block, Cell, Pretraining, Study
+
+Recipe = tuple[tuple[str, Any], ...]
+
+
+class Results:
+    """The folder of the JSON files; read once a file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._read: dict[str, dict[str, Any]] = {}
+
+    def file(self, run: Cell | Pretraining) -> Path:
+        """Where the result of a run is."""
+        return self.path / f"{run.name}.json"
+
+    def get(self, run: Cell | Pretraining) -> dict[str, Any] | None:
+        """The result of a run, or None if it has not been made."""
+        if run.name not in self._read:
+            if not self.file(run).exists():
+                return None
+            self._read[run.name] = read_json(self.file(run))
+        return self._read[run.name]
+
+    def save(self, run: Cell | Pretraining, content: dict[str, Any]) -> None:
+        """Keep the result of a run."""
+        write_json_atomic(content, self.file(run))
+
+    def final_ap(self, run: Cell) -> float | None:
+        """AP in percent of the last checkpoint; 0 where nothing was there to be found."""
+        result = self.get(run)
+        return None if result is None else result["final"]["AP"] or 0.0
+
+
+def tuned_recipe(
+    study: Study, results: Results, detector: str, data: str, start: str
+) -> Recipe | None:
+    """The best recipe of a start's grid; None as long as a run of the grid is missing.
+
+    Of equal ones the first wins.
+    """
+    cells = study.tuning_cells(data, detector, start)
+    scores = [results.final_ap(cell) for cell in cells]
+    if not cells or None in scores:
+        return None
+    best = max(range(len(cells)), key=lambda i: (scores[i], -i))
+    return cells[best].recipe
+
+
+def block_cells(study: Study, results: Results, block: Block) -> list[Cell]:
+    """The cells of a block whose recipes are known already; seeds vary fastest, then starts."""
+    cells = []
+    for detector, data, percent, iterations, seed, start in itertools.product(
+        block.detectors, block.sets, block.percents, block.iterations, block.seeds, block.starts
+    ):
+        place = study.recipe_place(data, block.recipe_of or start)
+        recipe = tuned_recipe(study, results, detector, *place)
+        if recipe is not None:
+            cells.append(Cell(data, detector, start, percent, iterations, recipe, seed))
+    return cells
+
+
+def all_cells(study: Study, results: Results) -> list[Cell]:
+    """Every cell that can be named now, without repetition: the tuning first, then the blocks."""
+    blocks = [block_cells(study, results, block) for block in study.blocks.values()]
+    return list(dict.fromkeys([*study.all_tuning_cells(), *itertools.chain(*blocks)]))

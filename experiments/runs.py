@@ -1,0 +1,145 @@
+"""One run of a study: the command that makes it, and the result that is kept of it.
+
+The commands are those a user would type, ``pretrain.py`` and ``finetune.py`` with a config file; a
+run that was killed goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from aligndet.config import differences
+from data.coco import read_json, write_json_atomic
+from data.errors import DataError
+from experiments.configs import Place, Run, comparable, config_of, resolved
+from experiments.results import Results
+from experiments.study import Cell, Pretraining, Study
+
+
+class FailedRun(Exception):
+    """A run ended with an error; its log says which."""
+
+
+def command(study: Study, place: Place, run: Run, config: Path) -> list[str]:
+    """The command line of a run."""
+    if isinstance(run, Pretraining):
+        return [sys.executable, "-m", study.starts[run.start].module, "--config", str(config)]
+    line = [sys.executable, "-m", "finetune", "--config", str(config)]
+    pretraining = study.pretraining_of(run)
+    if pretraining is not None:
+        line += ["--init", str(place.folder(pretraining) / "weights.pt")]
+    return line
+
+
+def perform(study: Study, place: Place, run: Run, results: Results) -> None:
+    """Make a run and keep its result.
+
+    Raises:
+        FailedRun: the command failed.
+    """
+    folder = place.folder(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    config, log = folder / "study.yaml", folder / "log.txt"
+    config.write_text(yaml.safe_dump(config_of(study, place, run), sort_keys=False), "utf-8")
+    line = command(study, place, run, config)
+    environment = os.environ | {"OMP_NUM_THREADS": str(place.threads)}
+    clock = folder / "seconds.json"  # of earlier tries that were stopped
+    seconds = read_json(clock) if clock.exists() else 0.0
+    start = time.perf_counter()
+    try:
+        with open(log, "a", encoding="utf-8") as file:
+            status = subprocess.run(
+                line, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
+            ).returncode
+    finally:
+        seconds += time.perf_counter() - start
+        write_json_atomic(seconds, clock)
+    if status:
+        raise FailedRun(f"{run.name}: exit status {status}; the reason is in {log}")
+    results.save(run, summary(study, place, run, seconds))
+    (folder / "last.pt").unlink(missing_ok=True)
+    if isinstance(run, Cell):  # tens of megabytes, and nothing starts from them
+        (folder / "weights.pt").unlink(missing_ok=True)
+
+
+def summary(study: Study, place: Place, run: Run, seconds: float) -> dict[str, Any]:
+    """What is kept of a run."""
+    folder = place.folder(run)
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    content = {
+        "name": run.name,
+        "commit": commit(),
+        "torch": torch.__version__,
+        "device": described(place),
+        "wall_seconds": round(seconds, 1),
+        "config": resolved(study, place, run),
+    }
+    if isinstance(run, Pretraining):
+        return content | {"curve": lines}
+    final = read_json(folder / "results.json")
+    curve = [{"step": line["step"], "AP": line["AP"]} for line in lines if "AP" in line]
+    return content | {
+        "init": init_of(study, place, run),
+        "curve": [*curve, {"step": run.iterations, "AP": final["AP"]}],
+        "final": final,
+    }
+
+
+def described(place: Place) -> str:
+    """The device, as the report names it."""
+    if place.device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {place.threads} thread{'s' if place.threads > 1 else ''}"
+
+
+def commit() -> str:
+    """The commit of the code that ran; ``+`` says that files were changed since."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    status = ["git", "status", "--porcelain", "--untracked-files=no"]
+    changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    return head.stdout.strip() + ("+" if changed else "")
+
+
+def init_of(study: Study, place: Place, cell: Cell) -> dict[str, str] | None:
+    """The pre-training of a cell, and a digest of its config."""
+    pretraining = study.pretraining_of(cell)
+    if pretraining is None:
+        return None
+    config = json.dumps(comparable(resolved(study, place, pretraining)), sort_keys=True)
+    digest = hashlib.sha256(config.encode()).hexdigest()
+    return {"name": pretraining.name, "config_sha256": digest}
+
+
+def check(study: Study, place: Place, runs: Iterable[Run], results: Results) -> None:
+    """Find what is wrong before the first run, not hours later.
+
+    Raises:
+        ValueError: naming a config key that is wrong.
+        DataError: a result was made with another version of the study; names its file and the keys
+            in which its config differs.
+    """
+    for run in runs:
+        config = comparable(resolved(study, place, run))
+        result = results.get(run)
+        if result is None:
+            continue
+        changed = differences(comparable(result["config"]), config)
+        if isinstance(run, Cell) and result["init"] != init_of(study, place, run):
+            changed.append("its pre-training")
+        if changed:
+            raise DataError(
+                f"{results.file(run)}: was made with another config ({'; '.join(changed)}); "
+                "restore the study, or delete the file and those of what started from it"
+            )

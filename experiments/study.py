@@ -1,0 +1,236 @@
+"""A study is one YAML: data sets, detectors, starts and the comparisons between them. Here it is
+read, checked and expanded into the runs it consists of.
+
+A *start* is what a detector is fine-tuned from: its backbone alone, or a box-domain pre-training
+of some kind. A *cell* is one fine-tuning run. A *block* is one comparison: the product of its lists
+of data sets, detectors, starts, label fractions, lengths and seeds. Blocks share the cells they
+have in common.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.errors import DataError
+
+PROPOSALS = ("search", "random")  # selective search, or its boxes at random places
+FIGURES = ("curves", "gains")  # see experiments.figures
+
+Overrides = Mapping[str, Any]  # dotted config keys, as on a command line
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Photographs; paths are relative to the folder given by ``--data``."""
+
+    train_images: str
+    train_annotations: str
+    val_images: str
+    val_annotations: str
+    unlabelled: tuple[str, ...] = ()  # folders that pre-training sees beside the train photographs
+    recipe_of: str | None = None  # the set whose tuned recipes it takes; None: its own
+    config: Overrides = field(default_factory=dict)  # of every run on it
+
+
+@dataclass(frozen=True)
+class Start:
+    """What fine-tuning starts from."""
+
+    title: str
+    pretraining: Overrides | None = None  # of a pre-training of its own; None: it has none
+    module: str = "pretrain"  # what runs that pre-training, as in ``python -m``
+    proposals: str = "search"  # its boxes: one of PROPOSALS
+    init_of: str | None = None  # the start whose pre-training it takes instead
+    finetuning: Overrides = field(default_factory=dict)
+    recipe_of: str | None = None  # the start whose tuned recipes it takes; None: its own
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The grid from which each start's recipe is chosen: the best AP on a seed not reported."""
+
+    grid: Mapping[str, tuple[Any, ...]]  # dotted config key to its values
+    sets: tuple[str, ...]
+    detectors: tuple[str, ...]
+    starts: tuple[str, ...]
+    iterations: int
+    seed: int
+    percent: float = 100
+
+
+@dataclass(frozen=True)
+class Block:
+    """One comparison; the first start is the one that the others are compared with."""
+
+    title: str
+    sets: tuple[str, ...]
+    detectors: tuple[str, ...]
+    starts: tuple[str, ...]
+    iterations: tuple[int, ...]
+    seeds: tuple[int, ...]
+    percents: tuple[float, ...] = (100,)
+    text: str = ""  # what is asked, for the report
+    figure: str | None = None  # one of FIGURES
+    recipe_of: str | None = None  # the start whose recipe all take; None: each its own
+    at_least: Mapping[str, float] = field(default_factory=dict)  # gain wanted of each detector
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One box-domain pre-training, shared by all cells that start from it."""
+
+    data: str
+    detector: str
+    start: str
+
+    @property
+    def name(self) -> str:
+        """Path of its folder and its JSON."""
+        return f"{self.data}/{self.detector}/{self.start}/pretraining"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tuning run."""
+
+    data: str
+    detector: str
+    start: str
+    percent: float
+    iterations: int
+    recipe: tuple[tuple[str, Any], ...]  # dotted config keys and values, chosen by tuning
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Path of its folder and its JSON; says all that tells it from the other cells."""
+        recipe = "_".join(f"{key.split('.')[-1]}{value:g}" for key, value in self.recipe)
+        run = f"{self.percent:g}percent_{self.iterations}steps_{recipe}_seed{self.seed}"
+        return f"{self.data}/{self.detector}/{self.start}/{run}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """All of the YAML."""
+
+    title: str
+    sets: Mapping[str, DataSet]
+    detectors: Mapping[str, Overrides]  # config of every run of each
+    starts: Mapping[str, Start]
+    tuning: Tuning
+    blocks: Mapping[str, Block]
+    config: Overrides  # of every run
+    pretraining: Overrides  # of every pre-training
+    finetuning: Overrides  # of every fine-tuning
+    evaluations: int = 4  # of each fine-tuning run, evenly spread; the last is the final one
+    text: str = ""  # what to know before reading the tables
+
+    @classmethod
+    def read(cls, path: str | Path) -> Study:
+        """Read a study.
+
+        Raises:
+            DataError: the file is missing or not YAML, a key is unknown or missing, or something is
+                named that the study does not have.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{path}: cannot be read as YAML ({reason}); correct it") from None
+        study = _build(cls, content, f"{path}: the study")
+        study = replace(
+            study,
+            sets=_build_all(DataSet, study.sets, f"{path}: sets"),
+            starts=_build_all(Start, study.starts, f"{path}: starts"),
+            blocks=_build_all(Block, study.blocks, f"{path}: blocks"),
+            tuning=_build(Tuning, study.tuning, f"{path}: tuning"),
+        )
+        study.check(path)
+        return study
+
+    def check(self, path: str | Path) -> None:
+        """See ``read``."""
+        groups = [*self.blocks.items(), ("tuning", self.tuning)]
+        for place, group in groups:
+            for key in ("sets", "detectors", "starts"):
+                for name in getattr(group, key):
+                    self._known(path, f"{place}.{key}", name, getattr(self, key))
+            recipe_of = getattr(group, "recipe_of", None)
+            if recipe_of is not None:
+                self._known(path, f"{place}.recipe_of", recipe_of, self.starts)
+        for name, block in self.blocks.items():
+            if block.figure is not None:
+                self._known(path, f"blocks.{name}.figure", block.figure, FIGURES)
+        for name, start in self.starts.items():
+            self._known(path, f"starts.{name}.proposals", start.proposals, PROPOSALS)
+            for key in ("init_of", "recipe_of"):
+                if getattr(start, key) is not None:
+                    self._known(path, f"starts.{name}.{key}", getattr(start, key), self.starts)
+
+    @staticmethod
+    def _known(path: str | Path, place: str, name: str, choices: Iterable[str]) -> None:
+        if name not in choices:
+            known = ", ".join(choices)
+            raise DataError(f"{path}: {place} names {name!r}, which is not one of {known}")
+
+    def recipe_place(self, cell_set: str, start: str) -> tuple[str, str]:
+        """The set and the start whose tuning decides the recipe of a start on a set."""
+        return (
+            self.sets[cell_set].recipe_of or cell_set,
+            self.starts[start].recipe_of or start,
+        )
+
+    def tuning_cells(self, data: str, detector: str, start: str) -> list[Cell]:
+        """The grid of one start."""
+        tuning = self.tuning
+        keys = list(tuning.grid)
+        return [
+            Cell(
+                data, detector, start, tuning.percent, tuning.iterations,
+                tuple(zip(keys, values, strict=True)), tuning.seed,
+            )
+            for values in itertools.product(*tuning.grid.values())
+        ]  # fmt: skip
+
+    def all_tuning_cells(self) -> Iterator[Cell]:
+        """The grids of all starts that are tuned."""
+        tuning = self.tuning
+        for place in itertools.product(tuning.detectors, tuning.sets, tuning.starts):
+            detector, data, start = place
+            yield from self.tuning_cells(data, detector, start)
+
+    def pretraining_of(self, cell: Cell) -> Pretraining | None:
+        """What a cell starts from, besides the backbone."""
+        start = self.starts[cell.start].init_of or cell.start
+        if self.starts[start].pretraining is None:
+            return None
+        return Pretraining(cell.data, cell.detector, start)
+
+
+def _build_all(cls: type, content: Any, place: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise DataError(f"{place} is not a mapping of names; see experiments/gains.yaml")
+    return {name: _build(cls, entry, f"{place}.{name}") for name, entry in content.items()}
+
+
+def _build(cls: type, content: Any, place: str) -> Any:
+    """A dataclass from a mapping; lists become tuples."""
+    if not isinstance(content, dict):
+        raise DataError(f"{place} is not a mapping of keys; see experiments/gains.yaml")
+    known = [f.name for f in fields(cls)]
+    for key in content:
+        if key not in known:
+            raise DataError(f"{place} has the unknown key {key!r}; it takes {', '.join(known)}")
+    for f in fields(cls):
+        required = f.default is MISSING and f.default_factory is MISSING
+        if required and f.name not in content:
+            raise DataError(f"{place} lacks the key {f.name!r}; add it")
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    return cls(**tuples)

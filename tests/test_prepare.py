@@ -1,0 +1,100 @@
+"""What a study's runs read: merged and moved proposals, label fractions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from data.coco import load_coco, write_json_atomic
+from experiments.prepare import (
+    labels_file,
+    make_labels,
+    make_proposals,
+    merged,
+    moved,
+    proposals_file,
+)
+from experiments.study import DataSet
+
+
+def coco(images, boxes):
+    """Images (id, name, width, height) and boxes (image id, xywh)."""
+    return {
+        "images": [
+            {"id": i, "file_name": name, "width": w, "height": h} for i, name, w, h in images
+        ],
+        "annotations": [
+            {"id": n, "image_id": i, "category_id": 1, "bbox": box}
+            for n, (i, box) in enumerate(boxes, start=1)
+        ],
+        "categories": [{"id": 1, "name": "object"}],
+    }
+
+
+def test_merging_keeps_every_box_with_its_image():
+    first = coco([(5, "x.jpg", 10, 10), (2, "y.jpg", 20, 10)], [(2, [0, 0, 5, 5])])
+    second = coco([(5, "x.jpg", 30, 10)], [(5, [1, 1, 4, 4]), (5, [2, 2, 3, 3])])
+    result = merged([("a/b", first), ("c", second)])
+    names = {image["id"]: image["file_name"] for image in result["images"]}
+    assert sorted(names) == [1, 2, 3]
+    found = [(names[a["image_id"]], a["bbox"]) for a in result["annotations"]]
+    assert found == [
+        ("a/b/y.jpg", [0, 0, 5, 5]),
+        ("c/x.jpg", [1, 1, 4, 4]),
+        ("c/x.jpg", [2, 2, 3, 3]),
+    ]
+    assert len({a["id"] for a in result["annotations"]}) == 3
+
+
+def test_moved_boxes_keep_their_size_and_spread_over_the_image():
+    boxes = [(1, [3, 4, 20, 10])] * 400 + [(2, [0, 0, 100, 50])]
+    before = coco([(1, "a.jpg", 100, 50), (2, "b.jpg", 100, 50)], boxes)
+    after = moved(before)["annotations"]
+    assert [a["image_id"] for a in after] == [i for i, _ in boxes]
+    assert all(a["bbox"][2:] == b[2:] for a, (_, b) in zip(after, boxes, strict=True))
+    x, y = zip(*(a["bbox"][:2] for a in after[:400]), strict=True)
+    # Uniform on 0..80 and 0..40: the mean of 400 draws is off by 1.2 and 0.6 (one sigma).
+    assert (min(x), max(x)) == (pytest.approx(0, abs=2), pytest.approx(80, abs=2))
+    assert (sum(x) / 400, sum(y) / 400) == (pytest.approx(40, abs=5), pytest.approx(20, abs=2.5))
+    assert max(y) <= 40
+    assert after[400]["bbox"] == [0, 0, 100, 50]  # as large as its image: there is one place
+    assert before["annotations"][0]["bbox"] == [3, 4, 20, 10]
+    assert moved(before)["annotations"] == after
+
+
+@pytest.fixture
+def data():
+    return DataSet("set/images", "set/train.json", "set/val", "set/val.json", ("more",))
+
+
+def test_the_file_of_all_photographs_is_made_of_the_searched_folders(tmp_path, data):
+    """What has been searched is not searched again: here both folders have."""
+    root, work = tmp_path / "data", tmp_path / "work"
+    for name, image in (("set_images", "x.jpg"), ("more", "y.jpg")):
+        one = coco([(1, image, 100, 100)], [(1, [0, 0, 10, 10])])
+        write_json_atomic(one, work / "proposals" / f"{name}.json")
+    make_proposals(root, work, data, "random")
+    search, placed = (load_coco(proposals_file(work, data, k)) for k in ("search", "random"))
+    for result in (search, placed):
+        assert [i["file_name"] for i in result["images"]] == ["set/images/x.jpg", "more/y.jpg"]
+    assert [a["bbox"] for a in search["annotations"]] == [[0, 0, 10, 10]] * 2
+    assert all(a["bbox"][:2] != [0, 0] for a in placed["annotations"])
+
+
+def test_each_seed_has_its_own_fold_of_the_labels(tmp_path, data):
+    root, work = tmp_path / "data", tmp_path / "work"
+    images = [(i, f"{i}.jpg", 10, 10) for i in range(1, 41)]
+    whole = coco(images, [(i, [0, 0, 5, 5]) for i, *_ in images])
+    write_json_atomic(whole, root / "set/train.json")
+    assert labels_file(root, work, data, 100, 1) == root / "set/train.json"
+    chosen = []
+    for seed in (1, 2, 6):
+        make_labels(root, work, data, 10, seed)
+        part = load_coco(labels_file(root, work, data, 10, seed))
+        chosen.append(sorted(image["id"] for image in part["images"]))
+        assert sorted(a["image_id"] for a in part["annotations"]) == chosen[-1]
+    assert [len(ids) for ids in chosen] == [4, 4, 4]
+    assert chosen[0] != chosen[1]
+    assert chosen[0] == chosen[2]  # there are five folds
+    assert json.loads((root / "set/train.json").read_text()) == whole

@@ -1,0 +1,95 @@
+"""Reading a study and expanding it into runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import DataError
+from experiments.results import Results, all_cells
+from experiments.study import Cell, Pretraining, Study
+from tests.study_files import read_study, tune, write_study
+
+
+@pytest.mark.parametrize("name", ["gains", "smoke"])
+def test_the_studies_of_the_project_are_valid(name, tmp_path):
+    study = Study.read(Path("experiments") / f"{name}.yaml")
+    cells = all_cells(study, Results(tmp_path))
+    assert cells == list(study.all_tuning_cells())  # the rest waits for the tuning
+
+
+def test_the_grid_of_a_start(tmp_path):
+    study = read_study(tmp_path)
+    cells = study.tuning_cells("s", "fcos", "aligndet")
+    assert [dict(cell.recipe) for cell in cells] == [
+        {"optim.lr": 0.1, "optim.weight_decay": 0.0},
+        {"optim.lr": 0.2, "optim.weight_decay": 0.0},
+    ]
+    assert {cell.seed for cell in cells} == {0}
+    assert len(list(study.all_tuning_cells())) == 4
+
+
+def test_names_tell_all_cells_apart(tmp_path):
+    study = read_study(tmp_path)
+    results = Results(tmp_path / "results")
+    tune(study, results, backbone=0.1, aligndet=0.2)
+    cells = all_cells(study, results)
+    assert len(cells) == 4 + 2 * 3 * 3
+    assert len({cell.name for cell in cells}) == len(cells)
+    recipe = (("optim.lr", 0.2), ("optim.weight_decay", 1e-4))
+    cell = Cell("s", "fcos", "aligndet", 10, 400, recipe, 3)
+    assert cell.name == "s/fcos/aligndet/10percent_400steps_lr0.2_weight_decay0.0001_seed3"
+
+
+def test_starts_share_a_pretraining(tmp_path):
+    study = read_study(tmp_path)
+    cells = {s: Cell("s", "fcos", s, 100, 10, (), 1) for s in study.starts}
+    mine = Pretraining("s", "fcos", "aligndet")
+    assert study.pretraining_of(cells["backbone"]) is None
+    assert study.pretraining_of(cells["aligndet"]) == study.pretraining_of(cells["neck"]) == mine
+    assert study.pretraining_of(cells["cold"]) == Pretraining("s", "fcos", "cold")
+
+
+def set_in(*path):
+    """A change of the study's content."""
+
+    def change(content):
+        *keys, last, value = path
+        for key in keys:
+            content = content[key]
+        content[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (set_in("block", {}), "the study has the unknown key 'block'; it takes title, sets"),
+        (set_in("sets", "s", "val", "x"), "sets.s has the unknown key 'val'"),
+        (set_in("starts", "cold", {}), "starts.cold lacks the key 'title'"),
+        (set_in("starts", "cold", 3), "starts.cold is not a mapping"),
+        (set_in("blocks", "short", "starts", ["warm"]), "short.starts names 'warm', which is not "
+         "one of backbone, aligndet, cold, neck"),
+        (set_in("blocks", "short", "figure", "pie"), "blocks.short.figure names 'pie'"),
+        (set_in("blocks", "short", "recipe_of", "warm"), "short.recipe_of names 'warm'"),
+        (set_in("starts", "neck", "init_of", "warm"), "starts.neck.init_of names 'warm'"),
+        (set_in("starts", "cold", "proposals", "edge"), "starts.cold.proposals names 'edge'"),
+        (set_in("tuning", "detectors", ["detr"]), "tuning.detectors names 'detr'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(tmp_path, change, problem):
+    with pytest.raises(DataError) as error:
+        read_study(tmp_path, change)
+    assert str(tmp_path / "study.yaml") in str(error.value)
+    assert problem in str(error.value)
+
+
+def test_files_that_are_no_yaml(tmp_path):
+    with pytest.raises(DataError, match=r"none\.yaml: cannot be read as YAML"):
+        Study.read(tmp_path / "none.yaml")
+    path = write_study(tmp_path)
+    path.write_text("a: [")
+    with pytest.raises(DataError, match=r"study\.yaml: cannot be read as YAML"):
+        Study.read(path)
