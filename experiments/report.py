@@ -19,7 +19,7 @@ from data.coco import open_atomic
 from data.errors import DataError
 from experiments.figures import FIGURES
 from experiments.paired import Gain, mean_and_spread, paired_gain
-from experiments.results import Results, block_cells, tuned_recipe
+from experiments.results import Recipe, Results, block_cells, tuned_recipe
 from experiments.study import Block, Cell, Study
 
 
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     percent: float
     iterations: int
     start: str
-    recipe: tuple
+    recipe: Recipe
     scores: dict[int, float]  # AP of each seed, in percent
     gain: Gain | None  # over the block's first start; None for that start itself
 
@@ -102,7 +102,7 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
             continue
         longest = max(runs[first])
         goal = runs[first][longest]
-        for start in others:
+        for start in (other for other in others if runs[other]):
             reached = [steps for steps, score in sorted(runs[start].items()) if score >= goal]
             title, of = study.starts[start].title, study.starts[first].title
             what = f"- {setting[0]}, {setting[1]}: {title} "
@@ -176,7 +176,9 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
         rows = rows_of(study, results, block)
         cells = block_cells(study, results, block)
         every += cells
-        yield from ("", f"## {block.title}", "", block.text.strip(), "")
+        yield from ("", f"## {block.title}", "")
+        if block.text:
+            yield from (block.text.strip(), "")
         if not rows:
             yield "Not run yet."
             continue

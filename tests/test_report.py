@@ -1,0 +1,93 @@
+"""The report of a study, from results that were written by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.report import convergence, main, page, rows_of
+from experiments.results import Results, block_cells
+from tests.study_files import read_study, score, tune, write_study
+
+# AP of (start, steps), one a seed. Gains at 10 steps: 2, 3, 4; at 20 steps: 1, 0, -1.
+SCORES = {
+    ("backbone", 10): (10.0, 20.0, 30.0),
+    ("aligndet", 10): (12.0, 23.0, 34.0),
+    ("backbone", 20): (22.0, 22.0, 22.0),
+    ("aligndet", 20): (23.0, 22.0, 21.0),
+}
+
+
+@pytest.fixture
+def study(tmp_path):
+    return read_study(tmp_path)
+
+
+@pytest.fixture
+def results(tmp_path, study):
+    results = Results(tmp_path / "results")
+    tune(study, results, backbone=0.1, aligndet=0.2)
+    for cell in block_cells(study, results, study.blocks["short"]):
+        if (cell.start, cell.iterations) in SCORES:
+            score(results, cell, SCORES[cell.start, cell.iterations][cell.seed - 1])
+    return Results(results.path)
+
+
+def test_gains_are_paired_by_seed(study, results):
+    rows = {(r.start, r.iterations): r for r in rows_of(study, results, study.blocks["short"])}
+    assert set(rows) == set(SCORES)
+    assert rows["backbone", 10].gain is None
+    # t(0.975, 2) = 4.3027; both differences have a standard deviation of 1.
+    assert str(rows["aligndet", 10].gain) == "+3.00 ± 2.48"
+    assert str(rows["aligndet", 20].gain) == "+0.00 ± 2.48"
+
+
+def test_seeds_without_a_partner_do_not_count(study, results):
+    cells = block_cells(study, results, study.blocks["short"])
+    missing = next(c for c in cells if (c.start, c.iterations, c.seed) == ("backbone", 10, 3))
+    results.file(missing).unlink()
+    fresh = rows_of(study, Results(results.path), study.blocks["short"])
+    rows = {(r.start, r.iterations): r for r in fresh}
+    gain = rows["aligndet", 10].gain
+    assert (gain.mean, gain.pairs) == (pytest.approx(2.5), 2)
+    assert len(rows["aligndet", 10].scores) == 3
+
+
+def test_convergence_compares_complete_schedules(study, results):
+    block = study.blocks["short"]
+    lines = list(convergence(study, block, rows_of(study, results, block)))
+    # AlignDet at 10 steps has 23 on average, the backbone at 20 steps 22.
+    assert lines == [
+        "- s, fcos: AlignDet with a schedule of 10 steps has AP 23.00, backbone only with 20 steps "
+        "22.00: 50% of the steps."
+    ]
+
+
+def test_the_page(study, results, tmp_path):
+    lines = list(page(study, results, tmp_path))
+    row = "| s | fcos | 100 % | 10 | AlignDet | 23.00 ± 11.00 | +3.00 ± 2.48 | 3 |"
+    assert f"{row} +1.5: reached, interval above 0 |" in lines
+    row = "| s | fcos | 100 % | 20 | AlignDet | 22.00 ± 1.00 | +0.00 ± 2.48 | 3 |"
+    assert f"{row} +1.5: missed, interval reaches 0 |" in lines
+    assert "| s | fcos | backbone only | **5.00** | 4.00 |" in lines
+    assert "| s | fcos | AlignDet | 4.00 | **5.00** |" in lines
+    # 4 runs of the grid and 12 cells of a minute each; no pre-training has a result.
+    assert "| fine-tuning | 16 | 1.0 | 1.0 | 0.3 | CPU, torch 2.11 |" in lines
+    assert (tmp_path / "short.png").stat().st_size > 5000
+    assert f"![Short schedules]({tmp_path.name}/short.png)" in lines
+
+
+def test_the_command_reports_what_there_is(results, tmp_path, capsys):
+    output = tmp_path / "docs/report.md"
+    study = write_study(tmp_path, lambda content: content["blocks"]["short"].update(figure="gains"))
+    arguments = ["--study", str(study), "--results", str(results.path), "--output", str(output)]
+    assert main(arguments) == 0
+    first = output.read_text()
+    assert "+3.00 ± 2.48" in first
+    assert (tmp_path / "docs/report/short.png").exists()
+    arguments[3] = str(tmp_path / "nothing")
+    assert main(arguments) == 0
+    assert "Not run yet." in output.read_text()
+    arguments[1] = str(tmp_path / "no.yaml")
+    assert main(arguments) == 1
+    assert "no.yaml: cannot be read" in capsys.readouterr().err
+    assert "Not run yet." in output.read_text()
