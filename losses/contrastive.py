@@ -15,6 +15,7 @@ have a pair), D embedding width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from losses.normalizer import mean_over_ranks
 
 BACKGROUND = -1  # id of a sample that belongs to no instance
-ROWS_AT_ONCE = 1024  # rows whose similarities are held in memory at a time
+ENTRIES_AT_ONCE = 2**25  # similarities held in memory at a time, 128 MiB
 NO_NEGATIVE = -1e4  # stands for log(0): finite, so that its gradient is 0 instead of NaN
 
 
@@ -34,9 +35,16 @@ class _Pairs(NamedTuple):
     """Everything the equation needs, for the online samples that have a positive."""
 
     rows: Tensor  # (R,) their indices into the query
+    ids: Tensor  # (R,)
     weights: Tensor  # (R,) of each pair of that row: 1 / (pairs of the id * number of ids)
     pool: Tensor  # (B, D) samples to contrast with; the first S are the target samples
     pool_ids: Tensor  # (B,)
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, ids and weights of as many rows at a time as may be in memory."""
+        size = max(1, ENTRIES_AT_ONCE // max(1, len(self.pool)))
+        parts = (self.rows.split(size), self.ids.split(size), self.weights.split(size))
+        return zip(*parts, strict=True)
 
 
 def instance_contrastive_loss(
@@ -67,28 +75,25 @@ def instance_contrastive_loss(
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.float(), key.detach().float()
         pairs = _find_pairs(query, key, query_ids, key_ids, across_ranks)
-        # Recomputing the similarities in the backward pass keeps one block of rows in memory.
-        blocks = pairs.rows.split(ROWS_AT_ONCE)
-        remember = len(blocks) == 1 or not query.requires_grad
+        blocks = list(pairs.blocks())
         loss = query.sum() * 0.0
-        for rows, weights in zip(blocks, pairs.weights.split(ROWS_AT_ONCE), strict=True):
-            args = (query[rows], query_ids[rows], weights, pairs, key_ids, temperature)
-            if remember:
+        for rows, ids, weights in blocks:
+            args = (query[rows], ids, weights, pairs, len(key), temperature)
+            if len(blocks) == 1 or not query.requires_grad:
                 loss = loss + _loss_of_rows(*args)
-            else:
+            else:  # recomputing the similarities in the backward pass keeps one block in memory
                 loss = loss + checkpoint(_loss_of_rows, *args, use_reentrant=False)
     return loss
 
 
 def _loss_of_rows(
-    anchors: Tensor, ids: Tensor, weights: Tensor, pairs: _Pairs, key_ids: Tensor, tau: float
+    anchors: Tensor, ids: Tensor, weights: Tensor, pairs: _Pairs, num_keys: int, tau: float
 ) -> Tensor:
-    similarity = anchors @ pairs.pool.T / tau  # (R, B)
+    similarity = (anchors / tau) @ pairs.pool.T  # (R, B)
     same = ids[:, None] == pairs.pool_ids  # (R, B)
     negatives = similarity.masked_fill(same, NO_NEGATIVE).logsumexp(dim=1)  # (R,)
-    positive = same[:, : len(key_ids)]  # (R, S)
-    loss = F.softplus(negatives[:, None] - similarity[:, : len(key_ids)])
-    return (loss * positive).sum(dim=1) @ weights
+    row, positive = same[:, :num_keys].nonzero(as_tuple=True)  # few of all R * S are pairs
+    return F.softplus(negatives[row] - similarity[row, positive]) @ weights[row]
 
 
 def _find_pairs(
@@ -111,7 +116,7 @@ def _find_pairs(
     else:
         num_ids = num_ids.clamp(min=1.0)
     weights = 1.0 / (in_pairs[query_ids[rows]] * num_ids)
-    return _Pairs(rows, weights, pool, pool_ids)
+    return _Pairs(rows, query_ids[rows], weights, pool, pool_ids)
 
 
 def gather_from_other_ranks(samples: Tensor) -> Tensor:
@@ -149,34 +154,33 @@ def contrastive_statistics(
     """
     query, key = query.float(), key.float()
     pairs = _find_pairs(query, key, query_ids, key_ids, across_ranks)
-    names = ("contrast_floor", "cos_positive", "cos_negative", "retrieval")
-    sums = dict.fromkeys(names, query.new_zeros(()))
-    for rows, weights in zip(
-        pairs.rows.split(ROWS_AT_ONCE), pairs.weights.split(ROWS_AT_ONCE), strict=True
-    ):
-        if len(rows) == 0:
-            break
-        ids = query_ids[rows]
-        cosine = query[rows] @ pairs.pool.T  # (R, B)
-        same = ids[:, None] == pairs.pool_ids
-        num_negatives = (~same).sum(dim=1)  # (R,)
-        positive = same[:, : len(key)]
-        to_key = cosine[:, : len(key)]
-        nearest = to_key.masked_fill(key_ids < 0, -2.0).argmax(dim=1)
-        floor = F.softplus(num_negatives.log() - 1.0 / temperature)
-        values = {
-            "contrast_floor": (floor * positive.sum(dim=1)) @ weights,
-            "cos_positive": (to_key * positive).sum(dim=1) @ weights,
-            "cos_negative": ((cosine * ~same).sum(dim=1) / num_negatives.clamp(min=1)).sum(),
-            "retrieval": (key_ids[nearest] == ids).sum(),
-        }
-        sums = {name: sums[name] + values[name] for name in names}
-    count = max(1, len(pairs.rows))
+    anchors, ids = query[pairs.rows], pairs.ids
+    # A sum of cosines is the cosine with the sum; only the nearest sample needs them one by one.
+    key_sums, num_keys = _sums_by_id(key, key_ids, ids)
+    same_sums, num_same = _sums_by_id(pairs.pool, pairs.pool_ids, ids)
+    num_negatives = len(pairs.pool) - num_same  # (R,)
+    floor = F.softplus(num_negatives.log() - 1.0 / temperature)
+    to_negatives = (anchors * (pairs.pool.sum(dim=0) - same_sums)).sum(dim=1)
+    found = query.new_zeros(())
+    for rows, row_ids, _ in pairs.blocks() if len(ids) else ():
+        nearest = (query[rows] @ key.T).masked_fill(key_ids < 0, -2.0).argmax(dim=1)
+        found = found + (key_ids[nearest] == row_ids).sum()
+    count = max(1, len(ids))
     return {
-        "contrast_floor": sums["contrast_floor"],
-        "cos_positive": sums["cos_positive"],
-        "cos_negative": sums["cos_negative"] / count,
-        "retrieval": sums["retrieval"] / count,
-        "anchors": query.new_tensor(float(len(pairs.rows))),
-        "instances": query_ids[pairs.rows].unique().numel() * query.new_ones(()),
+        "contrast_floor": (floor * num_keys) @ pairs.weights,
+        "cos_positive": (anchors * key_sums).sum(dim=1) @ pairs.weights,
+        "cos_negative": (to_negatives / num_negatives.clamp(min=1)).sum() / count,
+        "retrieval": found / count,
+        "anchors": query.new_tensor(float(len(ids))),
+        "instances": query.new_tensor(float(ids.unique().numel())),
     }
+
+
+def _sums_by_id(samples: Tensor, sample_ids: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """For each id >= 0 of (R,): the sum (R, D) of the samples that have it, and their number."""
+    size = int(torch.cat([ids, ids.new_zeros(1)]).max()) + 1
+    # A last row takes what no row asks for.
+    place = torch.where((sample_ids >= 0) & (sample_ids < size), sample_ids, size)
+    sums = samples.new_zeros(size + 1, samples.shape[1]).index_add_(0, place, samples)
+    counts = torch.bincount(place, minlength=size + 1)
+    return sums[ids], counts[ids]

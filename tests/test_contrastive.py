@@ -57,7 +57,7 @@ def test_equals_the_equation(name, tau):
 
 
 def test_equals_the_equation_with_more_than_256_instances(monkeypatch):
-    monkeypatch.setattr(contrastive, "ROWS_AT_ONCE", 64)  # several blocks, recomputed
+    monkeypatch.setattr(contrastive, "ENTRIES_AT_ONCE", 64 * 604)  # several blocks, recomputed
     query, key, query_ids, key_ids = samples([*range(300), -1, -1], [*range(299, 0, -1), 7, -1])
     loss = instance_contrastive_loss(query, key, query_ids, key_ids)
     (gradient,) = torch.autograd.grad(loss, query)
@@ -103,6 +103,32 @@ def test_statistics_of_a_perfect_embedding_by_hand():
     assert statistics["cos_negative"].item() == pytest.approx(0.0)
     assert statistics["retrieval"].item() == 1.0
     assert (statistics["anchors"].item(), statistics["instances"].item()) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_statistics_equal_a_slow_loop(name, monkeypatch):
+    monkeypatch.setattr(contrastive, "ENTRIES_AT_ONCE", 20)  # several blocks
+    query, key, query_ids, key_ids = (tensor.detach() for tensor in samples(*CASES[name]))
+    pool, pool_ids = torch.cat([key, query]), torch.cat([key_ids, query_ids])
+    positive: dict[int, list[float]] = {}
+    negative, found = [], []
+    for anchor, y in zip(query, query_ids.tolist(), strict=True):
+        if y < 0 or y not in key_ids.tolist():
+            continue
+        positive.setdefault(y, []).extend((key[key_ids == y] @ anchor).tolist())
+        others = pool[pool_ids != y] @ anchor
+        negative.append(others.mean().item() if len(others) else 0.0)
+        instances = key_ids >= 0
+        found.append(key_ids[instances][(key[instances] @ anchor).argmax()].item() == y)
+    statistics = contrastive_statistics(query, key, query_ids, key_ids, 0.5)
+    means = [sum(cosines) / len(cosines) for cosines in positive.values()]
+    assert statistics["cos_positive"].item() == pytest.approx(sum(means) / len(means), abs=1e-6)
+    assert statistics["cos_negative"].item() == pytest.approx(
+        sum(negative) / len(negative), abs=1e-6
+    )
+    assert statistics["retrieval"].item() == pytest.approx(sum(found) / len(found))
+    assert statistics["anchors"].item() == len(found)
+    assert statistics["instances"].item() == len(positive)
 
 
 def test_retrieval_counts_the_nearest_target_of_any_instance():
