@@ -165,7 +165,7 @@ def fit(
     for step in bar:
         lr = schedule.lr(step)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # checkpoints of before have none
 
         optimizer.zero_grad(set_to_none=True)
         for part in range(accumulate):

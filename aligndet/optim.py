@@ -16,6 +16,7 @@ class OptimConfig:
 
     name: str = "sgd"  # sgd or adamw
     lr: float = 0.01  # for a global batch of base_batch images
+    backbone_lr_scale: float = 1.0  # of the backbone's learning rate: its weights are no fresh ones
     base_batch: int | None = None  # scale lr linearly from this global batch; null: use lr as it is
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True  # off: no weight decay on norms and biases
@@ -28,6 +29,11 @@ class OptimConfig:
             raise ValueError(f"optim.name is {self.name!r}; set it to sgd or adamw")
         if self.lr <= 0 or self.accumulate < 1:
             raise ValueError("optim.lr must be above 0 and optim.accumulate at least 1")
+        if self.backbone_lr_scale <= 0:
+            raise ValueError(
+                f"optim.backbone_lr_scale is {self.backbone_lr_scale}; it must be above 0 "
+                "(model.frozen_stages=5 freezes the backbone)"
+            )
         if self.base_batch is not None and self.base_batch < 1:
             raise ValueError(f"optim.base_batch is {self.base_batch}; it must be at least 1")
         if self.weight_decay < 0:
@@ -93,18 +99,24 @@ class Schedule:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Optimiser over the trainable parameters; the loop sets its learning rate in every step."""
-    decayed, free = [], []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            # Norms and biases are the parameters with at most one dimension.
-            is_free = parameter.ndim <= 1 and not config.decay_norm_and_bias
-            (free if is_free else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
+    """Optimiser over the trainable parameters; the loop sets its learning rate in every step,
+    to that of the schedule times ``lr_scale`` of the group."""
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        # Norms and biases are the parameters with at most one dimension.
+        free = parameter.ndim <= 1 and not config.decay_norm_and_bias
+        scale = config.backbone_lr_scale if "backbone" in name.split(".") else 1.0
+        groups.setdefault((free, scale), []).append(parameter)
+    options = [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if free else config.weight_decay,
+            "lr_scale": scale,
+        }
+        for (free, scale), parameters in sorted(groups.items(), key=lambda group: group[0][0])
     ]
-    groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        return torch.optim.AdamW(options, lr=config.lr)
+    return torch.optim.SGD(options, lr=config.lr, momentum=config.momentum)

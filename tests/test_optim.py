@@ -80,6 +80,19 @@ def test_weight_decay_of_norms_and_biases_is_a_choice():
     ]
 
 
+def test_the_backbone_has_a_learning_rate_of_its_own():
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(model, OptimConfig(backbone_lr_scale=0.1)).param_groups
+    assert [(g["lr_scale"], [names[id(p)] for p in g["params"]]) for g in groups] == [
+        (0.1, ["backbone.weight", "backbone.bias"]),
+        (1.0, ["head.weight", "head.bias"]),
+    ]
+    assert len(build_optimizer(model, OptimConfig()).param_groups) == 1
+    with pytest.raises(ValueError, match="frozen_stages"):
+        OptimConfig(backbone_lr_scale=0.0)
+
+
 def test_optimizers_by_name():
     sgd = build_optimizer(Model(), OptimConfig(momentum=0.8))
     assert isinstance(sgd, torch.optim.SGD)

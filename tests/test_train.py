@@ -145,6 +145,28 @@ def test_the_gradient_is_clipped_to_its_norm(tmp_path, clip_norm):
     assert task.offset.item() == pytest.approx(-1.0 - 0.1 * scale * to_offset, rel=1e-4)
 
 
+class LineWithBackbone(Line):
+    """The slope is the backbone's."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ParameterDict({"weight": self._parameters.pop("slope")})
+
+    @property
+    def slope(self):
+        return self.backbone["weight"]
+
+
+def test_the_backbone_learns_at_its_own_rate(tmp_path):
+    optim, schedule = {"backbone_lr_scale": 0.5}, {"iterations": 1}
+    config = line_config(tmp_path, optim=optim, schedule=schedule)
+    task, run = run_line(config, LineWithBackbone())
+    to_slope, to_offset, _ = gradient(0.5, -1.0)
+    assert task.slope.item() == pytest.approx(0.5 - 0.05 * to_slope, rel=1e-5)
+    assert task.offset.item() == pytest.approx(-1.0 - 0.1 * to_offset, rel=1e-5)
+    assert lines(run)[0]["lr"] == 0.1
+
+
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_anything(tmp_path):
     config = line_config(tmp_path, schedule={"iterations": 5})
     task = Line(broken_from=2)
