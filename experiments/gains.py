@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def wanted(study: Study, results: Results, only: list[str] | tuple[str, ...] = ("",)) -> list[Run]:
     """The runs that can be named now, in the order of the study, a pre-training before the first
-    cell that needs it. Cells whose recipe is not chosen yet appear when their grid is done.
+    cell that needs it. Cells whose recipe is not chosen yet appear when their tuning is done.
 
     Args:
         only: cells with one of these in their name, and what they start from.

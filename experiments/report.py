@@ -20,7 +20,7 @@ from data.errors import DataError
 from experiments.figures import FIGURES
 from experiments.paired import Gain, mean_and_spread, paired_gain
 from experiments.results import Recipe, Results, block_cells, tuned_recipe
-from experiments.study import Block, Cell, Study
+from experiments.study import Block, Cell, Study, value_text
 
 
 class Row(NamedTuple):
@@ -118,19 +118,19 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
 
 
 def tuning_section(study: Study, results: Results) -> Iterator[str]:
-    """AP of the whole grid, and what was chosen."""
+    """AP with every recipe, and what was chosen."""
     tuning = study.tuning
-    cells = list(itertools.product(*tuning.grid.values()))
-    header = ["photographs", "detector", "start", *(", ".join(f"{v:g}" for v in c) for c in cells)]
+    columns = [", ".join(value_text(v) for v in recipe.values()) for recipe in tuning.recipes]
+    header = ["photographs", "detector", "start", *columns]
     lines = []
     for detector, data, start in itertools.product(tuning.detectors, tuning.sets, tuning.starts):
-        grid = study.tuning_cells(data, detector, start)
-        scores = [results.final_ap(cell) for cell in grid]
+        cells = study.tuning_cells(data, detector, start)
+        scores = [results.final_ap(cell) for cell in cells]
         best = tuned_recipe(study, results, detector, data, start)
         texts = ["" if s is None else f"{s:.2f}" for s in scores]
-        marked = [f"**{t}**" if c.recipe == best else t for t, c in zip(texts, grid, strict=True)]
+        marked = [f"**{t}**" if c.recipe == best else t for t, c in zip(texts, cells, strict=True)]
         lines.append([data, detector, study.starts[start].title, *marked])
-    keys = ", ".join(f"`{key}`" for key in tuning.grid)
+    keys = ", ".join(f"`{key}`" for key in tuning.recipes[0])
     yield "## The recipes"
     yield ""
     yield (

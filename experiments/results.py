@@ -44,7 +44,7 @@ class Results:
 def tuned_recipe(
     study: Study, results: Results, detector: str, data: str, start: str
 ) -> Recipe | None:
-    """The best recipe of a start's grid; None as long as a run of the grid is missing.
+    """The best recipe of a start; None as long as one of its tuning's runs is missing.
 
     Of equal ones the first wins.
     """

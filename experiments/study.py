@@ -53,9 +53,9 @@ class Start:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The grid from which each start's recipe is chosen: the best AP on a seed not reported."""
+    """The recipes of which each start gets one: that with the best AP on a seed not reported."""
 
-    grid: Mapping[str, tuple[Any, ...]]  # dotted config key to its values
+    recipes: tuple[Overrides, ...]  # all of the same keys
     sets: tuple[str, ...]
     detectors: tuple[str, ...]
     starts: tuple[str, ...]
@@ -110,7 +110,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Path of its folder and its JSON; says all that tells it from the other cells."""
-        recipe = "_".join(f"{key.split('.')[-1]}{value:g}" for key, value in self.recipe)
+        recipe = "_".join(f"{key.split('.')[-1]}{value_text(value)}" for key, value in self.recipe)
         run = f"{self.percent:g}percent_{self.iterations}steps_{recipe}_seed{self.seed}"
         return f"{self.data}/{self.detector}/{self.start}/{run}"
 
@@ -165,6 +165,8 @@ class Study:
             recipe_of = getattr(group, "recipe_of", None)
             if recipe_of is not None:
                 self._known(path, f"{place}.recipe_of", recipe_of, self.starts)
+        if len({tuple(recipe) for recipe in self.tuning.recipes}) != 1:
+            raise DataError(f"{path}: tuning.recipes needs recipes that all set the same keys")
         for name, block in self.blocks.items():
             if block.figure is not None:
                 self._known(path, f"blocks.{name}.figure", block.figure, FIGURES)
@@ -188,19 +190,18 @@ class Study:
         )
 
     def tuning_cells(self, data: str, detector: str, start: str) -> list[Cell]:
-        """The grid of one start."""
+        """One start with every recipe."""
         tuning = self.tuning
-        keys = list(tuning.grid)
         return [
             Cell(
                 data, detector, start, tuning.percent, tuning.iterations,
-                tuple(zip(keys, values, strict=True)), tuning.seed,
+                tuple(recipe.items()), tuning.seed,
             )
-            for values in itertools.product(*tuning.grid.values())
+            for recipe in tuning.recipes
         ]  # fmt: skip
 
     def all_tuning_cells(self) -> Iterator[Cell]:
-        """The grids of all starts that are tuned."""
+        """All starts that are tuned, with every recipe."""
         tuning = self.tuning
         for place in itertools.product(tuning.detectors, tuning.sets, tuning.starts):
             detector, data, start = place
@@ -212,6 +213,11 @@ class Study:
         if self.starts[start].pretraining is None:
             return None
         return Pretraining(cell.data, cell.detector, start)
+
+
+def value_text(value: Any) -> str:
+    """A value of a recipe, in names and tables."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _build_all(cls: type, content: Any, place: str) -> dict[str, Any]:

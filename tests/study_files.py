@@ -44,7 +44,10 @@ CONTENT = {
         "starts": ["backbone", "aligndet"],
         "iterations": 10,
         "seed": 0,
-        "grid": {"optim.lr": [0.1, 0.2], "optim.weight_decay": [0.0]},
+        "recipes": [
+            {"optim.lr": 0.1, "optim.weight_decay": 0.0},
+            {"optim.lr": 0.2, "optim.weight_decay": 0.0},
+        ],
     },
     "blocks": {
         "short": {
@@ -82,7 +85,7 @@ def score(results, cell, ap):
 
 
 def tune(study, results, **best):
-    """Results of the grid: ``best[start]`` is the learning rate with the highest AP."""
+    """Results of the tuning: ``best[start]`` is the learning rate with the highest AP."""
     for cell in study.all_tuning_cells():
         lr = dict(cell.recipe)["optim.lr"]
         score(results, cell, 5.0 if lr == best[cell.start] else 4.0)

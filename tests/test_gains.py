@@ -63,12 +63,12 @@ def test_everything_is_made_once_and_after_what_it_needs(started, made, jobs):
     pretraining = made.index(Pretraining("s", "fcos", "aligndet"))
     needing = [made.index(run) for run in made if isinstance(run, Cell) and run.start != "backbone"]
     assert pretraining < min(needing)
-    # Cells of the blocks wait for the recipes: the whole grid of their start comes first.
-    grid = {start: study.tuning_cells("s", "fcos", start) for start in ("backbone", "aligndet")}
+    # Cells of the blocks wait for the recipes: all tuning of their start comes first.
+    tuning = {start: study.tuning_cells("s", "fcos", start) for start in ("backbone", "aligndet")}
     for run in made:
         if isinstance(run, Cell) and run.seed != 0:
             start = "aligndet" if run.start == "neck" else run.start
-            assert all(made.index(cell) < made.index(run) for cell in grid[start])
+            assert all(made.index(cell) < made.index(run) for cell in tuning[start])
 
 
 def test_a_second_call_makes_what_is_missing(started, made):
@@ -87,7 +87,7 @@ def test_a_failed_run_stops_only_what_needs_it(started, made, capsys):
     made.fail = ("aligndet/pretraining",)
     assert run_all(*started, [""], 2) == 1
     assert "s/fcos/aligndet/pretraining: exit status 1" in capsys.readouterr().err
-    assert {run.start for run in made} == {"backbone", "aligndet"}  # the grid and its own seeds
+    assert {run.start for run in made} == {"backbone", "aligndet"}  # the tuning and its own seeds
     cells = [run for run in made if isinstance(run, Cell)]
     assert {cell.start for cell in cells} == {"backbone"}
     assert len(cells) == 2 + 2 * 3

@@ -70,7 +70,7 @@ def test_the_page(study, results, tmp_path):
     assert f"{row} +1.5: missed, interval reaches 0 |" in lines
     assert "| s | fcos | backbone only | **5.00** | 4.00 |" in lines
     assert "| s | fcos | AlignDet | 4.00 | **5.00** |" in lines
-    # 4 runs of the grid and 12 cells of a minute each; no pre-training has a result.
+    # 4 runs of the tuning and 12 cells of a minute each; no pre-training has a result.
     assert "| fine-tuning | 16 | 1.0 | 1.0 | 0.3 | CPU, torch 2.11 |" in lines
     assert (tmp_path / "short.png").stat().st_size > 5000
     assert f"![Short schedules]({tmp_path.name}/short.png)" in lines

@@ -10,14 +10,14 @@ def lr(recipe):
     return dict(recipe)["optim.lr"]
 
 
-def test_the_best_of_the_grid_is_the_recipe(tmp_path):
+def test_the_best_recipe_wins(tmp_path):
     study, results = read_study(tmp_path), Results(tmp_path / "results")
     tune(study, results, backbone=0.1, aligndet=0.2)
     assert lr(tuned_recipe(study, results, "fcos", "s", "backbone")) == 0.1
     assert lr(tuned_recipe(study, results, "fcos", "s", "aligndet")) == 0.2
 
 
-def test_there_is_no_recipe_before_the_whole_grid_is_run(tmp_path):
+def test_there_is_no_recipe_before_all_are_run(tmp_path):
     study, results = read_study(tmp_path), Results(tmp_path / "results")
     first, second = study.tuning_cells("s", "fcos", "backbone")
     score(results, first, 3.0)
@@ -26,7 +26,7 @@ def test_there_is_no_recipe_before_the_whole_grid_is_run(tmp_path):
     score(results, second, 3.0)  # equal: the first wins
     assert lr(tuned_recipe(study, results, "fcos", "s", "backbone")) == 0.1
     assert {c.start for c in block_cells(study, results, study.blocks["short"])} == {"backbone"}
-    # A detector without a grid has no recipe.
+    # A detector that is not tuned has no recipe.
     assert tuned_recipe(study, results, "retinanet", "s", "backbone") is None
 
 

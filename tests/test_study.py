@@ -19,7 +19,7 @@ def test_the_studies_of_the_project_are_valid(name, tmp_path):
     assert cells == list(study.all_tuning_cells())  # the rest waits for the tuning
 
 
-def test_the_grid_of_a_start(tmp_path):
+def test_a_start_is_tuned_with_every_recipe(tmp_path):
     study = read_study(tmp_path)
     cells = study.tuning_cells("s", "fcos", "aligndet")
     assert [dict(cell.recipe) for cell in cells] == [
@@ -40,6 +40,8 @@ def test_names_tell_all_cells_apart(tmp_path):
     recipe = (("optim.lr", 0.2), ("optim.weight_decay", 1e-4))
     cell = Cell("s", "fcos", "aligndet", 10, 400, recipe, 3)
     assert cell.name == "s/fcos/aligndet/10percent_400steps_lr0.2_weight_decay0.0001_seed3"
+    cell = Cell("s", "fcos", "aligndet", 10, 400, (("optim.name", "adamw"),), 3)
+    assert cell.name == "s/fcos/aligndet/10percent_400steps_nameadamw_seed3"
 
 
 def test_starts_share_a_pretraining(tmp_path):
@@ -72,6 +74,9 @@ def set_in(*path):
         (set_in("starts", "cold", 3), "starts.cold is not a mapping"),
         (set_in("blocks", "short", "starts", ["warm"]), "short.starts names 'warm', which is not "
          "one of backbone, aligndet, cold, neck"),
+        (set_in("tuning", "recipes", [{"optim.lr": 1.0}, {"optim.name": "sgd"}]),
+         "tuning.recipes needs recipes that all set the same keys"),
+        (set_in("tuning", "recipes", []), "tuning.recipes needs recipes"),
         (set_in("blocks", "short", "figure", "pie"), "blocks.short.figure names 'pie'"),
         (set_in("blocks", "short", "recipe_of", "warm"), "short.recipe_of names 'warm'"),
         (set_in("starts", "neck", "init_of", "warm"), "starts.neck.init_of names 'warm'"),
