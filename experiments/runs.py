@@ -130,6 +130,10 @@ def check(study: Study, place: Place, runs: Iterable[Run], results: Results) -> 
         DataError: a result was made with another version of the study; names its file and the keys
             in which its config differs.
     """
+    for cell in study.examples():
+        resolved(study, place, cell)
+        if pretraining := study.pretraining_of(cell):
+            resolved(study, place, pretraining)
     for run in runs:
         config = comparable(resolved(study, place, run))
         result = results.get(run)

@@ -207,6 +207,14 @@ class Study:
             detector, data, start = place
             yield from self.tuning_cells(data, detector, start)
 
+    def examples(self) -> Iterator[Cell]:
+        """A cell of each set, detector and start of each block, with a recipe of the tuning: all
+        configs there are, before it is known which recipes are best."""
+        recipe = tuple(self.tuning.recipes[0].items())
+        for block in self.blocks.values():
+            for place in itertools.product(block.sets, block.detectors, block.starts):
+                yield Cell(*place, block.percents[0], block.iterations[0], recipe, block.seeds[0])
+
     def pretraining_of(self, cell: Cell) -> Pretraining | None:
         """What a cell starts from, besides the backbone."""
         start = self.starts[cell.start].init_of or cell.start

@@ -10,7 +10,7 @@ import pytest
 from data.errors import DataError
 from experiments import runs
 from experiments.configs import Place, comparable, config_of, resolved
-from experiments.results import Results
+from experiments.results import Results, all_cells
 from experiments.runs import FailedRun, check, command, init_of, perform
 from experiments.study import Cell, Pretraining
 from tests.study_files import read_study
@@ -171,6 +171,19 @@ def test_a_wrong_key_is_said_before_the_first_run(tmp_path, place):
     study = read_study(tmp_path, wrong)
     with pytest.raises(ValueError, match=r"box_domain\.temprature; did you mean"):
         check(study, place, [Pretraining("s", "fcos", "cold")], Results(tmp_path / "results"))
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
+def test_a_wrong_key_is_said_though_no_recipe_is_chosen(tmp_path, place, stage):
+    def mistyped(content):
+        start = {"title": "x", "pretraining": {}, "finetuning": {}, "recipe_of": "aligndet"}
+        content["starts"]["x"] = start | {stage: {"optim.lrr": 0.1}}
+        content["blocks"]["short"]["starts"] = ["backbone", "x"]
+
+    study, results = read_study(tmp_path, mistyped), Results(tmp_path / "results")
+    assert not any(cell.start == "x" for cell in all_cells(study, results))
+    with pytest.raises(ValueError, match="optim.lrr"):
+        check(study, place, [], results)
 
 
 def test_the_digest_of_a_pretraining_depends_on_its_config_alone(tmp_path, place):
