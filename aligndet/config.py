@@ -24,6 +24,7 @@ from aligndet.evaluate import EvaluationConfig
 from aligndet.image_domain import ImageDomainConfig
 from aligndet.optim import OptimConfig, ScheduleConfig
 from aligndet.transfer import TransferConfig
+from aligndet.unique_keys import load_yaml
 from data.build import DataConfig
 from models.detector import ModelConfig
 
@@ -73,7 +74,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             valid one), or a value has the wrong type or range.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config; the examples are in configs/") from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:

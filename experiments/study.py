@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from aligndet.unique_keys import load_yaml
 from data.errors import DataError
 
 PROPOSALS = ("search", "random")  # selective search, or its boxes at random places
@@ -140,7 +141,7 @@ class Study:
                 named that the study does not have.
         """
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = load_yaml(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{path}: cannot be read as YAML ({reason}); correct it") from None

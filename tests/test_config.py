@@ -162,6 +162,8 @@ def test_files_that_are_no_config(tmp_path):
         load_config(tmp_path)
     with pytest.raises(ValueError, match=r"run\.yaml: not valid YAML .*; correct it"):
         load(tmp_path, "output_dir: [x\n")
+    with pytest.raises(ValueError, match=r"key 'seed' is given twice.* line 2"):
+        load(tmp_path, "seed: 1\nseed: 2\noutput_dir: x\n")
     for text in ("", "- a\n", "text\n"):
         with pytest.raises(ValueError, match="not a mapping"):
             load(tmp_path, text)

@@ -17,6 +17,8 @@ def test_the_studies_of_the_project_are_valid(name, tmp_path):
     study = Study.read(Path("experiments") / f"{name}.yaml")
     cells = all_cells(study, Results(tmp_path))
     assert cells == list(study.all_tuning_cells())  # the rest waits for the tuning
+    used = {start for block in study.blocks.values() for start in block.starts}
+    assert used == study.starts.keys()
 
 
 def test_a_start_is_tuned_with_every_recipe(tmp_path):
@@ -97,4 +99,7 @@ def test_files_that_are_no_yaml(tmp_path):
     path = write_study(tmp_path)
     path.write_text("a: [")
     with pytest.raises(DataError, match=r"study\.yaml: cannot be read as YAML"):
+        Study.read(path)
+    path.write_text("blocks: {}\ntuning: {}\nblocks: {}\n")
+    with pytest.raises(DataError, match=r"the key 'blocks' is given twice.* line 3"):
         Study.read(path)
