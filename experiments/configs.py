@@ -40,12 +40,13 @@ def nested(overrides: Overrides) -> dict[str, Any]:
 
 
 def common_overrides(study: Study, place: Place, run: Run) -> dict[str, Any]:
-    """What both stages have in common."""
+    """What is said of all runs of a stage; the detector has the last word."""
     return {
         "output_dir": str(place.folder(run)),
         "device": place.device,
         **study.config,
         **study.sets[run.data].config,
+        **(study.finetuning if isinstance(run, Cell) else study.pretraining),
         **study.detectors[run.detector],
     }
 
@@ -55,7 +56,6 @@ def pretraining_overrides(study: Study, place: Place, run: Pretraining) -> dict[
     start, data = study.starts[run.start], study.sets[run.data]
     return {
         **common_overrides(study, place, run),
-        **study.pretraining,
         "data.train.images": str(place.root),
         "data.train.proposals": str(proposals_file(place.work, data, start.proposals)),
         **(start.pretraining or {}),
@@ -68,7 +68,6 @@ def cell_overrides(study: Study, place: Place, cell: Cell) -> dict[str, Any]:
     labels = labels_file(place.root, place.work, data, cell.percent, cell.seed)
     return {
         **common_overrides(study, place, cell),
-        **study.finetuning,
         "data.train.images": str(place.root / data.train_images),
         "data.train.annotations": str(labels),
         "data.val.images": str(place.root / data.val_images),

@@ -59,6 +59,14 @@ def test_pretraining_sees_neither_labels_nor_validation(tmp_path, place):
     }  # fmt: skip
 
 
+def test_a_detector_overrides_what_is_said_of_all_pretrainings(tmp_path, place):
+    own = {"optim.lr": 0.5, "seed": 7}
+    study = read_study(tmp_path, lambda content: content["detectors"]["fcos"].update(own))
+    assert config_of(study, place, PRETRAINING)["optim"] == {"lr": 0.5}
+    config = config_of(study, place, cell())  # of which the recipe and the cell know better
+    assert (config["optim"]["lr"], config["seed"]) == (0.1, 3)
+
+
 def test_what_is_kept_names_no_folder_of_the_machine(tmp_path, place):
     config = resolved(read_study(tmp_path), place, cell(percent=10))
     assert str(tmp_path) not in json.dumps(config)
