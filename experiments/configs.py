@@ -26,6 +26,10 @@ class Place:
         """The output_dir of a run."""
         return self.work / run.name
 
+    def weights(self, run: Run) -> Path:
+        """What a run ends with."""
+        return self.folder(run) / "weights.pt"
+
 
 def nested(overrides: Overrides) -> dict[str, Any]:
     """Dotted keys as nested mappings."""

@@ -45,8 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         study = Study.read(options.study)
         check(study, place, wanted(study, results), results)
         if options.list:
-            for run in wanted(study, results, options.only):
-                print("made   " if results.get(run) else "missing", run.name)
+            runs = wanted(study, results, options.only)
+            todo = missing(study, place, results, runs)
+            for run in runs:
+                print("missing" if run in todo else "made   ", run.name)
             return 0
         failed = run_all(study, place, results, options.only, options.jobs)
     except ValueError as error:  # a DataError, or a wrong key in a config
@@ -77,11 +79,12 @@ def run_all(study: Study, place: Place, results: Results, only: list[str], jobs:
     with ThreadPoolExecutor(jobs) as pool, tqdm(unit="run") as bar:
         while True:
             runs = wanted(study, results, only)
-            bar.total, bar.n = len(runs), sum(results.get(run) is not None for run in runs)
+            todo = missing(study, place, results, runs)
+            bar.total, bar.n = len(runs), len(runs) - len(todo)
             bar.refresh()
             started = (*running.values(), *failed)
-            todo = [r for r in runs if r not in started and ready(study, results, r)]
-            for run in todo[: jobs - len(running)]:
+            ready = [r for r in todo if r not in started and needs(study, r) not in todo]
+            for run in ready[: jobs - len(running)]:
                 prepare(study, place, run)
                 running[pool.submit(perform, study, place, run, results)] = run
             if not running:
@@ -95,12 +98,24 @@ def run_all(study: Study, place: Place, results: Results, only: list[str], jobs:
                     tqdm.write(f"error: {error}", file=sys.stderr)
 
 
-def ready(study: Study, results: Results, run: Run) -> bool:
-    """Whether a run is missing and what it starts from is made."""
-    if results.get(run) is not None:
-        return False
-    needs = study.pretraining_of(run) if isinstance(run, Cell) else None
-    return needs is None or results.get(needs) is not None
+def missing(study: Study, place: Place, results: Results, runs: list[Run]) -> list[Run]:
+    """Those of ``runs`` that are to be made, in the same order.
+
+    Results are committed, weights are not: a pre-training whose result came with the repository is
+    made again when a missing cell starts from it.
+    """
+    without_result = [run for run in runs if results.get(run) is None]
+    needed = {needs(study, run) for run in without_result}
+    return [
+        run
+        for run in runs
+        if run in without_result or (run in needed and not place.weights(run).exists())
+    ]
+
+
+def needs(study: Study, run: Run) -> Pretraining | None:
+    """The pre-training that a run starts from, if any."""
+    return study.pretraining_of(run) if isinstance(run, Cell) else None
 
 
 def prepare(study: Study, place: Place, run: Run) -> None:

@@ -38,7 +38,7 @@ def command(study: Study, place: Place, run: Run, config: Path) -> list[str]:
     line = [sys.executable, "-m", "finetune", "--config", str(config)]
     pretraining = study.pretraining_of(run)
     if pretraining is not None:
-        line += ["--init", str(place.folder(pretraining) / "weights.pt")]
+        line += ["--init", str(place.weights(pretraining))]
     return line
 
 
@@ -70,7 +70,7 @@ def perform(study: Study, place: Place, run: Run, results: Results) -> None:
     results.save(run, summary(study, place, run, seconds))
     (folder / "last.pt").unlink(missing_ok=True)
     if isinstance(run, Cell):  # tens of megabytes, and nothing starts from them
-        (folder / "weights.pt").unlink(missing_ok=True)
+        place.weights(run).unlink(missing_ok=True)
 
 
 def summary(study: Study, place: Place, run: Run, seconds: float) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def made(monkeypatch):
                 score(results, run, 5.0)
             else:
                 results.save(run, {})
+                place.folder(run).mkdir(parents=True, exist_ok=True)
+                place.weights(run).touch()
         finally:
             with lock:
                 busy.remove(run)
@@ -80,6 +82,20 @@ def test_a_second_call_makes_what_is_missing(started, made):
     made.clear()
     assert run_all(study, place, Results(results.path), [""], 1) == 0
     assert set(made) == {again[-1], again[3]}
+
+
+def test_weights_that_are_gone_are_made_again_if_a_cell_needs_them(started, made):
+    study, place, results = started
+    run_all(*started, [""], 1)
+    pretraining = Pretraining("s", "fcos", "aligndet")
+    place.weights(pretraining).unlink()
+    made.clear()
+    assert run_all(*started, [""], 1) == 0
+    assert made == []  # of a study that is complete nothing is missing
+    neck = next(run for run in wanted(study, results) if getattr(run, "start", "") == "neck")
+    results.file(neck).unlink()
+    assert run_all(study, place, Results(results.path), [""], 2) == 0
+    assert made == [pretraining, neck]
 
 
 def test_a_failed_run_stops_only_what_needs_it(started, made, capsys):
