@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -66,8 +67,13 @@ class FPN(nn.Module):
             return []
         if self.config.extra == "pool":
             return [F.max_pool2d(p5, kernel_size=1, stride=2)]
-        p6 = self.p6(p5 if self.config.extra == "p6p7_from_p5" else c5)
-        return [p6, self.p7(F.relu(p6))]
+        # Not in bfloat16: on processors with AMX, oneDNN's stride-2 convolution of a map 1 or 2 wide
+        # (torch 2.15) reads past its end. These maps are so small that it costs nothing.
+        with torch.autocast(p5.device.type, enabled=False):
+            below = p5 if self.config.extra == "p6p7_from_p5" else c5
+            p6 = self.p6(below.to(self.p6.weight.dtype))
+            p7 = self.p7(F.relu(p6))
+        return [p6.to(p5.dtype), p7.to(p5.dtype)]
 
 
 def conv(in_channels: int, channels: int, kernel_size: int, norm: str) -> nn.Module:

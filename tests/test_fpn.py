@@ -52,6 +52,21 @@ def test_equals_torchvision(extra):
         torch.testing.assert_close(level, reference, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("extra", ["p6p7_from_p5", "p6p7_from_c5"])
+def test_bfloat16_of_narrow_maps(extra):
+    """Strided to a width of 1; on processors with AMX that was not finite."""
+    torch.manual_seed(0)
+    fpn = FPN((64, 128), FPNConfig(128, extra))
+    features = [torch.randn(8, 64, 12, 4), torch.randn(8, 128, 6, 2)]
+    expected = fpn(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        levels = fpn(features)
+    assert [tuple(level.shape[-2:]) for level in levels[2:]] == [(3, 1), (2, 1)]
+    for level, reference in zip(levels, expected, strict=True):
+        assert level.dtype == torch.bfloat16
+        torch.testing.assert_close(level.float(), reference, rtol=0.1, atol=0.1)
+
+
 def test_levels_and_sizes():
     levels = FPN(IN_CHANNELS, FPNConfig(CHANNELS))(feature_maps())
     assert [tuple(p.shape) for p in levels] == [
