@@ -69,11 +69,12 @@ def gains(
     study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path
 ) -> None:
     """Gain over the block's first start, with 95 % intervals; a panel for each set and detector."""
+    rows = [row for row in rows if row.gain is not None]
     panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
     settings = list(dict.fromkeys((row.percent, row.iterations) for row in rows))
     figure, axes = _panels(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
-        mine = [row for row in rows if (row.data, row.detector) == panel and row.gain is not None]
+        mine = [row for row in rows if (row.data, row.detector) == panel]
         names = []
         for place, row in enumerate(mine):
             axis.errorbar(

@@ -185,7 +185,7 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
         yield from block_table(study, block, rows)
         if len(block.iterations) > 1:
             yield from ("", *convergence(study, block, rows))
-        if block.figure:
+        if block.figure and any(row.gain is not None for row in rows):
             picture = pictures / f"{name}.png"
             FIGURES[block.figure](study, results, block, rows, picture)
             yield from ("", f"![{block.title}]({pictures.name}/{picture.name})")

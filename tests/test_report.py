@@ -76,6 +76,16 @@ def test_the_page(study, results, tmp_path):
     assert f"![Short schedules]({tmp_path.name}/short.png)" in lines
 
 
+def test_no_picture_while_there_is_no_gain_to_show(study, results, tmp_path):
+    for cell in block_cells(study, results, study.blocks["short"]):
+        if cell.start == "aligndet":
+            results.file(cell).unlink(missing_ok=True)
+    lines = list(page(study, Results(results.path), tmp_path))
+    assert "| s | fcos | 100 % | 10 | backbone only | 20.00 ± 10.00 |  | 3 |  |" in lines
+    assert not any("![" in line for line in lines)
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_the_command_reports_what_there_is(results, tmp_path, capsys):
     output = tmp_path / "docs/report.md"
     study = write_study(tmp_path, lambda content: content["blocks"]["short"].update(figure="gains"))
