@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models.norm import convolve_and_normalise
 from models.resnet import Norm
 from models.staged import StagedBackbone, init_convolutions
 
@@ -24,13 +25,21 @@ SETTINGS = (
 )
 
 
-def conv_norm_relu6(
-    in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, norm: Norm
-) -> nn.Sequential:
-    """Convolution, normalisation and ReLU6 as one block."""
-    padding = kernel // 2
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
-    return nn.Sequential(conv, norm(out_channels), nn.ReLU6(inplace=True))
+class ConvNormReLU6(nn.Sequential):
+    """Convolution, normalisation and ReLU6 as one block; (N, C, H, W) to (N, C', H/s, W/s)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, norm: Norm
+    ) -> None:
+        conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+        )
+        super().__init__(conv, norm(out_channels), nn.ReLU6(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        conv, norm, relu6 = self
+        return relu6(convolve_and_normalise(conv, norm, x))
 
 
 class InvertedResidual(nn.Module):
@@ -43,8 +52,8 @@ class InvertedResidual(nn.Module):
         hidden = in_channels * expansion
         layers = []
         if expansion != 1:
-            layers.append(conv_norm_relu6(in_channels, hidden, 1, 1, 1, norm))
-        layers.append(conv_norm_relu6(hidden, hidden, 3, stride, hidden, norm))
+            layers.append(ConvNormReLU6(in_channels, hidden, 1, 1, 1, norm))
+        layers.append(ConvNormReLU6(hidden, hidden, 3, stride, hidden, norm))
         layers.append(nn.Conv2d(hidden, out_channels, 1, bias=False))
         layers.append(norm(out_channels))
         self.conv = nn.Sequential(*layers)
@@ -52,7 +61,12 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H/stride, W/stride)."""
-        return x + self.conv(x) if self.shortcut else self.conv(x)
+        *hidden, project, norm = self.conv
+        out = x
+        for layer in hidden:
+            out = layer(out)
+        out = convolve_and_normalise(project, norm, out)
+        return x + out if self.shortcut else out
 
 
 class MobileNetV2(StagedBackbone):
@@ -72,14 +86,14 @@ class MobileNetV2(StagedBackbone):
         super().__init__()
         self.name = "mobilenet_v2"
         self.channels = (24, 32, 96, 1280)
-        layers = [conv_norm_relu6(3, 32, 3, 2, 1, norm)]
+        layers = [ConvNormReLU6(3, 32, 3, 2, 1, norm)]
         in_channels = 32
         for expansion, out_channels, count, stride in SETTINGS:
             for index in range(count):
                 step = stride if index == 0 else 1
                 layers.append(InvertedResidual(in_channels, out_channels, step, expansion, norm))
                 in_channels = out_channels
-        layers.append(conv_norm_relu6(in_channels, 1280, 1, 1, 1, norm))
+        layers.append(ConvNormReLU6(in_channels, 1280, 1, 1, 1, norm))
         self.features = nn.Sequential(*layers)
         init_convolutions(self)
 

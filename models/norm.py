@@ -6,7 +6,20 @@ recipe (He et al., "Mask R-CNN", section 3.1) keeps those of the classification 
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+
+
+def convolve_and_normalise(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """`norm(conv(x))`, (N, C, H, W) to (N, C', H', W').
+
+    With fixed statistics both are linear, so that one convolution with scaled weights does for
+    both: the map is neither passed over nor kept for the backward pass a second time.
+    """
+    if norm.training:
+        return norm(conv(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (C',)
+    shift = norm.bias - norm.running_mean * scale
+    return conv._conv_forward(x, conv.weight * scale[:, None, None, None], shift)
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):

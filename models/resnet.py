@@ -13,6 +13,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from models.choices import require_choice
+from models.norm import convolve_and_normalise
 from models.staged import StagedBackbone, init_convolutions
 
 Norm = Callable[[int], nn.Module]
@@ -38,9 +39,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H/stride, W/stride)."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += x if self.downsample is None else self.downsample(x)
+        out = self.relu(convolve_and_normalise(self.conv1, self.bn1, x))
+        out = convolve_and_normalise(self.conv2, self.bn2, out)
+        out += x if self.downsample is None else convolve_and_normalise(*self.downsample, x)
         return self.relu(out)
 
 
@@ -67,10 +68,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H/stride, W/stride)."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += x if self.downsample is None else self.downsample(x)
+        out = self.relu(convolve_and_normalise(self.conv1, self.bn1, x))
+        out = self.relu(convolve_and_normalise(self.conv2, self.bn2, out))
+        out = convolve_and_normalise(self.conv3, self.bn3, out)
+        out += x if self.downsample is None else convolve_and_normalise(*self.downsample, x)
         return self.relu(out)
 
 
@@ -133,7 +134,7 @@ class ResNet(StagedBackbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W) to [C2, C3, C4, C5]."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(self.relu(convolve_and_normalise(self.conv1, self.bn1, images)))
         features = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
