@@ -113,6 +113,11 @@ def _relative(value: Any, place: Place) -> Any:
 
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved config that a result depends on."""
-    free = ("output_dir", "device", "loop")
-    return {key: value for key, value in config.items() if key not in free}
+    """The part of a resolved config that a result depends on.
+
+    Half precision does not count: it pays on some machines only, and rounds as they do.
+    """
+    free = ("output_dir", "device", "amp", "loop")
+    kept = {key: value for key, value in config.items() if key not in free}
+    evaluation = {key: value for key, value in config["evaluation"].items() if key != "every"}
+    return kept | {"evaluation": evaluation}

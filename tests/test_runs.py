@@ -200,4 +200,6 @@ def test_the_digest_of_a_pretraining_depends_on_its_config_alone(tmp_path, place
     mine = init_of(study, place, cell("aligndet"))
     assert mine == init_of(study, Place(tmp_path / "x", tmp_path / "y"), cell("neck", 10, 1))
     assert mine["config_sha256"] != init_of(study, place, cell("cold"))["config_sha256"]
-    assert comparable({"output_dir": 1, "device": 2, "loop": {}, "seed": 3}) == {"seed": 3}
+    free = {"output_dir": 1, "device": 2, "amp": "bf16", "loop": {}}
+    config = {**free, "seed": 3, "evaluation": {"every": 5, "batch_size": 8}}
+    assert comparable(config) == {"seed": 3, "evaluation": {"batch_size": 8}}
