@@ -118,18 +118,8 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
 
 
 def tuning_section(study: Study, results: Results) -> Iterator[str]:
-    """AP with every recipe, and what was chosen."""
+    """AP with every recipe, and what was chosen; a table for the detectors of the same recipes."""
     tuning = study.tuning
-    columns = [", ".join(value_text(v) for v in recipe.values()) for recipe in tuning.recipes]
-    header = ["photographs", "detector", "start", *columns]
-    lines = []
-    for detector, data, start in itertools.product(tuning.detectors, tuning.sets, tuning.starts):
-        cells = study.tuning_cells(data, detector, start)
-        scores = [results.final_ap(cell) for cell in cells]
-        best = tuned_recipe(study, results, detector, data, start)
-        texts = ["" if s is None else f"{s:.2f}" for s in scores]
-        marked = [f"**{t}**" if c.recipe == best else t for t, c in zip(texts, cells, strict=True)]
-        lines.append([data, detector, study.starts[start].title, *marked])
     keys = ", ".join(f"`{key}`" for key in tuning.recipes[0])
     yield "## The recipes"
     yield ""
@@ -138,8 +128,28 @@ def tuning_section(study: Study, results: Results) -> Iterator[str]:
         f"{tuning.seed}, which no other table has; columns are {keys}. The best of a row, bold, is "
         "what that start gets everywhere else."
     )
-    yield ""
-    yield from table(header, lines)
+    groups: dict[str, list[str]] = {}
+    for detector in tuning.detectors:
+        groups.setdefault(str(tuning.recipes_for(detector)), []).append(detector)
+    for detectors in groups.values():
+        yield ""
+        yield from tuning_table(study, results, detectors)
+
+
+def tuning_table(study: Study, results: Results, detectors: list[str]) -> list[str]:
+    """The starts of detectors that have the same recipes."""
+    tuning = study.tuning
+    recipes = tuning.recipes_for(detectors[0])
+    columns = [", ".join(value_text(v) for v in recipe.values()) for recipe in recipes]
+    lines = []
+    for detector, data, start in itertools.product(detectors, tuning.sets, tuning.starts):
+        cells = study.tuning_cells(data, detector, start)
+        scores = [results.final_ap(cell) for cell in cells]
+        best = tuned_recipe(study, results, detector, data, start)
+        texts = ["" if s is None else f"{s:.2f}" for s in scores]
+        marked = [f"**{t}**" if c.recipe == best else t for t, c in zip(texts, cells, strict=True)]
+        lines.append([data, detector, study.starts[start].title, *marked])
+    return table(["photographs", "detector", "start", *columns], lines)
 
 
 def cost_section(study: Study, results: Results, cells: list[Cell]) -> Iterator[str]:

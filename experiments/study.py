@@ -10,7 +10,7 @@ have in common.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,12 @@ class Tuning:
     iterations: int
     seed: int
     percent: float = 100
+    # The recipes of a detector that wants others; both of its starts get the same ones.
+    recipes_of: Mapping[str, Sequence[Overrides]] = field(default_factory=dict)
+
+    def recipes_for(self, detector: str) -> tuple[Overrides, ...]:
+        """What the starts of a detector are tuned over."""
+        return tuple(self.recipes_of.get(detector, self.recipes))
 
 
 @dataclass(frozen=True)
@@ -166,8 +172,11 @@ class Study:
             recipe_of = getattr(group, "recipe_of", None)
             if recipe_of is not None:
                 self._known(path, f"{place}.recipe_of", recipe_of, self.starts)
-        if len({tuple(recipe) for recipe in self.tuning.recipes}) != 1:
-            raise DataError(f"{path}: tuning.recipes needs recipes that all set the same keys")
+        for detector in self.tuning.recipes_of:
+            self._known(path, "tuning.recipes_of", detector, self.detectors)
+        for detector in self.detectors:
+            if len({tuple(recipe) for recipe in self.tuning.recipes_for(detector)}) != 1:
+                raise DataError(f"{path}: tuning.recipes needs recipes that all set the same keys")
         for name, block in self.blocks.items():
             if block.figure is not None:
                 self._known(path, f"blocks.{name}.figure", block.figure, FIGURES)
@@ -198,7 +207,7 @@ class Study:
                 data, detector, start, tuning.percent, tuning.iterations,
                 tuple(recipe.items()), tuning.seed,
             )
-            for recipe in tuning.recipes
+            for recipe in tuning.recipes_for(detector)
         ]  # fmt: skip
 
     def all_tuning_cells(self) -> Iterator[Cell]:
@@ -211,9 +220,9 @@ class Study:
     def examples(self) -> Iterator[Cell]:
         """A cell of each set, detector and start of each block, with a recipe of the tuning: all
         configs there are, before it is known which recipes are best."""
-        recipe = tuple(self.tuning.recipes[0].items())
         for block in self.blocks.values():
             for place in itertools.product(block.sets, block.detectors, block.starts):
+                recipe = tuple(self.tuning.recipes_for(place[1])[0].items())
                 yield Cell(*place, block.percents[0], block.iterations[0], recipe, block.seeds[0])
 
     def pretraining_of(self, cell: Cell) -> Pretraining | None:
