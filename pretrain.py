@@ -112,7 +112,7 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
     if dist.is_main():
-        say_what_may_surprise(config, task.backbone, getattr(detector.config, "tower_norm", "gn"))
+        say_what_may_surprise(config, task.backbone)
     batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
     fit(task, batches, config, run, resume, device)
     if dist.is_main():
@@ -120,8 +120,8 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         print(f"weights for finetune.py --init: {run.weights}")
 
 
-def say_what_may_surprise(config: Config, backbone: StagedBackbone, tower_norm: str) -> None:
-    """Whose weights the backbone has, and settings that are allowed, but seldom what one wants."""
+def say_what_may_surprise(config: Config, backbone: StagedBackbone) -> None:
+    """Whose weights the backbone has, and where boxes come from that no file gives."""
     if backbone.origin:
         print(backbone.origin.summary())
     else:
@@ -133,11 +133,6 @@ def say_what_may_surprise(config: Config, backbone: StagedBackbone, tower_norm: 
             "data.train.proposals is not set: boxes are searched in the first epoch, which takes "
             f"longer, and kept in {config.data.proposal_cache}; `python -m data.proposals` writes "
             "a file ahead"
-        )
-    if config.optim.name == "adamw" and tower_norm == "none":
-        print(
-            "model.options.tower_norm is none: with adamw the class tower's output grows in "
-            "pre-training and fine-tuning starts badly; set it to gn (docs/adapters.md)"
         )
 
 

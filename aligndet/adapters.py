@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aligndet.feature_scale import FeatureScale
 from aligndet.projectors import AnchorProjector, conv_projector, fc_projector
 from models.assign import matched_values
 from models.choices import require_choice
@@ -49,12 +50,15 @@ class Adapter(nn.Module):
     samples: int  # the paper's number
     replaced: tuple[str, ...]  # weights of the projector here, of a fresh classifier in fine-tuning
     box_outputs: tuple[str, ...]  # weights of the last layers of the box branch
+    feature_stack: str  # the layers, ending in a ReLU, that make what the projector reads
+    other_readers: tuple[str, ...] = ()  # weights of what else reads that, and is kept
     detector: nn.Module
 
     def __init__(self, detector: nn.Module, width: int, samples: int | None = None) -> None:
         super().__init__()
         self.detector = detector
         self.samples = samples or self.samples
+        self.scale = FeatureScale()
         self.insert_projector(width)
 
     def insert_projector(self, width: int) -> None:
@@ -65,6 +69,29 @@ class Adapter(nn.Module):
     def class_layers(cls, detector: nn.Module) -> tuple[str, ...]:
         """Weights of ``detector`` that mean something for its own classes only."""
         return cls.replaced
+
+    @property
+    def free_layer(self) -> str | None:
+        """The layer that sets the size of what the projector reads; None if a norm does."""
+        stack = self.detector.get_submodule(self.feature_stack)
+        before_relu = len(stack) - 2
+        if before_relu < 0 or not isinstance(stack[before_relu], (nn.Conv2d, nn.Linear)):
+            return None
+        return f"{self.feature_stack}.{before_relu}."
+
+    def weights(self) -> dict[str, Tensor]:
+        """State of the detector, in which what the projector read is as large as at the start.
+
+        All other predictions stay: what else reads these features is scaled the other way.
+        """
+        layer, growth = self.free_layer, self.scale.growth()
+        state = self.detector.state_dict()
+        for name, value in state.items():
+            if layer is not None and name.startswith(layer):
+                state[name] = value / growth
+            elif layer is not None and name in self.other_readers:
+                state[name] = value * growth
+        return state
 
     def forward(
         self,
@@ -91,6 +118,7 @@ class FCOSAdapter(Adapter):
 
     samples = 2048  # points of a batch, positives first
     replaced = ("head.cls_logits.",)
+    feature_stack = "head.cls_tower"
     box_outputs = ("head.box_regression.", "head.centerness.")
     detector: FCOS
 
@@ -125,6 +153,7 @@ class RetinaNetAdapter(Adapter):
 
     samples = 2048  # anchors of an image, positives first
     replaced = ("head.cls_logits.",)
+    feature_stack = "head.cls_tower"
     box_outputs = ("head.box_regression.",)
     detector: RetinaNet
 
@@ -146,6 +175,8 @@ class RetinaNetAdapter(Adapter):
         chosen = torch.cat([n * len(anchors) + index for n, index in enumerate(of_image)])
         losses = {}
         if with_losses:
+            if self.free_layer is not None:
+                self.scale.observe(cls_features)
             deltas = head.deltas_from(box_features)
             losses = detector.box_losses(deltas, anchors, matched, boxes)
         return BranchOutput(
@@ -162,6 +193,8 @@ class FasterRCNNAdapter(Adapter):
 
     samples = 4096  # RoIs of an image; `model.options.rpn_samples` is for the RPN's own losses
     replaced = ("roi_head.classifier.",)
+    feature_stack = "roi_head.fcs"
+    other_readers = ("roi_head.box_regression.weight",)
     box_outputs = ("roi_head.box_regression.",)
     detector: FasterRCNN
 
@@ -189,6 +222,7 @@ class FasterRCNNAdapter(Adapter):
         box_features = roi_head.box_features(pyramid[:-1], rois)  # (P, F)
         losses = {}
         if with_losses:
+            self.scale.observe([box_features])
             deltas = roi_head.deltas_from(box_features)
             losses = rpn.losses(proposed, boxes)
             # Divided by the number of positives here, since no other RoIs are sampled.

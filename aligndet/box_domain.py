@@ -98,6 +98,8 @@ class BoxDomain(nn.Module):
         statistics = contrastive_statistics(*samples, config.temperature, config.across_ranks)
         statistics["contrast_minus_floor"] = contrast.detach() - statistics["contrast_floor"]
         statistics["positives"] = contrast.new_tensor(float(online.positives))
+        if self.online.free_layer is not None:
+            statistics["feature_growth"] = self.online.scale.growth()
         return losses, statistics
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
@@ -116,8 +118,8 @@ class BoxDomain(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """What fine-tuning starts from: backbone and online branch, named as in the detector."""
-        detector = self.online.detector.state_dict()
-        return {f"backbone.{k}": v for k, v in self.backbone.state_dict().items()} | detector
+        backbone = self.backbone.state_dict()
+        return {f"backbone.{k}": v for k, v in backbone.items()} | self.online.weights()
 
 
 def instance_ids(boxes: Sequence[Tensor]) -> list[Tensor]:
