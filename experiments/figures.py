@@ -26,7 +26,7 @@ def curves(
     study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path
 ) -> None:
     """AP against iterations, a panel for each set and detector. Dots are complete schedules (mean
-    and standard deviation over seeds), thin lines the way there in the longest one."""
+    and standard deviation over seeds), thin lines the evaluations on the way in the longest one."""
     panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
     figure, axes = _panels(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
@@ -44,7 +44,8 @@ def curves(
             axis.errorbar(steps, heights, errors, fmt="o-", color=colour, capsize=3,
                           label=study.starts[start].title)  # fmt: skip
             _way_there(study, results, block, panel, start, steps[-1], axis, colour)
-        axis.set(title=" ".join(panel), xlabel="steps of the schedule", ylabel="AP", ylim=(0, None))
+        axis.set(title=" ".join(panel), xlabel="steps of the schedule", ylabel="AP")
+        axis.set(xlim=(0, None), ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend()
     _save(figure, picture)
@@ -61,39 +62,49 @@ def _way_there(
         and results.get(cell)
     ]
     for curve in runs:
-        points = [(0, 0.0), *((point["step"], point["AP"] or 0.0) for point in curve)]
+        points = [(point["step"], point["AP"] or 0.0) for point in curve]
         axis.plot(*zip(*points, strict=True), color=colour, alpha=0.35, linewidth=0.8)
 
 
 def gains(
     study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path
 ) -> None:
-    """Gain over the block's first start, with 95 % intervals; a panel for each set and detector."""
+    """Gain over the block's first start, with 95 % intervals, and what was wanted; a panel for each
+    data set."""
     rows = [row for row in rows if row.gain is not None]
-    panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
-    settings = list(dict.fromkeys((row.percent, row.iterations) for row in rows))
-    figure, axes = _panels(len(panels))
+    panels = list(dict.fromkeys(row.data for row in rows))
+    most = max(sum(row.data == panel for row in rows) for panel in panels)
+    figure, axes = _panels(len(panels), width=6.4, height=1.3 + 0.32 * most)
     for axis, panel in zip(axes, panels, strict=True):
-        mine = [row for row in rows if (row.data, row.detector) == panel]
-        names = []
+        mine = [row for row in rows if row.data == panel]
         for place, row in enumerate(mine):
-            axis.errorbar(
-                row.gain.mean, place, xerr=row.gain.half_width or 0.0, fmt="o", capsize=3,
-                color=f"C{settings.index((row.percent, row.iterations))}",
-            )  # fmt: skip
-            title = study.starts[row.start].title
-            names.append(f"{title}, {row.percent:g} %" if len(settings) > 1 else title)
-        axis.set_yticks(range(len(names)), names)
-        axis.set_ylim(len(names) - 0.5, -0.5)
+            axis.errorbar(row.gain.mean, place, xerr=row.gain.half_width or 0.0, fmt="o",
+                          color="C1", capsize=3)  # fmt: skip
+            if row.detector in block.at_least:
+                axis.plot(block.at_least[row.detector], place, "|", color="C0", markersize=16)
+        axis.set_yticks(range(len(mine)), [_name(study, block, row) for row in mine])
+        axis.set_ylim(len(mine) - 0.5, -0.5)
         axis.axvline(0.0, color="black", linewidth=0.8)
+        wanted = "; blue: wanted" if block.at_least else ""
         baseline = study.starts[block.starts[0]].title
-        axis.set(title=" ".join(panel), xlabel=f"gain in AP over {baseline}")
+        axis.set(title=panel, xlabel=f"gain in AP over {baseline}{wanted}")
         axis.grid(alpha=0.3, axis="x")
     _save(figure, picture)
 
 
-def _panels(count: int) -> tuple[pyplot.Figure, list[Axes]]:
-    figure, axes = pyplot.subplots(1, count, figsize=(4.6 * count, 3.6), squeeze=False)
+def _name(study: Study, block: Block, row: Row) -> str:
+    """What tells a row from the others of its block."""
+    parts = [row.detector] if len(block.detectors) > 1 else []
+    parts += [study.starts[row.start].title] if len(block.starts) > 2 else []
+    parts += [f"{row.percent:g} %"] if len(block.percents) > 1 else []
+    parts += [f"{row.iterations:,} steps"] if len(block.iterations) > 1 else []
+    return ", ".join(parts) or study.starts[row.start].title
+
+
+def _panels(
+    count: int, width: float = 4.6, height: float = 3.6
+) -> tuple[pyplot.Figure, list[Axes]]:
+    figure, axes = pyplot.subplots(1, count, figsize=(width * count, height), squeeze=False)
     return figure, list(axes[0])
 
 
