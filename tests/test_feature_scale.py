@@ -72,30 +72,27 @@ def test_a_normalised_tower_is_left_as_it_is():
         assert torch.equal(value, online.detector.state_dict()[key]), key
 
 
-def test_faster_rcnn_has_smaller_features_and_the_same_boxes():
-    online = adapter("faster_rcnn")
+def grown_and_scaled(name, growth):
+    """A detector whose features have grown, and the one that fine-tuning gets."""
+    online = adapter(name)
     online.scale.observe([torch.ones(3)])
-    online.scale.now.fill_(8.0)
+    online.scale.now.fill_(growth)
     scaled = copy.deepcopy(online.detector)
     scaled.load_state_dict(online.weights())
-    head, scaled_head = online.detector.roi_head, scaled.roi_head
-    nn.init.normal_(head.box_regression.bias)
-    scaled_head.box_regression.bias.data.copy_(head.box_regression.bias)
-    x = torch.randn(5, head.fcs[0].in_features)
-    torch.testing.assert_close(scaled_head.fcs(x) * 8, head.fcs(x))
-    torch.testing.assert_close(
-        scaled_head.deltas_from(scaled_head.fcs(x)), head.deltas_from(head.fcs(x))
-    )
+    return online.detector, scaled
+
+
+def test_faster_rcnn_has_smaller_features_and_the_same_boxes():
+    grown, scaled = (d.roi_head for d in grown_and_scaled("faster_rcnn", 8.0))
+    x = torch.randn(5, grown.fcs[0].in_features)
+    torch.testing.assert_close(scaled.fcs(x) * 8, grown.fcs(x))
+    torch.testing.assert_close(scaled.deltas_from(scaled.fcs(x)), grown.deltas_from(grown.fcs(x)))
 
 
 def test_retinanet_has_smaller_class_features_and_the_same_boxes():
-    online = adapter("retinanet")
-    online.scale.observe([torch.ones(3)])
-    online.scale.now.fill_(8.0)
-    scaled = copy.deepcopy(online.detector)
-    scaled.load_state_dict(online.weights())
-    maps = [torch.randn(1, online.detector.config.channels, 4, 6)]
-    (mine,), (my_boxes,) = online.detector.head.towers(maps)
-    (theirs,), (their_boxes,) = scaled.head.towers(maps)
-    torch.testing.assert_close(theirs * 8, mine)
-    torch.testing.assert_close(their_boxes, my_boxes)
+    grown, scaled = (d.head for d in grown_and_scaled("retinanet", 8.0))
+    maps = [torch.randn(1, grown.cls_tower[0].in_channels, 4, 6)]
+    (features,), (box_features,) = grown.towers(maps)
+    (scaled_features,), (scaled_box_features,) = scaled.towers(maps)
+    torch.testing.assert_close(scaled_features * 8, features)
+    torch.testing.assert_close(scaled_box_features, box_features)
