@@ -6,6 +6,7 @@ recipe (He et al., "Mask R-CNN", section 3.1) keeps those of the classification 
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -19,7 +20,8 @@ def convolve_and_normalise(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> 
         return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (C',)
     shift = norm.bias - norm.running_mean * scale
-    return conv._conv_forward(x, conv.weight * scale[:, None, None, None], shift)
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):

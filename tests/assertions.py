@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 
 def assert_clean(error, path, *words):
     """One line that names the file and holds the words."""
@@ -18,3 +20,18 @@ def assert_finite_gradients(model):
         if parameter.requires_grad:
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
+
+
+def same_detections(found, expected, at_least):
+    """Two detectors find the same in each image; nearly equal scores may be in either order."""
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours["labels"]) == len(theirs["labels"]) > at_least
+        assert len(theirs["labels"].unique()) > 1
+        assert theirs["scores"].std() > 0.01
+        torch.testing.assert_close(ours["scores"], theirs["scores"], rtol=0, atol=1e-4)
+        apart = (theirs["boxes"][:, None] - ours["boxes"]).abs().amax(dim=2)  # (D, D) pixels
+        apart[theirs["labels"][:, None] != ours["labels"]] = torch.inf
+        apart[(theirs["scores"][:, None] - ours["scores"]).abs() > 1e-4] = torch.inf
+        assert apart.amin(dim=1).max() <= 0.05  # of theirs, the nearest of ours
+        assert apart.amin(dim=0).max() <= 0.05

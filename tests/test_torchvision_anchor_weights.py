@@ -25,6 +25,7 @@ from models.torchvision_weights import (
     retinanet_from_torchvision,
     retinanet_v2_from_torchvision,
 )
+from tests.assertions import same_detections
 from tests.random_norms import randomise_norm
 from tests.test_torchvision_weights import SIZES, K, batch, random_targets, raw_outputs
 
@@ -102,17 +103,6 @@ def unsample(theirs: nn.Module) -> nn.Module:
     for part in (theirs.rpn, theirs.roi_heads):
         part.fg_bg_sampler.batch_size_per_image = EVERYTHING
     return theirs
-
-
-def same_detections(found, expected, at_least):
-    assert len(found) == len(expected) == len(SIZES)
-    for ours_here, theirs_here in zip(found, expected, strict=True):
-        assert len(theirs_here["labels"]) > at_least
-        assert len(theirs_here["labels"].unique()) > 1
-        assert theirs_here["scores"].std() > 0.01
-        assert torch.equal(ours_here["labels"], theirs_here["labels"])
-        torch.testing.assert_close(ours_here["boxes"], theirs_here["boxes"], rtol=0, atol=0.05)
-        torch.testing.assert_close(ours_here["scores"], theirs_here["scores"], rtol=0, atol=1e-4)
 
 
 def rescaled_losses(theirs, outputs, anchors, targets):
