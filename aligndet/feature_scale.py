@@ -1,10 +1,10 @@
 """How much the features in front of the projector have grown in pre-training.
 
-Embeddings are normalised to unit length, so the contrastive loss does not say how large the features
-are that the projector reads. Where no normalisation layer sets their size, it drifts: with AdamW
-RetinaNet's class tower grew to 40 times its size, Faster R-CNN's fully connected layers to 3. A fresh
-classifier then starts with logits that are as many times too large (docs/adapters.md). So the growth
-is watched here, and taken out of the weights in the end.
+Embeddings are normalised to unit length, so the contrastive loss does not say how large the
+features are that the projector reads. Where no normalisation layer sets their size, it drifts: with
+AdamW RetinaNet's class tower grew to 40 times its size, Faster R-CNN's fully connected layers to 3.
+A fresh classifier then starts with logits that are as many times too large (docs/adapters.md). So
+the growth is watched here, and taken out of the weights in the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class FeatureScale(nn.Module):
     @torch.no_grad()
     def observe(self, features: Sequence[Tensor]) -> None:
         """Take in the features of a step, of any shapes; all ranks call it, also without any."""
-        total = mean_over_ranks(torch.stack([x.float().square().sum() for x in features]).sum(), 0.0)
+        squares = torch.stack([x.float().square().sum() for x in features]).sum()
+        total = mean_over_ranks(squares, minimum=0.0)
         count = mean_over_ranks(total.new_tensor(sum(x.numel() for x in features)))
         rms = (total / count).sqrt()
         rms = torch.where(rms > 0, rms, self.now)  # a step without features changes nothing

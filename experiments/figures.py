@@ -66,9 +66,7 @@ def _way_there(
         axis.plot(*zip(*points, strict=True), color=colour, alpha=0.35, linewidth=0.8)
 
 
-def gains(
-    study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path
-) -> None:
+def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path) -> None:
     """Gain over the block's first start, with 95 % intervals, and what was wanted; a panel for each
     data set."""
     rows = [row for row in rows if row.gain is not None]
