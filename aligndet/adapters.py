@@ -84,12 +84,14 @@ class Adapter(nn.Module):
 
         All other predictions stay: what else reads these features is scaled the other way.
         """
-        layer, growth = self.free_layer, self.scale.growth()
-        state = self.detector.state_dict()
+        state, layer = self.detector.state_dict(), self.free_layer
+        if layer is None:
+            return state
+        growth = self.scale.growth()
         for name, value in state.items():
-            if layer is not None and name.startswith(layer):
+            if name.startswith(layer):
                 state[name] = value / growth
-            elif layer is not None and name in self.other_readers:
+            elif name in self.other_readers:
                 state[name] = value * growth
         return state
 

@@ -174,9 +174,10 @@ class Study:
                 self._known(path, f"{place}.recipe_of", recipe_of, self.starts)
         for detector in self.tuning.recipes_of:
             self._known(path, "tuning.recipes_of", detector, self.detectors)
-        for detector in self.detectors:
-            if len({tuple(recipe) for recipe in self.tuning.recipes_for(detector)}) != 1:
-                raise DataError(f"{path}: tuning.recipes needs recipes that all set the same keys")
+        lists = [self.tuning.recipes, *self.tuning.recipes_of.values()]
+        keys = {tuple(recipe) for recipe in itertools.chain(*lists)}
+        if not all(lists) or len(keys) != 1:
+            raise DataError(f"{path}: tuning.recipes needs recipes that all set the same keys")
         for name, block in self.blocks.items():
             if block.figure is not None:
                 self._known(path, f"blocks.{name}.figure", block.figure, FIGURES)

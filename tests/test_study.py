@@ -32,6 +32,19 @@ def test_a_start_is_tuned_with_every_recipe(tmp_path):
     assert len(list(study.all_tuning_cells())) == 4
 
 
+def test_a_detector_can_have_recipes_of_its_own(tmp_path):
+    def change(content):
+        own = [{"optim.lr": 0.3, "optim.weight_decay": 0.0}]
+        content["tuning"]["recipes_of"] = {"retinanet": own}
+
+    study = read_study(tmp_path, change)
+    rates = {
+        name: [dict(cell.recipe)["optim.lr"] for cell in study.tuning_cells("s", name, "aligndet")]
+        for name in study.detectors
+    }
+    assert rates == {"fcos": [0.1, 0.2], "retinanet": [0.3]}
+
+
 def test_names_tell_all_cells_apart(tmp_path):
     study = read_study(tmp_path)
     results = Results(tmp_path / "results")
@@ -79,6 +92,11 @@ def set_in(*path):
         (set_in("tuning", "recipes", [{"optim.lr": 1.0}, {"optim.name": "sgd"}]),
          "tuning.recipes needs recipes that all set the same keys"),
         (set_in("tuning", "recipes", []), "tuning.recipes needs recipes"),
+        (set_in("tuning", "recipes_of", {"fcos": []}), "tuning.recipes needs recipes"),
+        (set_in("tuning", "recipes_of", {"fcos": [{"optim.lr": 1.0}]}),
+         "tuning.recipes needs recipes that all set the same keys"),
+        (set_in("tuning", "recipes_of", {"ssd": [{"optim.lr": 1.0}]}),
+         "tuning.recipes_of names 'ssd', which is not one of fcos, retinanet"),
         (set_in("blocks", "short", "figure", "pie"), "blocks.short.figure names 'pie'"),
         (set_in("blocks", "short", "recipe_of", "warm"), "short.recipe_of names 'warm'"),
         (set_in("starts", "neck", "init_of", "warm"), "starts.neck.init_of names 'warm'"),
