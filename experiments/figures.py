@@ -90,6 +90,38 @@ def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], pic
     _save(figure, picture)
 
 
+def lengths(
+    study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path
+) -> None:
+    """Gain over the block's first start, with 95 % intervals, against the steps of pre-training; a
+    panel for each set and detector."""
+    rows = [row for row in rows if row.gain is not None]
+    panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
+    figure, axes = _panels(len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        points = sorted(
+            (_pretraining_steps(study, results, row), row.gain.mean, row.gain.half_width or 0.0)
+            for row in rows
+            if (row.data, row.detector) == panel
+        )
+        steps, heights, errors = zip(*points, strict=True)
+        axis.errorbar(steps, heights, errors, fmt="o-", color="C1", capsize=3)
+        axis.axhline(0.0, color="black", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_xticks(steps, [f"{count:,}" for count in steps])
+        axis.minorticks_off()
+        baseline = study.starts[block.starts[0]].title
+        axis.set(title=" ".join(panel), xlabel="steps of pre-training")
+        axis.set_ylabel(f"gain in AP over {baseline}")
+        axis.grid(alpha=0.3)
+    _save(figure, picture)
+
+
+def _pretraining_steps(study: Study, results: Results, row: Row) -> int:
+    pretraining = study.pretraining_of_start(row.data, row.detector, row.start)
+    return results.get(pretraining)["config"]["schedule"]["iterations"]
+
+
 def _name(study: Study, block: Block, row: Row) -> str:
     """What tells a row from the others of its block."""
     parts = [row.detector] if len(block.detectors) > 1 else []
@@ -116,4 +148,4 @@ def _save(figure: pyplot.Figure, picture: Path) -> None:
     pyplot.close(figure)
 
 
-FIGURES: dict[str, Callable[..., None]] = {"curves": curves, "gains": gains}
+FIGURES: dict[str, Callable[..., None]] = {"curves": curves, "gains": gains, "lengths": lengths}

@@ -21,7 +21,7 @@ from aligndet.unique_keys import load_yaml
 from data.errors import DataError
 
 PROPOSALS = ("search", "random")  # selective search, or its boxes at random places
-FIGURES = ("curves", "gains")  # see experiments.figures
+FIGURES = ("curves", "gains", "lengths")  # see experiments.figures
 
 Overrides = Mapping[str, Any]  # dotted config keys, as on a command line
 
@@ -228,10 +228,14 @@ class Study:
 
     def pretraining_of(self, cell: Cell) -> Pretraining | None:
         """What a cell starts from, besides the backbone."""
-        start = self.starts[cell.start].init_of or cell.start
+        return self.pretraining_of_start(cell.data, cell.detector, cell.start)
+
+    def pretraining_of_start(self, data: str, detector: str, start: str) -> Pretraining | None:
+        """What all cells of a start share, on one set with one detector."""
+        start = self.starts[start].init_of or start
         if self.starts[start].pretraining is None:
             return None
-        return Pretraining(cell.data, cell.detector, start)
+        return Pretraining(data, detector, start)
 
 
 def value_text(value: Any) -> str:

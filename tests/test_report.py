@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from matplotlib.axes import Axes
 
 from experiments.report import convergence, main, page, rows_of
 from experiments.results import Results, block_cells
@@ -74,6 +75,31 @@ def test_the_page(study, results, tmp_path):
     assert "| fine-tuning | 16 | 1.0 | 1.0 | 0.3 | CPU, torch 2.11 |" in lines
     assert (tmp_path / "short.png").stat().st_size > 5000
     assert f"![Short schedules]({tmp_path.name}/short.png)" in lines
+
+
+def test_gains_against_the_length_of_the_pretraining(tmp_path, monkeypatch):
+    def change(content):
+        content["starts"]["cold"]["recipe_of"] = "aligndet"
+        content["blocks"]["short"].update(
+            starts=["backbone", "aligndet", "cold"], iterations=[10], figure="lengths"
+        )
+
+    study = read_study(tmp_path, change)
+    results = Results(tmp_path / "results")
+    tune(study, results, backbone=0.1, aligndet=0.2)
+    gains = {"backbone": 0.0, "aligndet": 3.0, "cold": 1.0}
+    steps = {"aligndet": 2000, "cold": 125}
+    for cell in block_cells(study, results, study.blocks["short"]):
+        score(results, cell, 10.0 + gains[cell.start] * cell.seed)
+        if pretraining := study.pretraining_of(cell):
+            config = {"schedule": {"iterations": steps[cell.start]}}
+            run = {"config": config, "wall_seconds": 60.0, "device": "CPU", "torch": "2.11"}
+            results.save(pretraining, run)
+    drawn = []
+    monkeypatch.setattr(Axes, "errorbar", lambda axis, *args, **options: drawn.append(args))
+    assert "![Short schedules]" in "".join(page(study, Results(results.path), tmp_path))
+    # Gains of 1, 2, 3 and 3, 6, 9; t(0.975, 2) = 4.3027 times 1 and 3, over the root of 3.
+    assert drawn == [((125, 2000), (2.0, 6.0), pytest.approx((2.4841, 7.4524), abs=1e-3))]
 
 
 def test_no_picture_while_there_is_no_gain_to_show(study, results, tmp_path):
