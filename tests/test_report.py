@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from matplotlib.axes import Axes
 
+from experiments.figures import FIGURES
 from experiments.report import convergence, main, page, rows_of
 from experiments.results import Results, block_cells
+from experiments.study import Study
 from tests.study_files import read_study, score, tune, write_study
 
 # AP of (start, steps), one a seed. Gains at 10 steps: 2, 3, 4; at 20 steps: 1, 0, -1.
@@ -127,3 +132,22 @@ def test_the_command_reports_what_there_is(results, tmp_path, capsys):
     assert main(arguments) == 1
     assert "no.yaml: cannot be read" in capsys.readouterr().err
     assert "Not run yet." in output.read_text()
+
+
+def test_the_published_page_and_the_readme_say_what_the_results_say(monkeypatch):
+    root = Path(__file__).parents[1]
+    monkeypatch.setattr("experiments.report.FIGURES", dict.fromkeys(FIGURES, lambda *_: None))
+    study = Study.read(root / "experiments/gains.yaml")
+    lines = page(study, Results(root / "experiments/results"), root / "docs/results")
+    published = (root / "docs/results.md").read_text(encoding="utf-8")
+    assert published == "\n".join(lines) + "\n", "run python -m experiments.report"
+    pictures = {f"docs/results/{file.name}" for file in (root / "docs/results").iterdir()}
+    assert pictures == set(re.findall(r"docs/results/\w+\.png", published.replace("(", "(docs/")))
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    line = r"^\| .*?, (\d+) steps \| ([\d.]+) \| ([\d.]+) \| (.* ± .*) \|$"
+    rows = re.findall(line, readme, re.M)
+    assert len(rows) == 3
+    for steps, backbone, aligndet, gain in rows:
+        assert re.search(rf"\| {steps} \| backbone only \| {backbone} ± ", published)
+        aligndet = rf"\| {steps} \| AlignDet \| {aligndet} ± [\d.]+ \| {re.escape(gain)} "
+        assert re.search(aligndet, published)
