@@ -112,12 +112,15 @@ def _relative(value: Any, place: Place) -> Any:
     return value
 
 
-def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved config that a result depends on.
+def comparable(run: Run, config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved config that the result of a run depends on: not the sections of other
+    stages, nor how often is evaluated.
 
-    Half precision does not count: it pays on some machines only, and rounds as they do.
+    Half precision does not count either: it pays on some machines only, and rounds as they do.
     """
-    free = ("output_dir", "device", "amp", "loop")
+    others = ("box_domain",) if isinstance(run, Cell) else ("transfer", "evaluation")
+    free = ("output_dir", "device", "amp", "loop", "image", *others)
     kept = {key: value for key, value in config.items() if key not in free}
-    evaluation = {key: value for key, value in config["evaluation"].items() if key != "every"}
-    return kept | {"evaluation": evaluation}
+    if isinstance(run, Cell):
+        kept["evaluation"] = {k: v for k, v in config["evaluation"].items() if k != "every"}
+    return kept

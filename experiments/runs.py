@@ -117,7 +117,9 @@ def init_of(study: Study, place: Place, cell: Cell) -> dict[str, str] | None:
     pretraining = study.pretraining_of(cell)
     if pretraining is None:
         return None
-    config = json.dumps(comparable(resolved(study, place, pretraining)), sort_keys=True)
+    config = json.dumps(
+        comparable(pretraining, resolved(study, place, pretraining)), sort_keys=True
+    )
     digest = hashlib.sha256(config.encode()).hexdigest()
     return {"name": pretraining.name, "config_sha256": digest}
 
@@ -135,11 +137,11 @@ def check(study: Study, place: Place, runs: Iterable[Run], results: Results) -> 
         if pretraining := study.pretraining_of(cell):
             resolved(study, place, pretraining)
     for run in runs:
-        config = comparable(resolved(study, place, run))
+        config = comparable(run, resolved(study, place, run))
         result = results.get(run)
         if result is None:
             continue
-        changed = differences(comparable(result["config"]), config)
+        changed = differences(comparable(run, result["config"]), config)
         if isinstance(run, Cell) and result["init"] != init_of(study, place, run):
             changed.append("its pre-training")
         if changed:

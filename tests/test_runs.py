@@ -200,6 +200,14 @@ def test_the_digest_of_a_pretraining_depends_on_its_config_alone(tmp_path, place
     mine = init_of(study, place, cell("aligndet"))
     assert mine == init_of(study, Place(tmp_path / "x", tmp_path / "y"), cell("neck", 10, 1))
     assert mine["config_sha256"] != init_of(study, place, cell("cold"))["config_sha256"]
-    free = {"output_dir": 1, "device": 2, "amp": "bf16", "loop": {}}
+
+
+def test_what_a_result_depends_on():
+    free = {"output_dir": 1, "device": 2, "amp": "bf16", "loop": {}, "image": {"blur": 0.5}}
+    box_domain, transfer = {"box_domain": {"samples": 4}}, {"transfer": {"leave_out": []}}
     config = {**free, "seed": 3, "evaluation": {"every": 5, "batch_size": 8}}
-    assert comparable(config) == {"seed": 3, "evaluation": {"batch_size": 8}}
+    config |= box_domain | transfer
+    assert comparable(PRETRAINING, config) == {"seed": 3} | box_domain
+    rest = {"seed": 3, "evaluation": {"batch_size": 8}}
+    assert comparable(cell(), config) == rest | transfer
+    assert set(config["evaluation"]) == {"every", "batch_size"}  # not changed in place
