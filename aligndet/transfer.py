@@ -21,9 +21,9 @@ from models.renaming import count_modules
 class TransferConfig:
     """The ``transfer`` section: what is taken from ``--init``."""
 
-    # Box regression (and centerness) output layers are class-agnostic in pre-training, so they can
-    # be kept. Dropping them, as the authors do, measured no worse (docs/differences.md).
-    keep_box_outputs: bool = False
+    # Output layers of box regression and centerness are class-agnostic in pre-training, so they fit
+    # if they are so here too. The authors drop them; keeping them is never worse (docs/results.md).
+    keep_box_outputs: bool = True
     # Take the backbone alone from --init: the comparison that shows what neck and head bring.
     backbone_only: bool = False
     leave_out: tuple[str, ...] = ()  # further parts not to take: "neck.", "head.cls_tower.", ...
@@ -150,11 +150,11 @@ def load_pretrained(
         raise ValueError(f"{path}: is the state of a run, not its result; give --init weights.pt")
     adapter = adapter_class(name)
     saved = content.get("categories", {}).get("names")
-    layers: tuple[str, ...] = ()
+    layers = adapter.class_layers(detector)
     if content.get("stage") == "box":
-        layers = adapter.replaced + (() if config.keep_box_outputs else adapter.box_outputs)
-    elif saved != list(categories.names):
-        layers = adapter.class_layers(detector)
+        layers += () if config.keep_box_outputs else adapter.box_outputs
+    elif saved == list(categories.names):
+        layers = ()
     config.check(content["model"])
     expected = detector.state_dict()
     dropped = [key for key in content["model"] if config.drops(key, layers)]

@@ -114,15 +114,20 @@ def test_pretrained_weights_are_loaded_but_for_the_projector(pretrained_of, name
     assert manifest.source == str(pretrained_of[name])
 
 
-def test_a_box_a_class_can_be_fine_tuned_but_not_kept_from_pre_training(pretrained_of):
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_box_a_class_cannot_be_kept_from_pre_training(pretrained_of, keep):
     options = {**small_detectors.OPTIONS["faster_rcnn"], "class_agnostic": False}
-    path = pretrained_of["faster_rcnn"]
     model = detector(name="faster_rcnn", options=options)
-    _, manifest = load(path, model, name="faster_rcnn")
-    assert "roi_head.box_regression.weight" in manifest.fresh
-    shapes = r"roi_head.box_regression.weight has shape \(4, 64\), not \(8, 64\)"
-    with pytest.raises(ValueError, match=rf"does not fit this faster_rcnn \({shapes}"):
-        load(path, model, name="faster_rcnn", keep_box_outputs=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    path = pretrained_of["faster_rcnn"]
+    _, manifest = load(path, model, name="faster_rcnn", keep_box_outputs=keep)
+    check_complete(manifest, path, model, before)
+    assert set(manifest.fresh) == set(tensors("roi_head.classifier", "roi_head.box_regression"))
+
+
+def test_the_box_outputs_are_kept_by_default(pretrained):
+    _, manifest = load(pretrained)
+    assert sorted(manifest.fresh) == sorted(CLASSIFIER)
 
 
 @pytest.mark.parametrize("agnostic", [True, False])
