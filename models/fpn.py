@@ -67,8 +67,8 @@ class FPN(nn.Module):
             return []
         if self.config.extra == "pool":
             return [F.max_pool2d(p5, kernel_size=1, stride=2)]
-        # Not in bfloat16: on processors with AMX, oneDNN's stride-2 convolution of a map 1 or 2 wide
-        # (torch 2.15) reads past its end. These maps are so small that it costs nothing.
+        # Not in bfloat16: on processors with AMX, oneDNN's stride-2 convolution of a map 1 or 2 px
+        # wide (torch 2.15) reads past its end. These maps are so small that it costs nothing.
         with torch.autocast(p5.device.type, enabled=False):
             below = p5 if self.config.extra == "p6p7_from_p5" else c5
             p6 = self.p6(below.to(self.p6.weight.dtype))
