@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
@@ -174,6 +176,21 @@ def cost_section(study: Study, results: Results, cells: list[Cell]) -> Iterator[
     yield from table(header, lines)
 
 
+def in_short(study: Study, results: Results) -> Iterator[str]:
+    """What came out, an entry for each block that says so, with a link to its table."""
+    for block in study.blocks.values():
+        if block.found and rows_of(study, results, block):
+            entry = f"- [{block.title}](#{anchor(block.title)}): {' '.join(block.found.split())}"
+            yield from textwrap.wrap(
+                entry, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
+
+
+def anchor(heading: str) -> str:
+    """What Markdown's readers make of a heading to link to it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
     """The report, line by line; draws its figures into ``pictures``."""
     yield f"# {study.title}"
@@ -181,6 +198,8 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
     yield "Made by `python -m experiments.report`; change `experiments/`, not this page."
     yield ""
     yield study.text.strip()
+    if lines := list(in_short(study, results)):
+        yield from ("", "## In short", "", *lines)
     every: list[Cell] = list(study.all_tuning_cells())
     for name, block in study.blocks.items():
         rows = rows_of(study, results, block)

@@ -83,6 +83,7 @@ class Block:
     seeds: tuple[int, ...]
     percents: tuple[float, ...] = (100,)
     text: str = ""  # what is asked, for the report
+    found: str = ""  # what came out, in words; the numbers are in the table
     figure: str | None = None  # one of FIGURES
     recipe_of: str | None = None  # the start whose recipe all take; None: each its own
     at_least: Mapping[str, float] = field(default_factory=dict)  # gain wanted of each detector

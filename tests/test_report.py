@@ -82,6 +82,28 @@ def test_the_page(study, results, tmp_path):
     assert f"![Short schedules]({tmp_path.name}/short.png)" in lines
 
 
+def test_what_came_out_is_said_first(tmp_path, study, results):
+    def change(content):
+        content["blocks"]["short"].update(
+            title="Few labels, 10 %: so-so", found="It is\nbetter" + 8 * " and better"
+        )
+
+    lines = list(page(read_study(tmp_path, change), results, tmp_path))
+    first = lines.index("## In short")
+    entry = lines[first + 2 : lines.index("", first + 2)]
+    assert entry[0].startswith("- [Few labels, 10 %: so-so](#few-labels-10--so-so): It is better")
+    assert len(entry) == 2
+    assert entry[1].startswith("  and ")
+    assert " ".join(entry).count("better") == 9
+    assert first < lines.index("## Few labels, 10 %: so-so")
+    assert "## In short" not in page(study, results, tmp_path)
+
+
+def test_what_came_out_waits_for_results(tmp_path):
+    study = read_study(tmp_path, lambda content: content["blocks"]["short"].update(found="Yes."))
+    assert "## In short" not in page(study, Results(tmp_path / "nothing"), tmp_path)
+
+
 def test_gains_against_the_length_of_the_pretraining(tmp_path, monkeypatch):
     def change(content):
         content["starts"]["cold"]["recipe_of"] = "aligndet"
