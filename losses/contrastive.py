@@ -52,7 +52,7 @@ def instance_contrastive_loss(
     key: Tensor,
     query_ids: Tensor,
     key_ids: Tensor,
-    temperature: float = 0.5,
+    temperature: float,
     across_ranks: bool = False,
 ) -> Tensor:
     """Mean over the pairs of one id, then mean over the ids that have at least one pair.
@@ -63,7 +63,7 @@ def instance_contrastive_loss(
         key: (S, D) target embeddings, L2-normalised; constants.
         query_ids, key_ids: (Q,), (S,) int64 instance ids >= 0, unique over the images of this
             process, or -1 for background.
-        temperature: tau > 0.
+        temperature: tau > 0; 0.5 in the paper.
         across_ranks: also contrast with the samples of all other processes, and average over the
             ids of all: then DDP's mean gradient is that of one process with the global batch.
             Off, as in the paper, each process contrasts within its own images.
@@ -140,7 +140,7 @@ def contrastive_statistics(
     key: Tensor,
     query_ids: Tensor,
     key_ids: Tensor,
-    temperature: float = 0.5,
+    temperature: float,
     across_ranks: bool = False,
 ) -> dict[str, Tensor]:
     """What tells a healthy run from a stuck one; arguments as of ``instance_contrastive_loss``.

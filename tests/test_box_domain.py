@@ -285,12 +285,13 @@ def test_losses_go_down(name):
     task = build(name)
     optimizer = sgd(task)
     first, _ = task(batch())
-    for number in range(10):
+    # RoIs change with the RPN, so the losses of the first steps go up and down.
+    for number in range(30):
         losses, _ = task(batch())
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-        task.update_target(number, 10)
+        task.update_target(number, 30)
     last, _ = task(batch())
     assert last["loss_contrast"] < first["loss_contrast"] - 0.1
     assert last["loss_box"] < first["loss_box"] - 0.002

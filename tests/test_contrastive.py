@@ -59,7 +59,7 @@ def test_equals_the_equation(name, tau):
 def test_equals_the_equation_with_more_than_256_instances(monkeypatch):
     monkeypatch.setattr(contrastive, "ENTRIES_AT_ONCE", 64 * 604)  # several blocks, recomputed
     query, key, query_ids, key_ids = samples([*range(300), -1, -1], [*range(299, 0, -1), 7, -1])
-    loss = instance_contrastive_loss(query, key, query_ids, key_ids)
+    loss = instance_contrastive_loss(query, key, query_ids, key_ids, 0.5)
     (gradient,) = torch.autograd.grad(loss, query)
     expected = slow_loss(query, key, query_ids, key_ids, 0.5)
     (expected_gradient,) = torch.autograd.grad(expected, query)
@@ -73,18 +73,18 @@ def test_equals_the_equation_with_more_than_256_instances(monkeypatch):
 def test_without_any_pair_the_loss_is_an_attached_zero(ids_q, ids_k):
     query, key, query_ids, key_ids = samples(ids_q, ids_k)
     query_ids, key_ids = query_ids.long(), key_ids.long()
-    loss = instance_contrastive_loss(query, key, query_ids, key_ids)
+    loss = instance_contrastive_loss(query, key, query_ids, key_ids, 0.5)
     (gradient,) = torch.autograd.grad(loss, query)
     assert loss.item() == 0.0
     assert torch.equal(gradient, torch.zeros_like(query))
-    statistics = contrastive_statistics(query, key, query_ids, key_ids)
+    statistics = contrastive_statistics(query, key, query_ids, key_ids, 0.5)
     assert all(math.isfinite(value) for value in statistics.values())
 
 
 def test_no_gradient_flows_into_the_target_or_into_negatives():
     query, key, query_ids, key_ids = samples([0, -1], [0, 1])
     key.requires_grad_()
-    instance_contrastive_loss(query, key, query_ids, key_ids).backward()
+    instance_contrastive_loss(query, key, query_ids, key_ids, 0.5).backward()
     assert key.grad is None
     assert query.grad[0].abs().sum() > 0
     assert query.grad[1].abs().sum() == 0
@@ -143,5 +143,5 @@ def test_retrieval_counts_the_nearest_target_of_any_instance():
 def test_bf16_inputs_under_autocast_are_computed_in_float32():
     query, key, query_ids, key_ids = samples(*CASES["plain"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = instance_contrastive_loss(query, key, query_ids, key_ids)
+        loss = instance_contrastive_loss(query, key, query_ids, key_ids, 0.5)
     torch.testing.assert_close(loss, slow_loss(query, key, query_ids, key_ids, 0.5))
