@@ -30,7 +30,7 @@ CONTENT = {
     "starts": {
         "backbone": {"title": "backbone only"},
         "aligndet": {"title": "AlignDet", "pretraining": {}},
-        "cold": {"title": "tau 0.2", "pretraining": {"box_domain.temperature": 0.2}},
+        "cold": {"title": "tau 0.1", "pretraining": {"box_domain.temperature": 0.1}},
         "neck": {
             "title": "neck only",
             "init_of": "aligndet",

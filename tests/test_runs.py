@@ -53,7 +53,7 @@ def test_pretraining_sees_neither_labels_nor_validation(tmp_path, place):
     assert "train.json" not in json.dumps(config)
     assert "s/val" not in json.dumps(config)
     cold = config_of(study, place, Pretraining("s", "fcos", "cold"))
-    assert cold["box_domain"] == {"temperature": 0.2}
+    assert cold["box_domain"] == {"temperature": 0.1}
     assert {**cold, "output_dir": "", "box_domain": {}} == {
         **config, "output_dir": "", "box_domain": {}
     }  # fmt: skip
