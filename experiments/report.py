@@ -12,7 +12,7 @@ import itertools
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -176,10 +176,10 @@ def cost_section(study: Study, results: Results, cells: list[Cell]) -> Iterator[
     yield from table(header, lines)
 
 
-def in_short(study: Study, results: Results) -> Iterator[str]:
-    """What came out, an entry for each block that says so, with a link to its table."""
-    for block in study.blocks.values():
-        if block.found and rows_of(study, results, block):
+def in_short(study: Study, rows: Mapping[str, list[Row]]) -> Iterator[str]:
+    """What came out, an entry for each block that says so and has rows, with a link to them."""
+    for name, block in study.blocks.items():
+        if block.found and rows[name]:
             entry = f"- [{block.title}](#{anchor(block.title)}): {' '.join(block.found.split())}"
             yield from textwrap.wrap(
                 entry, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
@@ -198,11 +198,12 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
     yield "Made by `python -m experiments.report`; change `experiments/`, not this page."
     yield ""
     yield study.text.strip()
-    if lines := list(in_short(study, results)):
+    rows_by_block = {n: rows_of(study, results, block) for n, block in study.blocks.items()}
+    if lines := list(in_short(study, rows_by_block)):
         yield from ("", "## In short", "", *lines)
     every: list[Cell] = list(study.all_tuning_cells())
     for name, block in study.blocks.items():
-        rows = rows_of(study, results, block)
+        rows = rows_by_block[name]
         cells = block_cells(study, results, block)
         every += cells
         yield from ("", f"## {block.title}", "")
