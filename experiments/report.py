@@ -104,19 +104,35 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
             continue
         longest = max(runs[first])
         goal = runs[first][longest]
+        of = f"the {goal:.2f} of {study.starts[first].title} with {longest:,} steps"
         for start in (other for other in others if runs[other]):
-            reached = [steps for steps, score in sorted(runs[start].items()) if score >= goal]
-            title, of = study.starts[start].title, study.starts[first].title
-            what = f"- {setting[0]}, {setting[1]}: {title} "
-            if reached:
-                share = reached[0] / longest
-                yield (
-                    f"{what}with a schedule of {reached[0]:,} steps has AP "
-                    f"{runs[start][reached[0]]:.2f}, {of} with {longest:,} steps {goal:.2f}: "
-                    f"{share:.0%} of the steps."
-                )
+            what = f"- {setting[0]}, {setting[1]}: {study.starts[start].title}"
+            steps = steps_to_reach(goal, runs[start])
+            if steps is None:
+                yield f"{what} does not reach {of}."
+            elif steps == min(runs[start]):
+                yield f"{what} reaches {of} in at most {steps / longest:.0%} of them."
             else:
-                yield f"{what}does not reach the AP of {of}, {goal:.2f}."
+                yield f"{what} reaches {of} in {steps / longest:.0%} of them, interpolated."
+
+
+def steps_to_reach(goal: float, runs: Mapping[int, float]) -> float | None:
+    """The length of a schedule after which AP is ``goal``, interpolated linearly between two.
+
+    Args:
+        goal: AP.
+        runs: AP of the schedules that were run, by their length.
+
+    Returns:
+        The shortest length if its AP is no less; None if no schedule has as much.
+    """
+    points = sorted(runs.items())
+    if points[0][1] >= goal:
+        return points[0][0]
+    for (shorter, below), (longer, above) in itertools.pairwise(points):
+        if above >= goal:
+            return shorter + (longer - shorter) * (goal - below) / (above - below)
+    return None
 
 
 def tuning_section(study: Study, results: Results) -> Iterator[str]:

@@ -63,8 +63,32 @@ def test_convergence_compares_complete_schedules(study, results):
     lines = list(convergence(study, block, rows_of(study, results, block)))
     # AlignDet at 10 steps has 23 on average, the backbone at 20 steps 22.
     assert lines == [
-        "- s, fcos: AlignDet with a schedule of 10 steps has AP 23.00, backbone only with 20 steps "
-        "22.00: 50% of the steps."
+        "- s, fcos: AlignDet reaches the 22.00 of backbone only with 20 steps in at most 50% of "
+        "them."
+    ]
+
+
+def test_convergence_between_two_schedules(study, results):
+    block = study.blocks["short"]
+    for cell in block_cells(study, results, block):
+        if cell.start == "aligndet":
+            score(results, cell, {10: 16.0, 20: 24.0}[cell.iterations])
+    rows = rows_of(study, Results(results.path), block)
+    # 22 is three quarters of the way from 16 to 24: 17.5 of 20 steps.
+    assert list(convergence(study, block, rows)) == [
+        "- s, fcos: AlignDet reaches the 22.00 of backbone only with 20 steps in 88% of them, "
+        "interpolated."
+    ]
+
+
+def test_convergence_that_never_comes(study, results):
+    block = study.blocks["short"]
+    for cell in block_cells(study, results, block):
+        if cell.start == "aligndet":
+            score(results, cell, 21.9)
+    rows = rows_of(study, Results(results.path), block)
+    assert list(convergence(study, block, rows)) == [
+        "- s, fcos: AlignDet does not reach the 22.00 of backbone only with 20 steps."
     ]
 
 
