@@ -22,7 +22,8 @@ class TransferConfig:
     """The ``transfer`` section: what is taken from ``--init``."""
 
     # Output layers of box regression and centerness are class-agnostic in pre-training, so they fit
-    # if they are so here too. The authors drop them; keeping them is never worse (docs/results.md).
+    # if they are so here too. The authors drop them; kept, they measured as well or better
+    # (docs/results.md).
     keep_box_outputs: bool = True
     # Take the backbone alone from --init: the comparison that shows what neck and head bring.
     backbone_only: bool = False
