@@ -80,6 +80,14 @@ def block_table(study: Study, block: Block, rows: list[Row]) -> list[str]:
     return table(header, lines)
 
 
+def versions(results: Results, cells: list[Cell]) -> Iterator[str]:
+    """A remark if the runs were not all made with one version of torch."""
+    used = sorted({result["torch"] for cell in cells if (result := results.get(cell))})
+    if len(used) > 1:
+        yield ""
+        yield f"These runs were made with different versions of torch: {', '.join(used)}."
+
+
 def verdict(row: Row, block: Block) -> str:
     """Whether the gain is as large as wanted, and surely above 0."""
     if row.gain is None or row.detector not in block.at_least:
@@ -229,6 +237,7 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
             yield "Not run yet."
             continue
         yield from block_table(study, block, rows)
+        yield from versions(results, cells)
         if len(block.iterations) > 1:
             yield from ("", *convergence(study, block, rows))
         if block.figure and any(row.gain is not None for row in rows):

@@ -106,6 +106,16 @@ def test_the_page(study, results, tmp_path):
     assert f"![Short schedules]({tmp_path.name}/short.png)" in lines
 
 
+def test_versions_that_differ_are_named(study, results, tmp_path):
+    assert not any("different versions" in line for line in page(study, results, tmp_path))
+    cell = block_cells(study, results, study.blocks["short"])[0]
+    results.save(cell, results.get(cell) | {"torch": "2.12"})
+    lines = list(page(study, Results(results.path), tmp_path))
+    remark = "These runs were made with different versions of torch: 2.11, 2.12."
+    assert lines.count(remark) == 1
+    assert lines[lines.index(remark) - 2].startswith("| s | fcos | 100 % | 20 | AlignDet |")
+
+
 def test_what_came_out_is_said_first(tmp_path, study, results):
     def change(content):
         content["blocks"]["short"].update(
