@@ -72,7 +72,7 @@ def test_convergence_to_what_the_first_start_has_in_the_end(study, results, alig
     block = study.blocks["short"]
     for cell in block_cells(study, results, block):
         if cell.start == "aligndet":
-            score(results, cell, aligndet[cell.iterations])
+            score(results, cell, aligndet[cell.iterations] + cell.seed - 2)  # on average
     rows = rows_of(study, Results(results.path), block)
     goal = "the 22.00 of backbone only with 20 steps"
     assert list(convergence(study, block, rows)) == [f"- s, fcos: AlignDet {said.format(goal)}"]
