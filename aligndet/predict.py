@@ -18,9 +18,9 @@ from aligndet import cli, dist
 from aligndet.evaluate import coco_results
 from aligndet.transfer import read_detector
 from aligndet.visual import draw_boxes
-from data.coco import write_json_atomic
 from data.errors import DataError
 from data.images import list_images, read_image
+from data.json_files import write_json_atomic
 from data.transforms import resize, to_tensor
 from data.views import pad_images
 

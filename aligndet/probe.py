@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from aligndet import cli, dist
-from data.coco import write_json_atomic
 from data.crops import CentreCrop
 from data.errors import DataError
 from data.image_folder import ImageFiles, images_of_classes
 from data.image_views import ImageViews, collate_image_views
+from data.json_files import write_json_atomic
 from data.loaders import eval_loader, iterate
 from models.backbone import BACKBONES, build_backbone
 from models.backbone_weights import load_backbone_weights

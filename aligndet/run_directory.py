@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aligndet import checkpoint, dist
 from aligndet.config import Config, differences, dump_yaml, plain
-from data.coco import write_json_atomic
+from data.json_files import open_atomic, write_json_atomic
 
 # Keys that may change when a run is resumed, because the result does not depend on them.
 FREE_TO_CHANGE = (
@@ -72,9 +71,8 @@ class RunDirectory:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut off
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-        temporary = self.metrics.with_name(".metrics.jsonl.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self.metrics)
+        with open_atomic(self.metrics) as file:
+            file.writelines(kept)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; numbers that are not finite become null."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from aligndet import checkpoint
 from aligndet.adapters import adapter_class
-from data.coco import Categories, write_json_atomic
+from data.coco import Categories
+from data.json_files import write_json_atomic
 from models.detector import ModelConfig, build_detector
 from models.renaming import count_modules
 

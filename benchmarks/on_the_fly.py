@@ -24,7 +24,7 @@ from aligndet.box_domain import BoxDomain, BoxDomainConfig
 from data.build import DataConfig, SplitConfig, build_two_views
 from data.images import list_images
 from data.loaders import GroupedBatchSampler, train_loader
-from data.proposals import main as write_proposals
+from data.proposals.command import main as write_proposals
 from data.shapes import generate
 from data.views import SampleKey, TwoViewDataset, collate_views
 from models import ModelConfig, build_detector

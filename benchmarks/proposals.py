@@ -27,11 +27,11 @@ from skimage.segmentation import felzenszwalb
 from torch import Tensor
 from tqdm import tqdm
 
-from data.box_filter import BoxFilter, filter_boxes
 from data.images import read_image
-from data.proposal_sources import objects_by_file
-from data.propose import ProposalSettings, propose
-from data.recall import measure_recall
+from data.proposals.box_filter import BoxFilter, filter_boxes
+from data.proposals.propose import ProposalSettings, propose
+from data.proposals.recall import measure_recall
+from data.proposals.sources import objects_by_file
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from data.coco import CocoDataset
 from data.errors import DataError
 from data.image_folder import ImageFiles, images_of_classes, images_of_coco, images_of_tree
-from data.proposal_cache import ProposalCache
-from data.propose import ProposalSettings
-from data.searched import SearchedImages
+from data.proposals.cache import ProposalCache
+from data.proposals.propose import ProposalSettings
+from data.proposals.searched_images import SearchedImages
 from data.transforms import Augment
 from data.views import BoxSource, DetectionDataset, TwoViewDataset
 

@@ -1,4 +1,4 @@
-"""COCO JSON: reading it with checks that name what is wrong, and writing it all or nothing.
+"""COCO JSON: reading it with checks that name what is wrong.
 
 Boxes are xywh in the file and float32 xyxy pixels everywhere in Python. Category ids are mapped to
 contiguous labels 0..K-1 in the order of the ids, and back.
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from data.errors import DataError
 from data.images import check_images, read_image
+from data.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -50,32 +49,6 @@ class Categories:
         return self.ids.index(category_id)
 
 
-def write_json_atomic(content: Any, path: str | Path) -> None:
-    """Write JSON so that ``path`` holds either the old file or the complete new one."""
-    with open_atomic(path) as file:
-        json.dump(content, file)
-
-
-@contextmanager
-def open_atomic(path: str | Path) -> Iterator[TextIO]:
-    """Open a UTF-8 text file for writing; it takes the place of ``path`` when the block ends well.
-
-    After an error or a kill ``path`` still holds what it held before.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # A file name that is not UTF-8 must not cost the result: it is written with escapes.
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # still there only after a failure
-
-
 def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     """Read a COCO JSON and check its structure.
 
@@ -90,21 +63,6 @@ def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     content = read_json(path)
     check_coco(path, content)
     return content
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DataError: the file is missing or not JSON.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give the path of a COCO JSON") from None
-    except (ValueError, RecursionError, IsADirectoryError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}); write the file again") from None
 
 
 def check_coco(path: str | Path, content: Any) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.coco import read_json
 from data.errors import DataError
 from data.images import check_images, list_images
+from data.json_files import read_json
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from data.coco import write_json_atomic
 from data.errors import DataError
+from data.json_files import write_json_atomic
 from data.outlines import CLASSES, OUTLINES
 
 VERSION = 2  # raise it whenever a change alters the pictures

@@ -17,7 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from data.coco import load_coco, write_json_atomic
+from data.coco import load_coco
+from data.json_files import write_json_atomic
 
 FOLDS = 5
 

@@ -25,7 +25,7 @@ class SampleKey(NamedTuple):
 
 
 class BoxSource(Protocol):
-    """Images with boxes: ``data.coco.CocoDataset`` or ``data.searched.SearchedImages``."""
+    """Images with boxes: ``CocoDataset`` or ``SearchedImages`` (``data/proposals/``)."""
 
     @property
     def aspect_ratios(self) -> list[float]:

@@ -22,8 +22,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.coco import write_json_atomic
 from data.errors import DataError
+from data.json_files import write_json_atomic
 
 CLASSES = (  # category id = position + 1
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.coco import load_coco, write_json_atomic
+from data.coco import load_coco
+from data.json_files import write_json_atomic
 from data.subset import FOLDS, subset
 from experiments.study import DataSet
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from data.coco import open_atomic
 from data.errors import DataError
+from data.json_files import open_atomic
 from experiments.figures import FIGURES
 from experiments.paired import Gain, mean_and_spread, paired_gain
 from experiments.results import Recipe, Results, block_cells, tuned_recipe

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from data.coco import read_json, write_json_atomic
+from data.json_files import read_json, write_json_atomic
 from experiments.study import Block, Cell, Pretraining, Study
 
 Recipe = tuple[tuple[str, Any], ...]

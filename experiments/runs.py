@@ -20,8 +20,8 @@ import torch
 import yaml
 
 from aligndet.config import differences
-from data.coco import read_json, write_json_atomic
 from data.errors import DataError
+from data.json_files import read_json, write_json_atomic
 from experiments.configs import Place, Run, comparable, config_of, resolved
 from experiments.results import Results
 from experiments.study import Cell, Pretraining, Study

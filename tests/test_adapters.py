@@ -16,7 +16,7 @@ from aligndet import projectors
 from aligndet.adapters import ADAPTERS, ids_of_matched
 from models import build_detector
 from models.faster_rcnn import add_boxes
-from tests.small_detectors import BOX_LOSSES, OPTIONS, model_config
+from tests.helpers.small_detectors import BOX_LOSSES, OPTIONS, model_config
 
 WIDTH = 32
 LEVEL_SIZES = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]  # of a 64 x 96 batch, strides 8 to 128

@@ -8,7 +8,7 @@ import torch
 from models.backbone import build_backbone
 from models.backbone_layouts import recognise
 from models.backbone_weights import load_backbone_weights
-from tests.backbone_files import (
+from tests.helpers.backbone_files import (
     PREFIXED,
     RENAMED,
     assert_torchvisions_features,

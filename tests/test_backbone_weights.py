@@ -12,7 +12,7 @@ import torchvision
 
 from models.backbone import BACKBONES, build_backbone
 from models.backbone_weights import load_backbone_weights
-from tests.backbone_files import PREFIXED, moco, source
+from tests.helpers.backbone_files import PREFIXED, moco, source
 
 
 def save(tmp_path, content):

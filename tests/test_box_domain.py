@@ -15,7 +15,7 @@ import models.roi_head
 from aligndet.adapters import ADAPTERS
 from aligndet.box_domain import BoxDomain, BoxDomainConfig, instance_ids
 from models import build_detector
-from tests.small_detectors import BOX_LOSSES, model_config
+from tests.helpers.small_detectors import BOX_LOSSES, model_config
 
 EMPTY = torch.zeros(0, 4)
 BOXES = [

@@ -9,10 +9,10 @@ import pytest
 from data.build import DataConfig, SplitConfig, build_train, build_two_views, build_val
 from data.coco import CocoDataset
 from data.errors import DataError
-from data.propose import ProposalSettings
-from data.searched import SearchedImages
+from data.proposals.propose import ProposalSettings
+from data.proposals.searched_images import SearchedImages
 from data.views import SampleKey
-from tests.drawn_boxes import save_coco
+from tests.helpers.drawn_boxes import save_coco
 
 PICTURES = [(64, 48, [(4, 4, 30, 30), (33, 10, 60, 40)]), (48, 64, []), (50, 50, [(9, 9, 40, 44)])]
 

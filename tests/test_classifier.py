@@ -8,7 +8,7 @@ import torchvision
 
 from models.backbone import build_backbone
 from models.classifier import Classifier
-from tests.random_norms import randomise_norm
+from tests.helpers.random_norms import randomise_norm
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])

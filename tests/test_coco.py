@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data.coco import CocoDataset, load_coco, read_categories, write_json_atomic
+from data.coco import CocoDataset, load_coco, read_categories
 from data.errors import DataError
-from tests.assertions import assert_clean
+from tests.helpers.assertions import assert_clean
 
 CONTENT = {
     "images": [
@@ -287,34 +287,3 @@ def test_size_other_than_stated(content, dataset, tmp_path):
         data.read(0)
     path = tmp_path / "images" / "a.png"
     assert_clean(error, path, "30 x 40", "40 x 30", str(tmp_path / "a.json"), "correct")
-
-
-def test_write_json_makes_folders_and_replaces(tmp_path):
-    path = tmp_path / "new" / "folder" / "x.json"
-    write_json_atomic({"a": [1, 2.5, "ä"]}, path)
-    assert json.loads(path.read_text(encoding="utf-8")) == {"a": [1, 2.5, "ä"]}
-    write_json_atomic([], str(path))
-    assert json.loads(path.read_text(encoding="utf-8")) == []
-    assert [p.name for p in path.parent.iterdir()] == ["x.json"]
-
-
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "x.json"
-    write_json_atomic({"old": True}, path)
-    with pytest.raises(TypeError):
-        write_json_atomic({"a": list(range(1000)), "b": object()}, path)
-    assert json.loads(path.read_text()) == {"old": True}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    write_json_atomic({"old": True}, path)
-
-    def full(descriptor):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_json_atomic({"new": True}, path)
-    assert json.loads(path.read_text()) == {"old": True}

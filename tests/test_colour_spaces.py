@@ -6,7 +6,7 @@ import colorsys
 
 import torch
 
-from data.colour_spaces import rgb, rgb_to_hsv, rgb_to_lab
+from data.selective_search.colour_spaces import rgb, rgb_to_hsv, rgb_to_lab
 
 
 def test_hsv_equals_colorsys() -> None:

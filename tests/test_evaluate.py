@@ -10,7 +10,7 @@ from data.coco import Categories, CocoDataset, load_coco
 from data.loaders import eval_loader
 from data.transforms import Augment
 from data.views import DetectionDataset, collate_detection
-from tests.oracle_detector import OracleDetector
+from tests.helpers.oracle_detector import OracleDetector
 
 BOXES = {1: [10.0, 10.0, 20.0, 20.0], 2: [50.0, 40.0, 60.0, 50.0]}  # xywh; 400 and 3000 px
 

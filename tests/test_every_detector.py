@@ -12,9 +12,9 @@ from aligndet.adapters import ADAPTERS
 from aligndet.evaluate import AP_KEYS
 from models import build_detector
 from models.detector import DETECTORS
-from tests.assertions import assert_finite_gradients
-from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
-from tests.small_detectors import BOX_LOSSES, OPTIONS, model_config
+from tests.helpers.assertions import assert_finite_gradients
+from tests.helpers.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
+from tests.helpers.small_detectors import BOX_LOSSES, OPTIONS, model_config
 
 every_detector = pytest.mark.parametrize("name", DETECTORS)
 

@@ -17,9 +17,9 @@ from data.coco import Categories
 from data.image_folder import ImageFiles
 from models import build_detector
 from models.detector import ModelConfig
-from tests.backbone_files import assert_torchvisions_features
-from tests.random_norms import randomise_norm
-from tests.small_detectors import model_config
+from tests.helpers.backbone_files import assert_torchvisions_features
+from tests.helpers.random_norms import randomise_norm
+from tests.helpers.small_detectors import model_config
 
 IMAGES = ImageFiles("nowhere", ("a", "b", "c"), ("x", "y", "z"), (0, 1, 2))
 

@@ -7,8 +7,8 @@ from torch import nn
 from models import ModelConfig, build_detector
 from models.backbone import build_backbone
 from models.faster_rcnn import FasterRCNN, FasterRCNNConfig, add_boxes
-from tests.assertions import assert_finite_gradients
-from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch
+from tests.helpers.assertions import assert_finite_gradients
+from tests.helpers.labelled_batch import NOTHING, SIZES, TARGETS, K, batch
 
 LEVELS = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))  # of a batch of 128 x 160
 SMALL = FasterRCNNConfig(

@@ -10,7 +10,7 @@ from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_los
 from models.backbone import build_backbone
 from models.coders import distances_to_boxes
 from models.fcos import FCOS, FCOSConfig, FCOSHead
-from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
+from tests.helpers.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
 
 LEVELS = ((16, 20), (8, 10), (4, 5), (2, 3), (1, 2))  # of a batch of 128 x 160
 STRIDES = (8, 16, 32, 64, 128)

@@ -9,7 +9,7 @@ from torch import nn
 from aligndet.adapters import ADAPTERS, adapter_class
 from aligndet.feature_scale import RATE, FeatureScale
 from models import build_detector
-from tests.small_detectors import model_config
+from tests.helpers.small_detectors import model_config
 
 FREE = {"fcos": None, "retinanet": "head.cls_tower.", "faster_rcnn": "roi_head.fcs."}
 

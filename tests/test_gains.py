@@ -12,7 +12,7 @@ from experiments.gains import main, run_all, wanted
 from experiments.results import Results
 from experiments.runs import FailedRun
 from experiments.study import Cell, Pretraining
-from tests.study_files import read_study, score, write_study
+from tests.helpers.study_files import read_study, score, write_study
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.grouped_batch_norm import GroupedBatchNorm2d
-from tests.random_norms import randomise_norm
+from tests.helpers.random_norms import randomise_norm
 
 
 def norm_of(groups):

@@ -7,9 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from data.grouping import Hierarchy, group_regions
-from data.region_features import Regions, describe_regions, round_histogram, texture_levels
-from data.segmentation import Segmentation, unique_pairs
+from data.selective_search.grouping import Hierarchy, group_regions
+from data.selective_search.region_features import (
+    Regions,
+    describe_regions,
+    round_histogram,
+    texture_levels,
+)
+from data.selective_search.segmentation import Segmentation, unique_pairs
 
 PIXELS = torch.tensor([15 * 24])
 

@@ -19,7 +19,7 @@ from data.images import (
     read_bytes,
     read_image,
 )
-from tests.assertions import assert_clean
+from tests.helpers.assertions import assert_clean
 
 RAMP = np.tile(np.linspace(0, 65535, 256).round().astype(np.uint16), (4, 1))  # (4, 256)
 

@@ -21,7 +21,7 @@ from data.views import (
     collate_detection,
     collate_views,
 )
-from tests.drawn_boxes import save_coco
+from tests.helpers.drawn_boxes import save_coco
 
 # 11 landscape or square images, 6 portraits.
 RATIOS = [0.75, 1.5, 1.0, 0.66, 1.33, 0.75, 0.5, 2.0, 0.7, 0.75, 1.01, 0.6, 0.9, 1.2, 0.8, 1.5, 0.3]

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import proposal_cache
 from data.loaders import GroupedBatchSampler
-from data.proposal_cache import ProposalCache
-from data.proposals import main
-from data.propose import ProposalSettings
-from data.searched import SearchedImages
+from data.proposals import cache as proposal_cache
+from data.proposals.cache import ProposalCache
+from data.proposals.command import main
+from data.proposals.propose import ProposalSettings
+from data.proposals.searched_images import SearchedImages
 
 ROOT = Path(__file__).parent.parent
 STEPS = 6  # 8 images in batches of 2: an epoch and a half

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from data.coco import load_coco, write_json_atomic
+from data.coco import load_coco
+from data.json_files import write_json_atomic
 from experiments.prepare import (
     labels_file,
     make_labels,

@@ -11,7 +11,7 @@ from experiments.pretrain_mislabelled import (
     level_by_level,
 )
 from models import build_detector
-from tests.small_detectors import model_config
+from tests.helpers.small_detectors import model_config
 
 
 def test_order_of_two_images_by_hand():

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-import data.propose_files
-from data.proposals import main
-from data.propose import ProposalSettings, propose
-from tests.proposal_command import journal_of
-from tests.two_rectangles import draw
+import data.proposals.workers
+from data.proposals.command import main
+from data.proposals.propose import ProposalSettings, propose
+from tests.helpers.proposal_command import journal_of
+from tests.helpers.two_rectangles import draw
 
 ROOT = Path(__file__).parent.parent
 IMAGES = 12
@@ -27,8 +27,8 @@ FINISHED = 5  # lines in the journal when the kill comes
 # for the kill.
 STALLED = f"""
 import sys, time
-from data import proposals
-from data.proposal_journal import Journal
+from data.proposals import command
+from data.proposals.journal import Journal
 
 add, calls = Journal.add, 0
 
@@ -40,7 +40,7 @@ def stalling(*args):
         time.sleep(1)
 
 Journal.add = stalling
-sys.exit(proposals.main())
+sys.exit(command.main())
 """
 
 
@@ -70,7 +70,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(len(images))
         return propose(images, settings)
 
-    monkeypatch.setattr(data.propose_files, "propose", counting)
+    monkeypatch.setattr(data.proposals.workers, "propose", counting)
     return sizes
 
 

@@ -29,10 +29,7 @@ pytestmark = pytest.mark.skipif(not WEIGHTS.exists(), reason="ALIGNDET_DATA has 
 
 CLASSES = [c.lower() for c in torchvision.models.MobileNet_V2_Weights.DEFAULT.meta["categories"]]
 # COCO's classes that ImageNet names as COCO does, or within a longer name.
-SHARED = (
-    "banana bear broccoli bus elephant keyboard laptop microwave orange pizza refrigerator toilet "
-    "umbrella zebra"
-).split()
+SHARED = ["banana", "bear", "broccoli", "bus", "elephant", "keyboard", "laptop", "microwave", "orange", "pizza", "refrigerator", "toilet", "umbrella", "zebra"]
 
 
 @pytest.fixture(scope="module")

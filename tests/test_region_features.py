@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data.region_features import describe_regions, texture_levels
-from data.segmentation import Segmentation
+from data.selective_search.region_features import describe_regions, texture_levels
+from data.selective_search.segmentation import Segmentation
 
 LABELS = torch.tensor(
     [

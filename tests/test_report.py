@@ -12,7 +12,7 @@ from experiments.figures import FIGURES
 from experiments.report import convergence, main, page, rows_of
 from experiments.results import Results, block_cells
 from experiments.study import Study
-from tests.study_files import read_study, score, tune, write_study
+from tests.helpers.study_files import read_study, score, tune, write_study
 
 # AP of (start, steps), one a seed. Gains at 10 steps: 2, 3, 4; at 20 steps: 1, 0, -1.
 SCORES = {

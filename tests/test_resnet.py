@@ -7,7 +7,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from models.backbone import build_backbone
 from models.norm import FrozenBatchNorm2d
 from models.resnet import ResNet
-from tests.random_norms import randomise_norm
+from tests.helpers.random_norms import randomise_norm
 
 DEPTHS = (18, 34, 50, 101)
 LAYERS = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}

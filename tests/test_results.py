@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.results import Results, all_cells, block_cells, tuned_recipe
-from tests.study_files import read_study, score, tune
+from tests.helpers.study_files import read_study, score, tune
 
 
 def lr(recipe):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.small_detectors import OPTIONS
+from tests.helpers.small_detectors import OPTIONS
 
 ROOT = Path(__file__).parent.parent
 STEPS = 6

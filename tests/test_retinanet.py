@@ -10,8 +10,8 @@ from models.assign import IGNORE
 from models.backbone import build_backbone
 from models.coders import boxes_to_deltas, deltas_to_boxes
 from models.retinanet import RetinaNet, RetinaNetConfig, RetinaNetHead
-from tests.assertions import assert_finite_gradients
-from tests.labelled_batch import NOTHING, SIZES, TARGETS, K, batch
+from tests.helpers.assertions import assert_finite_gradients
+from tests.helpers.labelled_batch import NOTHING, SIZES, TARGETS, K, batch
 
 LEVELS = ((16, 20), (8, 10), (4, 5), (2, 3), (1, 2))  # of a batch of 128 x 160
 STRIDES = (8, 16, 32, 64, 128)

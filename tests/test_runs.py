@@ -13,7 +13,7 @@ from experiments.configs import Place, comparable, config_of, resolved
 from experiments.results import Results, all_cells
 from experiments.runs import FailedRun, check, command, init_of, perform
 from experiments.study import Cell, Pretraining
-from tests.study_files import read_study
+from tests.helpers.study_files import read_study
 
 RECIPE = (("optim.lr", 0.1), ("optim.weight_decay", 0.0))
 PRETRAINING = Pretraining("s", "fcos", "aligndet")

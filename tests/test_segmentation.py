@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import segmentation
-from data.segmentation import blur, grid_edges, segment, unique_pairs
-from data.selective_search import _pad
+from data.selective_search import segmentation
+from data.selective_search.search import _pad
+from data.selective_search.segmentation import blur, grid_edges, segment, unique_pairs
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from data import selective_search as module
-from data.grouping import Hierarchy
-from data.selective_search import SEARCHES, Strategy, rank_boxes, selective_search
+from data.selective_search import SEARCHES, Strategy, selective_search
+from data.selective_search import search as module
+from data.selective_search.grouping import Hierarchy
+from data.selective_search.search import rank_boxes
 
 
 def draw_scene(seed: int = 0) -> tuple[Tensor, Tensor]:

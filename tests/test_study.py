@@ -9,7 +9,7 @@ import pytest
 from data.errors import DataError
 from experiments.results import Results, all_cells
 from experiments.study import Cell, Pretraining, Study
-from tests.study_files import read_study, tune, write_study
+from tests.helpers.study_files import read_study, tune, write_study
 
 
 @pytest.mark.parametrize("name", ["gains", "smoke"])

@@ -25,8 +25,8 @@ from models.torchvision_weights import (
     retinanet_from_torchvision,
     retinanet_v2_from_torchvision,
 )
-from tests.assertions import same_detections
-from tests.random_norms import randomise_norm
+from tests.helpers.assertions import same_detections
+from tests.helpers.random_norms import randomise_norm
 from tests.test_torchvision_weights import SIZES, K, batch, random_targets, raw_outputs
 
 LIMIT = 60  # proposals of an image: the same for both sides, and few, to keep the tests short

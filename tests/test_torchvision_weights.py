@@ -14,8 +14,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from models.backbone import build_backbone
 from models.fcos import FCOS, FCOSConfig
 from models.torchvision_weights import fcos_from_torchvision
-from tests.assertions import same_detections
-from tests.random_norms import randomise_norm
+from tests.helpers.assertions import same_detections
+from tests.helpers.random_norms import randomise_norm
 
 K = 7
 SIZES = [(256, 256), (201, 133), (120, 256)]  # true sizes in a batch of 256 x 256

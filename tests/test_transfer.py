@@ -22,8 +22,8 @@ from data.coco import Categories
 from models import build_detector
 from models.backbone import build_backbone
 from models.backbone_weights import load_backbone_weights
-from tests import small_detectors
-from tests.small_detectors import model_config
+from tests.helpers import small_detectors
+from tests.helpers.small_detectors import model_config
 
 OPTIONS = small_detectors.OPTIONS["fcos"]
 CLASSES = Categories((3, 7), ("red", "blue"))

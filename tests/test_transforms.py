@@ -23,7 +23,7 @@ from data.transforms import (
     to_pixels,
     to_tensor,
 )
-from tests.drawn_boxes import COLOURS, draw, find, find_marker
+from tests.helpers.drawn_boxes import COLOURS, draw, find, find_marker
 
 BOXES = [(9, 5, 40, 21), (70, 8, 88, 52), (12, 40, 60, 57)]  # nowhere near symmetric
 # Ground and marker of these colours stay apart under every operation at every strength.

@@ -26,8 +26,8 @@ from data.loaders import GroupedBatchSampler, eval_loader
 from data.views import collate_detection, collate_views
 from finetune import FineTuning
 from models import build_detector
-from tests.oracle_detector import OracleDetector
-from tests.small_detectors import BOX_LOSSES, EVERYTHING, OPTIONS
+from tests.helpers.oracle_detector import OracleDetector
+from tests.helpers.small_detectors import BOX_LOSSES, EVERYTHING, OPTIONS
 from train import Batches, fit, step_seed
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from data.views import (
     limit_boxes,
     pad_images,
 )
-from tests.drawn_boxes import COLOURS, find, save_coco
+from tests.helpers.drawn_boxes import COLOURS, find, save_coco
 
 LANDSCAPE = (96, 64, [(9, 5, 40, 21), (70, 8, 88, 52), (12, 40, 60, 57)])
 PORTRAIT = (50, 90, [(3, 4, 20, 30), (24, 10, 45, 22), (8, 44, 30, 84), (36, 50, 46, 70)])

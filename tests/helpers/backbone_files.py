@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tests.random_norms import randomise_norm
+from tests.helpers.random_norms import randomise_norm
 
 
 def source(name):

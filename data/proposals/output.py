@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data.coco import open_atomic
-from data.propose_files import Bad
+from data.json_files import open_atomic
+from data.proposals.workers import Bad
 
 CATEGORIES = [{"id": 1, "name": "object"}]
 NAMED = 10  # bad images on the screen; more are listed in a file

@@ -8,8 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.proposal_output import annotations_of
-from tests.proposal_command import journal_of, names, run, spoil, three_images, without_progress
+from data.proposals.output import annotations_of
+from tests.helpers.proposal_command import (
+    journal_of,
+    names,
+    run,
+    spoil,
+    three_images,
+    without_progress,
+)
 
 
 @pytest.fixture

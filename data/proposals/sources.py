@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.coco import check_coco, load_coco, read_json
+from data.coco import check_coco, load_coco
 from data.errors import DataError
 from data.images import list_images
-from data.propose_files import Job
+from data.json_files import read_json
+from data.proposals.workers import Job
 
 # Of a box in pixels. The output has two decimals, and training refuses a box without area.
 LEAST_SIDE = 0.02

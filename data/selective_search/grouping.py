@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.region_features import Regions, round_histogram
-from data.segmentation import unique_pairs
+from data.selective_search.region_features import Regions, round_histogram
+from data.selective_search.segmentation import unique_pairs
 
 MEASURES = "ctsf"  # colour, texture, size, fill
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.coco import Record
 from data.images import check_images, decode_image, image_sizes, list_images, read_bytes
-from data.proposal_cache import ProposalCache
+from data.proposals.cache import ProposalCache
 
 
 class SearchedImages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data.recall import measure_recall
+from data.proposals.recall import measure_recall
 
 
 def test_recall_by_hand() -> None:

@@ -29,14 +29,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.box_filter import parse_filter
-from data.draw_proposals import draw_sample
 from data.errors import DataError
-from data.proposal_journal import Journal
-from data.proposal_output import report_bad, write_proposals
-from data.proposal_sources import Work, list_work, objects_by_file
-from data.propose import SEARCH_VERSION, ProposalSettings
-from data.propose_files import (
+from data.proposals.box_filter import parse_filter
+from data.proposals.journal import Journal
+from data.proposals.output import report_bad, write_proposals
+from data.proposals.pictures import draw_sample
+from data.proposals.propose import SEARCH_VERSION, ProposalSettings
+from data.proposals.recall import measure_recall
+from data.proposals.sources import Work, list_work, objects_by_file
+from data.proposals.workers import (
     Bad,
     Found,
     Job,
@@ -45,7 +46,6 @@ from data.propose_files import (
     propose_files_on_device,
     size_problem,
 )
-from data.recall import measure_recall
 from data.selective_search import SEARCHES
 
 DEFAULT_FILTER, DEFAULT_NMS = "ratio3size0008", 0.5  # of every source but labels
@@ -256,6 +256,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("stopped; the same command goes on from here")
         return INTERRUPTED
 
-
-if __name__ == "__main__":
-    sys.exit(main())

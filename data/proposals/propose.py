@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.nn import functional
 
-from data.box_filter import BoxFilter, filter_boxes, suppress_overlaps
+from data.proposals.box_filter import BoxFilter, filter_boxes, suppress_overlaps
 from data.selective_search import SEARCHES, selective_search
 
 # Kept boxes are not used again when it differs. Raise it when the search, the filter or the

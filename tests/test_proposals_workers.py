@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import data.propose_files
-from data.propose import ProposalSettings, propose
-from data.propose_files import Bad, Job, propose_files, propose_files_on_device
-from tests.proposal_command import save_all_kinds, spoil, three_images
+import data.proposals.workers
+from data.proposals.propose import ProposalSettings, propose
+from data.proposals.workers import Bad, Job, propose_files, propose_files_on_device
+from tests.helpers.proposal_command import save_all_kinds, spoil, three_images
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def test_reading_ahead_is_bounded_and_ends_early(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    original = data.propose_files.read_image
+    original = data.proposals.workers.read_image
     monkeypatch.setattr(
-        data.propose_files, "read_image", lambda path: read.append(path) or original(path)
+        data.proposals.workers, "read_image", lambda path: read.append(path) or original(path)
     )
     jobs = [Job("a.png")] * 50
     outcomes = propose_files_on_device(
@@ -63,10 +63,10 @@ def test_large_images_make_smaller_batches(folder: Path, monkeypatch: pytest.Mon
         sizes.append(len(images))
         return propose(images, settings)
 
-    monkeypatch.setattr(data.propose_files, "propose", counting)
+    monkeypatch.setattr(data.proposals.workers, "propose", counting)
     jobs = [Job("a.png")] * 5
     for pixels, expected in ((10**9, [4, 1]), (2 * 60 * 80, [2, 2, 1]), (1, [1] * 5)):
-        monkeypatch.setattr(data.propose_files, "MAX_PIXELS", pixels)
+        monkeypatch.setattr(data.proposals.workers, "MAX_PIXELS", pixels)
         sizes.clear()
         assert len(list(propose_files(folder, jobs, ProposalSettings(), batch=4))) == 5
         assert sizes == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data.box_filter import BoxFilter, filter_boxes, parse_filter, suppress_overlaps
+from data.proposals.box_filter import BoxFilter, filter_boxes, parse_filter, suppress_overlaps
 
 
 def test_filter_names() -> None:

@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from data import proposal_cache
 from data.coco import CocoDataset
 from data.errors import DataError
-from data.proposal_cache import ProposalCache
-from data.proposals import main
-from data.propose import ProposalSettings
-from data.searched import SearchedImages
-from tests.assertions import assert_clean
-from tests.two_rectangles import draw
+from data.proposals import cache as proposal_cache
+from data.proposals.cache import ProposalCache
+from data.proposals.command import main
+from data.proposals.propose import ProposalSettings
+from data.proposals.searched_images import SearchedImages
+from tests.helpers.assertions import assert_clean
+from tests.helpers.two_rectangles import draw
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data import proposal_cache
 from data.errors import DataError
 from data.images import decode_image
-from data.proposal_cache import ProposalCache, settings_digest
-from data.propose import ProposalSettings, propose
-from tests.assertions import assert_clean
-from tests.two_rectangles import draw
+from data.proposals import cache as proposal_cache
+from data.proposals.cache import ProposalCache, settings_digest
+from data.proposals.propose import ProposalSettings, propose
+from tests.helpers.assertions import assert_clean
+from tests.helpers.two_rectangles import draw
 
 
 def encoded(seed, kind="PNG"):
@@ -232,7 +232,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(cache, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(proposal_cache.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(DataError) as error:
         boxes_of(cache, encoded(0))
     assert_clean(error, cache.directory, "No space left on device", "has space")

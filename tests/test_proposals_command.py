@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data import proposals
 from data.errors import DataError
-from data.propose import propose
-from data.propose_files import Found, propose_files_on_device
-from tests.proposal_command import (
+from data.proposals import command
+from data.proposals.propose import propose
+from data.proposals.workers import Found, propose_files_on_device
+from tests.helpers.proposal_command import (
     journal_of,
     names,
     run,
@@ -26,7 +26,7 @@ from tests.proposal_command import (
     three_images,
     without_progress,
 )
-from tests.two_rectangles import draw
+from tests.helpers.two_rectangles import draw
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_the_device_option_reaches_the_search(
         return on_device(directory, jobs, settings, torch.device("cpu"), threads, batch)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(proposals, "propose_files_on_device", on_cpu_instead)
+    monkeypatch.setattr(command, "propose_files_on_device", on_cpu_instead)
     one, other = tmp_path / "one.json", tmp_path / "other.json"
     assert run("--images", folder, "--output", one, "--workers", 1) == 0
     assert run("--images", folder, "--output", other, "--workers", 2, "--device", "cuda") == 0
@@ -200,16 +200,16 @@ def test_a_killed_process_ends_the_run_with_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the kernel does when memory runs out; the run must not wait for the process for ever."""
-    output, add = tmp_path / "out.json", proposals.Journal.add
+    output, add = tmp_path / "out.json", command.Journal.add
     for i in range(8):
         Image.fromarray(draw(10 + i)).save(folder / f"{i}.png")
 
-    def add_and_kill(journal: proposals.Journal, found: Found) -> None:
+    def add_and_kill(journal: command.Journal, found: Found) -> None:
         add(journal, found)
         for process in multiprocessing.active_children():
             process.kill()
 
-    monkeypatch.setattr(proposals.Journal, "add", add_and_kill)
+    monkeypatch.setattr(command.Journal, "add", add_and_kill)
     arguments = ("--images", folder, "--output", output)
     assert run(*arguments, "--workers", 2, "--batch", 1) == 1
     message = without_progress(capsys.readouterr().err)[-1]
@@ -225,13 +225,13 @@ def test_ctrl_c_keeps_what_is_finished(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    output, add = tmp_path / "out.json", proposals.Journal.add
+    output, add = tmp_path / "out.json", command.Journal.add
 
-    def add_and_interrupt(journal: proposals.Journal, found: Found) -> None:
+    def add_and_interrupt(journal: command.Journal, found: Found) -> None:
         add(journal, found)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(proposals.Journal, "add", add_and_interrupt)
+    monkeypatch.setattr(command.Journal, "add", add_and_interrupt)
     arguments = ("--images", folder, "--output", output, "--workers", 1)
     assert run(*arguments) == 130
     assert without_progress(capsys.readouterr().err)[-1].startswith("stopped; the same command")

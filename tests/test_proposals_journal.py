@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.proposal_journal import Journal
-from data.propose_files import FileState, Found
+from data.proposals.journal import Journal
+from data.proposals.workers import FileState, Found
 
 
 def found(file: str, boxes: list[list[float]], bytes_: int = 10) -> Found:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torchvision.ops import box_iou
 
-from data.box_filter import BoxFilter, filter_boxes
-from data.propose import ProposalSettings, propose
-from tests.two_rectangles import draw
+from data.proposals.box_filter import BoxFilter, filter_boxes
+from data.proposals.propose import ProposalSettings, propose
+from tests.helpers.two_rectangles import draw
 
 
 def test_propose_finds_objects_and_obeys_its_settings() -> None:

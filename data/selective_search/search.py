@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import nms
 
-from data.colour_spaces import COLOUR_SPACES
-from data.grouping import MEASURES, Hierarchy, group_regions
-from data.region_features import Regions, describe_regions, texture_levels
-from data.segmentation import segment
+from data.selective_search.colour_spaces import COLOUR_SPACES
+from data.selective_search.grouping import MEASURES, Hierarchy, group_regions
+from data.selective_search.region_features import Regions, describe_regions, texture_levels
+from data.selective_search.segmentation import segment
 
 LONGEST_SIDE = 2**14  # pixels
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aligndet.predict import predict
 from data.coco import Categories, CocoDataset
-from data.proposals import main
+from data.proposals.command import main
 
 # An image of 100 x 60 pixels and one of 50 x 40; ids are unlike the numbers in a sorted folder.
 IMAGES = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.segmentation import Segmentation, blur
+from data.selective_search.segmentation import Segmentation, blur
 
 COLOUR_BINS = 25  # a channel
 TEXTURE_BINS = 10  # a channel and direction

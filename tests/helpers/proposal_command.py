@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.proposals import main
-from tests.two_rectangles import draw
+from data.proposals.command import main
+from tests.helpers.two_rectangles import draw
 
 
 def three_images(images: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.errors import DataError
-from data.propose_files import FileState, Found
+from data.proposals.workers import FileState, Found
 
 FORMAT = 1  # of the lines
 

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.box_filter import filter_boxes, suppress_overlaps
 from data.errors import DataError
 from data.images import read_image
-from data.propose import ProposalSettings, propose
+from data.proposals.box_filter import filter_boxes, suppress_overlaps
+from data.proposals.propose import ProposalSettings, propose
 
 MAX_PIXELS = 2**25  # of the decoded images of a batch, 100 MB; large images make smaller batches
 
@@ -180,7 +180,8 @@ def _process_context() -> multiprocessing.context.BaseContext:
     # Forking a process that has already run torch threads can hang: fork a fresh one, or none.
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    multiprocessing.set_forkserver_preload(["data.propose_files"])  # one import of torch for all
+    # Torch is imported once for all.
+    multiprocessing.set_forkserver_preload(["data.proposals.workers"])
     return multiprocessing.get_context("forkserver")
 
 

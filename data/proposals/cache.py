@@ -15,8 +15,6 @@ import functools
 import hashlib
 import io
 import json
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from data.errors import DataError
-from data.propose import SEARCH_VERSION, ProposalSettings, propose
+from data.json_files import open_atomic
+from data.proposals.propose import SEARCH_VERSION, ProposalSettings, propose
 
 
 class ProposalCache:
@@ -89,16 +88,10 @@ class ProposalCache:
         return boxes.clip(0, (image.width, image.height) * 2).astype(np.float32)
 
     def _write(self, path: Path, boxes: np.ndarray) -> None:
-        # Not fsynced: it would slow the search down, and a file torn by a power cut is noticed.
-        # Nobody else has this temporary name; what a kill leaves under it is never read.
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(_encode(boxes))
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)  # still there only after a failure
+            # Not synced, which would slow the search down: a file torn by a power cut is noticed.
+            with open_atomic(path, binary=True, sync=False) as file:
+                file.write(_encode(boxes))
         except OSError as error:
             raise self._unusable(error) from None
 

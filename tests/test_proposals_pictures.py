@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.draw_proposals import BOLD, BOXES, draw_ranked, draw_sample, evenly_spaced, rank_colour
-from data.proposals import main
-from tests.two_rectangles import draw
+from data.proposals.command import main
+from data.proposals.pictures import (
+    BOLD,
+    BOXES,
+    draw_ranked,
+    draw_sample,
+    evenly_spaced,
+    rank_colour,
+)
+from tests.helpers.two_rectangles import draw
 
 
 def test_lines_lie_on_the_pixels_of_the_box() -> None:

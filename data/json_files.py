@@ -1,0 +1,65 @@
+"""Reading JSON files, and writing any file all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from data.errors import DataError
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is missing or not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give the path of a COCO JSON") from None
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); write the file again") from None
+
+
+def write_json_atomic(content: Any, path: str | Path) -> None:
+    """Write JSON so that ``path`` holds either the old file or the complete new one."""
+    with open_atomic(path) as file:
+        json.dump(content, file)
+
+
+@contextmanager
+def open_atomic(path: str | Path, binary: bool = False, sync: bool = True) -> Iterator[IO[Any]]:
+    """Open a file for writing that replaces ``path`` once the block has ended without an error.
+
+    After an error or a kill ``path`` still holds what it held before.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        binary: bytes instead of UTF-8 text.
+        sync: wait until the content is on the disk, so that a power cut cannot leave an empty file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Unique, since processes of several machines may share the folder.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    # A file name that is not UTF-8 must not cost the result: it is written with escapes.
+    text = {} if binary else {"encoding": "utf-8", "errors": "backslashreplace"}
+    try:
+        with open(temporary, "wb" if binary else "w", **text) as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # still there only after a failure
