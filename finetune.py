@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from aligndet import checkpoint, cli, dist
-from aligndet.amp import autocast
 from aligndet.config import Config, load_config
 from aligndet.evaluate import evaluate
 from aligndet.run_directory import RunDirectory
@@ -130,8 +129,9 @@ def scorer(
         dist.world_size(),
     )
     annotations = load_coco(val.coco.annotations)
-    context = partial(autocast, device, config.amp)
-    return lambda: evaluate(detector, loader, annotations, val.coco.categories, device, context)
+    return partial(
+        evaluate, detector, loader, annotations, val.coco.categories, device, config.amp
+    )
 
 
 if __name__ == "__main__":

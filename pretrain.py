@@ -15,7 +15,6 @@ from functools import partial
 import torch
 
 from aligndet import checkpoint, cli, dist
-from aligndet.amp import autocast
 from aligndet.box_domain import BoxDomain
 from aligndet.config import Config, load_config
 from aligndet.image_domain import build_image_domain
@@ -30,7 +29,7 @@ from data.image_folder import ImageFiles
 from data.image_views import ImageViews, collate_image_views
 from data.views import collate_views
 from models import build_detector
-from models.staged import StagedBackbone
+from models.backbone_base import StagedBackbone
 from train import Batches, fit
 
 
@@ -47,18 +46,53 @@ def main() -> None:
         stage(config, args, device)
 
 
+def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
+    """Neck and head learn from the proposals; see ``aligndet/box_domain.py``."""
+    with cli.one_line_errors(ValueError):
+        dataset = build_two_views(config.data, config.box_domain.max_proposals)
+        torch.manual_seed(config.seed)
+        # There are no classes: the classification layer is set aside.
+        detector = build_detector(config.model, num_classes=1)
+        task = BoxDomain(detector, config.model.detector, config.box_domain)
+        run = RunDirectory(config.output_dir)
+        resume = run.open(config, args.resume)
+    if dist.is_main():
+        print_start(config, task.backbone)
+    batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
+    fit(task, batches, config, run, resume, device)
+    if dist.is_main():
+        checkpoint.save(pretrained_file(task.weights(), config.model), run.weights)
+        print(f"weights for finetune.py --init: {run.weights}")
+
+
+def print_start(config: Config, backbone: StagedBackbone) -> None:
+    """Print the backbone's source, and that boxes will be searched if no file is given."""
+    if backbone.origin:
+        print(backbone.origin.summary())
+    else:
+        frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
+        stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen and stay so"
+        print(f"model.backbone_weights is not set: the backbone is random{stay}")
+    if config.data.train.proposals is None:
+        print(
+            "data.train.proposals is not set: boxes are searched in the first epoch, which takes "
+            f"longer, and kept in {config.data.proposal_cache}; `python -m data.proposals` writes "
+            "a file ahead"
+        )
+
+
 def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
     """The backbone learns from whole images; see ``aligndet/image_domain.py``."""
     with cli.one_line_errors(ValueError):
-        images = build_image_files(config.data, config.image.needs_classes)
+        images = build_image_files(config.data, config.image.spec.needs_classes)
         torch.manual_seed(config.seed)
         task = build_image_domain(config.model, config.image, config.data.batch_size, images)
         score = backbone_scorer(task, images, config, device)
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
     if dist.is_main():
-        say_how_it_starts(config, task, len(images))
-    dataset = ImageViews(images, config.image.augment, config.image.views)
+        print_image_start(task, len(images))
+    dataset = ImageViews(images, config.image.augment, config.image.spec.views)
     batches = Batches(dataset, dataset.aspect_ratios, collate_image_views)
     fit(task, batches, config, run, resume, device, score)
     if dist.is_main():
@@ -68,21 +102,18 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         run.report(score())
 
 
-def say_how_it_starts(config: Config, task: MoCo | Supervised, images: int) -> None:
-    """Whose weights the backbone starts with, and a queue that is too long for the images."""
+def print_image_start(task: MoCo | Supervised, num_images: int) -> None:
+    """Print where the backbone's weights come from; warn if the queue exceeds the dataset."""
     if task.backbone.origin:
         print(task.backbone.origin.summary())
-    if isinstance(task, MoCo) and config.image.moco.queue > images:
-        print(
-            f"image.moco.queue is {config.image.moco.queue:,}, but there are {images:,} images: it "
-            "will hold keys of the very image that is to be told from it; set it to fewer"
-        )
+    for note in task.notes(num_images):
+        print(note)
 
 
 def backbone_scorer(
     task: MoCo | Supervised, images: ImageFiles, config: Config, device: torch.device
 ) -> Callable[[], dict[str, float]] | None:
-    """A function that measures the backbone as it then is; None without images for it."""
+    """A function that measures the backbone in its current state; None without images for it."""
     image = config.image
     if image.probe_train is None or image.probe_val is None:
         return None
@@ -96,44 +127,9 @@ def backbone_scorer(
         config.evaluation.batch_size or config.data.batch_size,
         config.data.workers,
         device,
-        partial(autocast, device, config.amp),
-        task.classifier.linear if isinstance(task, Supervised) and same_classes else None,
+        config.amp,
+        task.linear if same_classes else None,
     )
-
-
-def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
-    """Neck and head learn from the proposals; see ``aligndet/box_domain.py``."""
-    with cli.one_line_errors(ValueError):
-        dataset = build_two_views(config.data, config.box_domain.max_proposals)
-        torch.manual_seed(config.seed)
-        # There are no classes: the projector takes the place of the classification layer.
-        detector = build_detector(config.model, num_classes=1)
-        task = BoxDomain(detector, config.model.detector, config.box_domain)
-        run = RunDirectory(config.output_dir)
-        resume = run.open(config, args.resume)
-    if dist.is_main():
-        say_what_may_surprise(config, task.backbone)
-    batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
-    fit(task, batches, config, run, resume, device)
-    if dist.is_main():
-        checkpoint.save(pretrained_file(task.weights(), config.model), run.weights)
-        print(f"weights for finetune.py --init: {run.weights}")
-
-
-def say_what_may_surprise(config: Config, backbone: StagedBackbone) -> None:
-    """Whose weights the backbone has, and where boxes come from that no file gives."""
-    if backbone.origin:
-        print(backbone.origin.summary())
-    else:
-        frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
-        stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen and stay so"
-        print(f"model.backbone_weights is not set: the backbone is random{stay}")
-    if config.data.train.proposals is None:
-        print(
-            "data.train.proposals is not set: boxes are searched in the first epoch, which takes "
-            f"longer, and kept in {config.data.proposal_cache}; `python -m data.proposals` writes "
-            "a file ahead"
-        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How AlignDet pre-trains each detector: one adapter a detector (AlignDet, section 3.3).
+"""How AlignDet pre-trains each detector: one adapter per detector (AlignDet, section 3.3).
 
-A detector in ``models/`` knows nothing of AlignDet. Its adapter puts a projector in the place of
-the classification layer, and says which predictions are embedded, how they get instance ids, and
-which box losses apply. It works on the features of the backbone, which is frozen and shared by the
-online and the target branch.
+A detector in ``models/`` knows nothing of AlignDet. Its adapter adds a projector beside the
+classification layer, and says which predictions are embedded, how they get instance ids, and which
+box losses apply. It works on the features of the backbone, which is frozen and shared by the online
+and the target branch.
 
 Legend: N images, A points or anchors, R RoIs, P positive RoIs, M boxes, S samples, D embedding
 width.
@@ -18,14 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aligndet.feature_scale import FeatureScale
+from aligndet.feature_scale import FeatureScale, unnormalised_layer
 from aligndet.projectors import AnchorProjector, conv_projector, fc_projector
+from models.anchors import flatten_predictions
 from models.assign import matched_values
-from models.choices import require_choice
+from models.checks import require_choice
 from models.faster_rcnn import FasterRCNN, add_boxes
 from models.fcos import FCOS
 from models.retinanet import RetinaNet
 from models.sampling import random_part, sample_balanced
+
+PROJECTOR = "projector."  # prefix of its weights in a weights.pt; fine-tuning drops them
 
 
 class BranchOutput(NamedTuple):
@@ -34,66 +37,58 @@ class BranchOutput(NamedTuple):
     embeddings: Tensor  # (S, D) L2-normalised, float32
     ids: Tensor  # (S,) instance id >= 0, or -1 for background
     losses: dict[str, Tensor]  # the detector's own box losses; empty for the target branch
-    positives: int  # predictions assigned to a box, sampled or not
+    statistics: dict[str, Tensor]  # scalars to be logged
 
 
 class Adapter(nn.Module):
     """Base of the adapters.
 
     Args:
-        detector: built by ``models.build_detector``; taken over and changed. Its ``backbone`` is
-            not used.
+        detector: built by ``models.build_detector``; taken over. Its ``backbone`` is not used, and
+            its classifier is set aside: it stays in its place, untrained.
         width: D.
         samples: how many predictions are contrasted; None for the paper's number, ``samples``.
     """
 
     samples: int  # the paper's number
-    replaced: tuple[str, ...]  # weights of the projector here, of a fresh classifier in fine-tuning
-    box_outputs: tuple[str, ...]  # weights of the last layers of the box branch
-    feature_stack: str  # the layers, ending in a ReLU, that make what the projector reads
-    other_readers: tuple[str, ...] = ()  # weights of what else reads that, and is kept
+    classifier: tuple[str, ...]  # prefixes of the weights that the projector stands in for
+    box_outputs: tuple[str, ...]  # prefixes of the weights of the last layers of the box branch
     detector: nn.Module
 
     def __init__(self, detector: nn.Module, width: int, samples: int | None = None) -> None:
         super().__init__()
         self.detector = detector
         self.samples = samples or self.samples
-        self.scale = FeatureScale()
-        self.insert_projector(width)
+        self.projector = self.build_projector(width)
+        self.scale = self.build_scale()
+        for name, parameter in detector.named_parameters():
+            if name.startswith(self.classifier):
+                parameter.requires_grad_(False)
 
-    def insert_projector(self, width: int) -> None:
-        """Put a projector in the place of the detector's classification layer."""
+    def build_projector(self, width: int) -> nn.Module:
+        """What embeds a prediction, from the features that the classification layer reads."""
         raise NotImplementedError
+
+    def build_scale(self) -> FeatureScale | None:
+        """What keeps the size of the features that the projector reads; None if it cannot drift."""
+        return None
 
     @classmethod
     def class_layers(cls, detector: nn.Module) -> tuple[str, ...]:
-        """Weights of ``detector`` that mean something for its own classes only."""
-        return cls.replaced
-
-    @property
-    def free_layer(self) -> str | None:
-        """The layer that sets the size of what the projector reads; None if a norm does."""
-        stack = self.detector.get_submodule(self.feature_stack)
-        before_relu = len(stack) - 2
-        if before_relu < 0 or not isinstance(stack[before_relu], (nn.Conv2d, nn.Linear)):
-            return None
-        return f"{self.feature_stack}.{before_relu}."
+        """Prefixes of the weights of ``detector`` that mean something for its own classes only."""
+        return cls.classifier
 
     def weights(self) -> dict[str, Tensor]:
-        """State of the detector, in which what the projector read is as large as at the start.
-
-        All other predictions stay: what else reads these features is scaled the other way.
-        """
-        state, layer = self.detector.state_dict(), self.free_layer
-        if layer is None:
-            return state
-        growth = self.scale.growth()
-        for name, value in state.items():
-            if name.startswith(layer):
-                state[name] = value / growth
-            elif name in self.other_readers:
-                state[name] = value * growth
-        return state
+        """What fine-tuning starts from: the detector without its classifier, and the projector."""
+        state = {
+            name: value
+            for name, value in self.detector.state_dict().items()
+            if not name.startswith(self.classifier)
+        }
+        if self.scale is not None:
+            state = self.scale.scaled_back(state)
+        projector = self.projector.state_dict()
+        return state | {PROJECTOR + name: value for name, value in projector.items()}
 
     def forward(
         self,
@@ -111,29 +106,38 @@ class Adapter(nn.Module):
             boxes: (M, 4) xyxy proposals of each image, in pixels of this view.
             ids: (M,) their instance ids, unique in the batch.
             with_losses: whether the box losses are wanted (online branch) or not (target).
+
+        Returns:
+            Its statistics have ``positives``, the number of predictions assigned to a box, whether
+            sampled or not, and ``feature_growth``, where features can drift.
         """
         raise NotImplementedError
+
+    def statistics(self, matched: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What is logged of a view, from what its predictions are assigned to, (A,) per image."""
+        positives = torch.stack([(m >= 0).sum() for m in matched]).sum().float()
+        growth = {} if self.scale is None else {"feature_growth": self.scale.growth()}
+        return {"positives": positives, **growth}
 
 
 class FCOSAdapter(Adapter):
     """FCOS: every point of the pyramid is embedded, and belongs to the box it is assigned to."""
 
     samples = 2048  # points of a batch, positives first
-    replaced = ("head.cls_logits.",)
-    feature_stack = "head.cls_tower"
+    classifier = ("head.cls_logits.",)
     box_outputs = ("head.box_regression.", "head.centerness.")
-    detector: FCOS
+    detector: FCOS  # its towers are normalised: no feature scale
 
-    def insert_projector(self, width: int) -> None:
-        """One embedding a point."""
-        self.detector.head.cls_logits = conv_projector(self.detector.config.channels, width)
+    def build_projector(self, width: int) -> nn.Module:
+        """One embedding per point."""
+        return conv_projector(self.detector.config.channels, width)
 
     def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
         """See ``Adapter.forward``."""
         detector, head = self.detector, self.detector.head
         pyramid = detector.neck(features[1:])
         cls_features, box_features = head.towers(pyramid)
-        embeddings = head.logits_from(cls_features)  # (N, A, D)
+        embeddings = flatten_predictions([self.projector(x) for x in cls_features], per_cell=1)
         points, strides = detector.points_for(pyramid)
         matched = detector.assign(points, strides, boxes)  # (N, A) box index or BACKGROUND
         point_ids = ids_of_matched(matched, ids).flatten()  # (N * A,) image-major, like embeddings
@@ -143,10 +147,10 @@ class FCOSAdapter(Adapter):
             distances, centerness = head.boxes_from(box_features)
             losses = detector.box_losses(distances, centerness, points, matched, boxes)
         return BranchOutput(
-            unit_length(embeddings.flatten(0, 1)[chosen]),
+            unit_length(embeddings.flatten(0, 1)[chosen]),  # of (N, A, D)
             point_ids[chosen],
             losses,
-            int((matched >= 0).sum()),
+            self.statistics(matched),
         )
 
 
@@ -154,15 +158,19 @@ class RetinaNetAdapter(Adapter):
     """RetinaNet: every anchor has an embedding, and belongs to the box it overlaps most."""
 
     samples = 2048  # anchors of an image, positives first
-    replaced = ("head.cls_logits.",)
-    feature_stack = "head.cls_tower"
+    classifier = ("head.cls_logits.",)
     box_outputs = ("head.box_regression.",)
     detector: RetinaNet
 
-    def insert_projector(self, width: int) -> None:
-        """One embedding an anchor."""
-        head, channels = self.detector.head, self.detector.config.channels
-        head.cls_logits = AnchorProjector(channels, head.num_anchors, width)
+    def build_projector(self, width: int) -> nn.Module:
+        """One embedding per anchor."""
+        channels, anchors = self.detector.config.channels, self.detector.head.num_anchors
+        return AnchorProjector(channels, anchors, width)
+
+    def build_scale(self) -> FeatureScale | None:
+        """The class tower can drift unless it is normalised."""
+        layer = unnormalised_layer(self.detector, "head.cls_tower")
+        return None if layer is None else FeatureScale(layer)
 
     def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
         """See ``Adapter.forward``."""
@@ -173,19 +181,19 @@ class RetinaNetAdapter(Adapter):
         matched = detector.assign(anchors, boxes)  # (N, A) box index, BACKGROUND or IGNORE
         anchor_ids = ids_of_matched(matched, ids)  # (N, A)
         of_image = [sample_balanced(row, self.samples, positive_fraction=1.0) for row in anchor_ids]
-        # (S,) indices into the anchors of all images, one image after the other.
+        # (S,) indices into the anchors of all images, image by image.
         chosen = torch.cat([n * len(anchors) + index for n, index in enumerate(of_image)])
         losses = {}
         if with_losses:
-            if self.free_layer is not None:
+            if self.scale is not None:
                 self.scale.observe(cls_features)
             deltas = head.deltas_from(box_features)
             losses = detector.box_losses(deltas, anchors, matched, boxes)
         return BranchOutput(
-            unit_length(head.cls_logits(cls_features, chosen)),
+            unit_length(self.projector(cls_features, chosen)),
             anchor_ids.flatten()[chosen],
             losses,
-            int((matched >= 0).sum()),
+            self.statistics(matched),
         )
 
 
@@ -194,21 +202,23 @@ class FasterRCNNAdapter(Adapter):
     embedded. RoIs are the RPN's own proposals and the boxes themselves; none is background."""
 
     samples = 4096  # RoIs of an image; `model.options.rpn_samples` is for the RPN's own losses
-    replaced = ("roi_head.classifier.",)
-    feature_stack = "roi_head.fcs"
-    other_readers = ("roi_head.box_regression.weight",)
+    classifier = ("roi_head.classifier.",)
     box_outputs = ("roi_head.box_regression.",)
     detector: FasterRCNN
 
     @classmethod
     def class_layers(cls, detector: FasterRCNN) -> tuple[str, ...]:
         """The classifier, and the box output if it has a box for each class."""
-        return cls.replaced + (() if detector.config.class_agnostic else cls.box_outputs)
+        return cls.classifier + (() if detector.config.class_agnostic else cls.box_outputs)
 
-    def insert_projector(self, width: int) -> None:
-        """One embedding an RoI."""
-        width_in = self.detector.config.box_features
-        self.detector.roi_head.classifier = fc_projector(width_in, width)
+    def build_projector(self, width: int) -> nn.Module:
+        """One embedding per RoI."""
+        return fc_projector(self.detector.config.box_features, width)
+
+    def build_scale(self) -> FeatureScale:
+        """The fully connected layers can drift; the box output reads them too."""
+        layer = unnormalised_layer(self.detector, "roi_head.fcs")
+        return FeatureScale(layer, other_readers=("roi_head.box_regression.weight",))
 
     def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
         """See ``Adapter.forward``."""
@@ -230,10 +240,10 @@ class FasterRCNNAdapter(Adapter):
             # Divided by the number of positives here, since no other RoIs are sampled.
             losses |= roi_head.box_losses(deltas, rois, roi_matched, boxes)
         return BranchOutput(
-            unit_length(roi_head.classifier(box_features)),
+            unit_length(self.projector(box_features)),
             matched_values(ids, roi_matched),
             losses,
-            sum(int((m >= 0).sum()) for m in matched),
+            self.statistics(matched),
         )
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from aligndet.adapters import adapter_class
 from aligndet.momentum import momentum_at, update_target
-from losses.contrastive import contrastive_statistics, instance_contrastive_loss
+from losses.contrastive import contrastive_loss, contrastive_statistics, find_pairs
+from models.checks import require_range
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,10 @@ class BoxDomainConfig:
     freeze_backbone: bool = True  # false trains it too, where no image-domain weights exist
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"box_domain.temperature is {self.temperature}; it must be above 0")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"box_domain.momentum is {self.momentum}; it must be in 0..1")
+        require_range("box_domain.temperature", self.temperature, above=0)
+        require_range("box_domain.momentum", self.momentum, least=0, most=1)
         for key in ("embedding_width", "samples", "max_proposals"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"box_domain.{key} is {value}; it must be at least 1")
+            require_range(f"box_domain.{key}", getattr(self, key), least=1)
 
 
 class BoxDomain(nn.Module):
@@ -65,7 +62,7 @@ class BoxDomain(nn.Module):
         self.backbone = detector.backbone
         if config.freeze_backbone:
             self.backbone.freeze(len(self.backbone.stages))
-        detector.backbone = None  # the branches share ours; copies of it would be trained on air
+        detector.backbone = None  # shared here; else the target would get a copy, to no effect
         self.online = adapter_class(name)(detector, config.embedding_width, config.samples)
         # After all initialisation, so that both branches start equal.
         self.target = copy.deepcopy(self.online).requires_grad_(False)
@@ -81,7 +78,7 @@ class BoxDomain(nn.Module):
 
         Returns:
             Losses to be summed, ``loss_contrast`` and the detector's own; and statistics to be
-            logged, see ``contrastive_statistics``.
+            logged, see ``contrastive_statistics`` and ``Adapter.forward``.
         """
         view1, view2 = batch
         ids = instance_ids(view1["boxes"])
@@ -93,17 +90,16 @@ class BoxDomain(nn.Module):
                 features2, view2["image_sizes"], view2["boxes"], ids, with_losses=False
             )
         online = self.online(features1, view1["image_sizes"], view1["boxes"], ids, with_losses=True)
-        samples = (online.embeddings, target.embeddings, online.ids, target.ids)
         config = self.config
-        contrast = instance_contrastive_loss(*samples, config.temperature, config.across_ranks)
+        pairs = find_pairs(
+            online.embeddings, target.embeddings, online.ids, target.ids, config.across_ranks
+        )
+        contrast = contrastive_loss(pairs, config.temperature)
         losses = {"loss_contrast": config.contrast_weight * contrast}
         losses |= {name: config.box_weight * loss for name, loss in online.losses.items()}
-        statistics = contrastive_statistics(*samples, config.temperature, config.across_ranks)
+        statistics = contrastive_statistics(pairs, config.temperature)
         statistics["contrast_minus_floor"] = contrast.detach() - statistics["contrast_floor"]
-        statistics["positives"] = contrast.new_tensor(float(online.positives))
-        if self.online.free_layer is not None:
-            statistics["feature_growth"] = self.online.scale.growth()
-        return losses, statistics
+        return losses, statistics | online.statistics
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
         """Move the target towards the online branch; call after each optimiser step.
@@ -120,7 +116,8 @@ class BoxDomain(nn.Module):
         return {"momentum": momentum}
 
     def weights(self) -> dict[str, Tensor]:
-        """What fine-tuning starts from: backbone and online branch, named as in the detector."""
+        """What fine-tuning starts from: backbone and online branch, named as in the detector, and
+        the projector, which it drops."""
         backbone = self.backbone.state_dict()
         return {f"backbone.{k}": v for k, v in backbone.items()} | self.online.weights()
 

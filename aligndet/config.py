@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -23,10 +21,12 @@ from aligndet.box_domain import BoxDomainConfig
 from aligndet.evaluate import EvaluationConfig
 from aligndet.image_domain import ImageDomainConfig
 from aligndet.optim import OptimConfig, ScheduleConfig
+from aligndet.strict_yaml import load_yaml
 from aligndet.transfer import TransferConfig
-from aligndet.unique_keys import load_yaml
 from data.build import DataConfig
+from models.checks import require_choice, require_range
 from models.detector import ModelConfig
+from models.from_mapping import from_mapping
 
 LENGTHS = {"schedule.epochs", "schedule.iterations"}
 
@@ -39,8 +39,8 @@ class LoopConfig:
     checkpoint_every: int = 500  # steps between writes of last.pt
 
     def __post_init__(self) -> None:
-        if min(self.log_every, self.checkpoint_every) < 1:
-            raise ValueError("loop.log_every and loop.checkpoint_every must be at least 1")
+        require_range("loop.log_every", self.log_every, least=1)
+        require_range("loop.checkpoint_every", self.checkpoint_every, least=1)
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        if self.amp not in AMP_DTYPES:
-            raise ValueError(f"amp is {self.amp!r}; set it to one of {', '.join(AMP_DTYPES)}")
+        require_choice("amp", self.amp, AMP_DTYPES)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -88,7 +87,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             content["schedule"].pop(key.split(".")[1], None)
     for override in overrides:
         _apply_override(content, override)
-    return build(Config, content)
+    return build_config(content)
+
+
+def build_config(content: Mapping[str, Any]) -> Config:
+    """A config from nested mappings, such as the content of a YAML file.
+
+    Raises:
+        ValueError: see ``load_config``.
+    """
+    if content.get("amp") is False:  # YAML reads off and no as false
+        content = {**content, "amp": "none"}
+    return from_mapping(Config, content, unknown=_unknown_key)
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
@@ -107,26 +117,6 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     content[last] = value
 
 
-def build(cls: type, content: Mapping[str, Any], prefix: str = "") -> Any:
-    """Make a config dataclass from nested mappings, checking names and types.
-
-    Raises:
-        ValueError: one sentence that names the dotted key.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for name, value in content.items():
-        if name not in fields:
-            _unknown_key(_first_leaf(f"{prefix}{name}", value))
-        values[name] = _convert(value, hints[name], f"{prefix}{name}")
-    for f in fields.values():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and f.name not in values:
-            raise ValueError(f"{prefix}{f.name} is not set; add it to the config")
-    return cls(**values)
-
-
 def _first_leaf(key: str, value: Any) -> str:
     while isinstance(value, Mapping) and value:
         name, value = next(iter(value.items()))
@@ -134,8 +124,8 @@ def _first_leaf(key: str, value: Any) -> str:
     return key
 
 
-def _unknown_key(key: str) -> typing.NoReturn:
-    keys = all_keys(Config)
+def _unknown_key(key: str, value: Any, known: list[str]) -> NoReturn:
+    key, keys = _first_leaf(key, value), all_keys(Config)
     same_name = [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]  # wrong section
     nearest = difflib.get_close_matches(key, same_name or keys, n=1, cutoff=0.0)[0]
     raise ValueError(f"unknown config key {key}; did you mean {nearest}?")
@@ -148,43 +138,6 @@ def all_keys(cls: type, prefix: str = "") -> list[str]:
         nested = dataclasses.is_dataclass(hint)
         keys += all_keys(hint, f"{prefix}{name}.") if nested else [prefix + name]
     return keys
-
-
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{key} is {value!r}; it must be a section of key: value lines")
-        return build(hint, value, f"{key}.")
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(value, next(a for a in arguments if a is not type(None)), key)
-    if origin is tuple:
-        items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_convert(item, arguments[0], key) for item in items)
-    if origin is not None:  # a free mapping, checked by whoever owns it
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{key} is {value!r}; it must be a section of key: value lines")
-        return dict(value)
-    if hint is float:
-        try:
-            number = float(value)  # YAML reads 1e-4 (without a dot) as text
-        except (TypeError, ValueError):
-            _wrong(value, hint, key)
-        if isinstance(value, bool) or not math.isfinite(number):
-            _wrong(value, hint, key)
-        return number
-    if key == "amp" and value is False:  # YAML reads off and no as false
-        return "none"
-    if type(value) is not hint:
-        _wrong(value, hint, key)
-    return value
-
-
-def _wrong(value: Any, hint: type, key: str) -> typing.NoReturn:
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    raise ValueError(f"{key} is {value!r}; it must be {kinds[hint]}")
 
 
 def plain(config: Any) -> Any:

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from aligndet import dist
+from aligndet.amp import autocast
 from data.coco import Categories
 from data.loaders import iterate, to_device
+from models.checks import require_range
 
 AP_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -32,9 +34,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         for key in ("every", "batch_size"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"evaluation.{key} is {value}; it must be at least 1")
+            require_range(f"evaluation.{key}", getattr(self, key), least=1)
 
     def due(self, step: int) -> bool:
         """Whether training is interrupted for an evaluation after ``step`` steps."""
@@ -78,7 +78,7 @@ def detect(
     loader: DataLoader[Any],
     categories: Categories,
     device: torch.device,
-    autocast: Any = contextlib.nullcontext,
+    amp: str = "none",
 ) -> list[dict[str, Any]]:
     """Run a detector over a loader of ``DetectionDataset`` batches: this rank's COCO results."""
     was_training = model.training
@@ -88,7 +88,7 @@ def detect(
         iterate(loader), total=len(loader), desc="evaluate", leave=False, disable=not dist.is_main()
     ):
         on_device = to_device(batch, device)
-        with autocast():
+        with autocast(device, amp):
             found = model(on_device["images"], on_device["image_sizes"])
         results += coco_results(
             found, batch["image_ids"], batch["image_sizes"], batch["original_sizes"], categories
@@ -156,11 +156,11 @@ def evaluate(
     annotations: Mapping[str, Any],
     categories: Categories,
     device: torch.device,
-    autocast: Any = contextlib.nullcontext,
+    amp: str = "none",
 ) -> dict[str, float | None]:
     """AP over all ranks' shares; every rank calls it and gets the same result."""
     dist.copy_buffers_from_main(model)  # rank 0's model is the one that is saved
-    shares = dist.gather_objects(detect(model, loader, categories, device, autocast))
+    shares = dist.gather_objects(detect(model, loader, categories, device, amp))
     scores = None
     if dist.is_main():
         scores = average_precision(annotations, [entry for share in shares for entry in share])

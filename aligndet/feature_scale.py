@@ -4,12 +4,12 @@ Embeddings are normalised to unit length, so the contrastive loss does not say h
 features are that the projector reads. Where no normalisation layer sets their size, it drifts: with
 AdamW RetinaNet's class tower grew to 40 times its size, Faster R-CNN's fully connected layers to 3.
 A fresh classifier then starts with logits that are as many times too large (docs/adapters.md). So
-the growth is watched here, and taken out of the weights in the end.
+the growth is measured during pre-training and divided out of the weights at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,23 @@ RATE = 0.05  # weight of a new step in the running mean
 
 
 class FeatureScale(nn.Module):
-    """Root mean square of features in the first step, and its running mean; kept in checkpoints."""
+    """Root mean square of features in the first step, and its running mean; kept in checkpoints.
 
-    def __init__(self) -> None:
+    Args:
+        layer: the layer that sets the size of the features, as a prefix of weight names.
+        other_readers: names of the weights of other layers that take these features as input.
+    """
+
+    def __init__(self, layer: str, other_readers: tuple[str, ...] = ()) -> None:
         super().__init__()
+        self.layer, self.other_readers = layer, other_readers
         self.register_buffer("at_start", torch.zeros(()))
         self.register_buffer("now", torch.zeros(()))
 
     @torch.no_grad()
     def observe(self, features: Sequence[Tensor]) -> None:
-        """Take in the features of a step, of any shapes; all ranks call it, also without any."""
+        """Update with the features of a step, of any shapes; every rank must call it, even with
+        none."""
         squares = torch.stack([x.float().square().sum() for x in features]).sum()
         total = mean_over_ranks(squares, minimum=0.0)
         count = mean_over_ranks(total.new_tensor(sum(x.numel() for x in features)))
@@ -42,3 +49,34 @@ class FeatureScale(nn.Module):
     def growth(self) -> Tensor:
         """Running mean divided by first value, a scalar; 1 before the first features."""
         return torch.where(self.at_start > 0, self.now / self.at_start, torch.ones_like(self.now))
+
+    def scaled_back(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a detector with features as large as at the start.
+
+        All other predictions stay: the weights of other readers are scaled the other way.
+        """
+        growth = self.growth()
+        result = dict(state)
+        for name, value in state.items():
+            if name.startswith(self.layer):
+                result[name] = value / growth
+            elif name in self.other_readers:
+                result[name] = value * growth
+        return result
+
+
+def unnormalised_layer(detector: nn.Module, stack: str) -> str | None:
+    """The layer that sets the size of what a stack of layers gives, as a prefix of weight names.
+
+    Args:
+        detector: holds the stack.
+        stack: name of an ``nn.Sequential`` that ends in a ReLU.
+
+    Returns:
+        None if a normalisation sets it.
+    """
+    layers = detector.get_submodule(stack)
+    before_relu = len(layers) - 2
+    if before_relu < 0 or not isinstance(layers[before_relu], (nn.Conv2d, nn.Linear)):
+        return None
+    return f"{stack}.{before_relu}."

@@ -7,6 +7,7 @@ The paper takes any backbone that others have pre-trained; here are two ways to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,15 +17,11 @@ from aligndet.supervised import Supervised
 from data.crops import RandomCrop
 from data.image_folder import ImageFiles
 from models.backbone import BACKBONES
+from models.backbone_base import StagedBackbone
 from models.backbone_weights import load_backbone_weights
-from models.choices import require_choice
+from models.checks import require_choice, require_range
 from models.detector import ModelConfig
 from models.grouped_batch_norm import GroupedBatchNorm2d
-from models.staged import StagedBackbone
-
-METHODS = ("moco_v2", "supervised")
-LEAST_AREA = {"moco_v2": 0.2, "supervised": 0.08}  # of a crop, as the methods' papers have it
-NORM_GROUPS = {"moco_v2": 8, "supervised": 1}
 
 
 @dataclass(frozen=True)
@@ -47,42 +44,32 @@ class ImageDomainConfig:
 
     def __post_init__(self) -> None:
         require_choice("image.method", self.method, METHODS)
-        if self.crop_size < 1:
-            raise ValueError(f"image.crop_size is {self.crop_size}; it must be at least 1")
-        if self.norm_groups is not None and self.norm_groups < 1:
-            raise ValueError(f"image.norm_groups is {self.norm_groups}; it must be at least 1")
-        if self.least_area is not None and not 0 < self.least_area <= 1:
-            raise ValueError(f"image.least_area is {self.least_area}; it must be in 0..1, not 0")
+        require_range("image.crop_size", self.crop_size, least=1)
+        require_range("image.norm_groups", self.norm_groups, least=1)
+        require_range("image.least_area", self.least_area, above=0, most=1)
         for key in ("blur", "label_smoothing"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"image.{key} is {getattr(self, key)}; it must be in 0..1")
+            require_range(f"image.{key}", getattr(self, key), least=0, most=1)
         if (self.probe_train is None) != (self.probe_val is None):
             raise ValueError("set both image.probe_train and image.probe_val, or neither")
 
     @property
-    def needs_classes(self) -> bool:
-        """Whether the method learns from labels."""
-        return self.method == "supervised"
-
-    @property
-    def views(self) -> int:
-        """How many views of an image the method compares."""
-        return 1 if self.method == "supervised" else 2
+    def spec(self) -> Method:
+        """What the method needs."""
+        return METHODS[self.method]
 
     @property
     def augment(self) -> RandomCrop:
         """What makes a view."""
-        least_area = LEAST_AREA[self.method] if self.least_area is None else self.least_area
-        colour = self.method == "moco_v2"
-        return RandomCrop(self.crop_size, least_area, colour, blur=self.blur)
+        least_area = self.spec.least_area if self.least_area is None else self.least_area
+        return RandomCrop(self.crop_size, least_area, self.spec.colour, blur=self.blur)
 
-    def groups_a_process(self, batch_size: int) -> int:
+    def groups_per_process(self, batch_size: int) -> int:
         """How many parts BatchNorm splits the batch of a process into.
 
         Raises:
             ValueError: the batch cannot be split so, into parts of at least two images.
         """
-        groups = NORM_GROUPS[self.method] if self.norm_groups is None else self.norm_groups
+        groups = self.spec.norm_groups if self.norm_groups is None else self.norm_groups
         mine = max(1, groups // dist.world_size())
         if batch_size % mine or batch_size < 2 * mine:
             raise ValueError(
@@ -92,11 +79,47 @@ class ImageDomainConfig:
         return mine
 
 
-def build_trained_backbone(name: str, norm_groups: int) -> StagedBackbone:
-    """A random backbone all of which is trained, with BatchNorm in groups; ``model.norm`` and
-    ``model.frozen_stages`` are for detectors."""
-    require_choice("model.backbone", name, BACKBONES)
-    return BACKBONES[name](norm=partial(GroupedBatchNorm2d, groups=norm_groups))
+@dataclass(frozen=True)
+class Workload:
+    """What a method is built for."""
+
+    images: ImageFiles  # the training images
+    step_images: int  # in one forward pass of all processes
+
+
+def build_moco(backbone: StagedBackbone, config: ImageDomainConfig, work: Workload) -> MoCo:
+    """The task of ``moco_v2``."""
+    config.moco.check_batch(work.step_images)
+    return MoCo(backbone, config.moco)
+
+
+def build_supervised(
+    backbone: StagedBackbone, config: ImageDomainConfig, work: Workload
+) -> Supervised:
+    """The task of ``supervised``."""
+    return Supervised(backbone, len(work.images.classes), config.label_smoothing)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What tells one image-domain method from another."""
+
+    build: Callable[[StagedBackbone, ImageDomainConfig, Workload], MoCo | Supervised]
+    views: int  # of each image
+    needs_classes: bool  # learns from labels
+    least_area: float  # of a crop, part of the image, as the method's paper has it
+    colour: bool  # views change colours, too
+    norm_groups: int  # parts of the global batch for BatchNorm, at least one per process
+
+
+METHODS = {
+    "moco_v2": Method(
+        build_moco, views=2, needs_classes=False, least_area=0.2, colour=True, norm_groups=8
+    ),
+    "supervised": Method(
+        build_supervised, views=1, needs_classes=True, least_area=0.08, colour=False, norm_groups=1
+    ),
+}
 
 
 def build_image_domain(
@@ -107,17 +130,21 @@ def build_image_domain(
     Args:
         model: its backbone is used.
         config: of the stage.
-        batch_size: images a process.
-        images: what is learnt from.
+        batch_size: images per process.
+        images: the training images.
 
     Raises:
         ValueError: unknown names, a file that does not fit the backbone, or a batch size that does
             not go with the config.
     """
-    backbone = build_trained_backbone(model.backbone, config.groups_a_process(batch_size))
+    backbone = build_trained_backbone(model.backbone, config.groups_per_process(batch_size))
     if model.backbone_weights is not None:
         load_backbone_weights(backbone, model.backbone_weights, model.backbone_partial)
-    if config.method == "supervised":
-        return Supervised(backbone, len(images.classes), config.label_smoothing)
-    config.moco.check_batch(batch_size * dist.world_size())
-    return MoCo(backbone, config.moco)
+    return config.spec.build(backbone, config, Workload(images, batch_size * dist.world_size()))
+
+
+def build_trained_backbone(name: str, norm_groups: int) -> StagedBackbone:
+    """A random backbone all of which is trained, with BatchNorm in groups; ``model.norm`` and
+    ``model.frozen_stages`` are for detectors."""
+    require_choice("model.backbone", name, BACKBONES)
+    return BACKBONES[name](norm=partial(GroupedBatchNorm2d, groups=norm_groups))

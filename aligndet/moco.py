@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from aligndet import dist
 from aligndet.momentum import update_target
 from losses.info_nce import info_nce_logits, info_nce_loss
+from models.backbone_base import StagedBackbone
+from models.checks import require_range
 from models.classifier import pooled_features
-from models.staged import StagedBackbone
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,10 @@ class MoCoConfig:
     momentum: float = 0.999  # of the key encoder, constant
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"image.moco.temperature is {self.temperature}; it must be above 0")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"image.moco.momentum is {self.momentum}; it must be in 0..1")
+        require_range("image.moco.temperature", self.temperature, above=0)
+        require_range("image.moco.momentum", self.momentum, least=0, most=1)
         for key in ("embedding_width", "queue"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"image.moco.{key} is {getattr(self, key)}; it must be at least 1")
+            require_range(f"image.moco.{key}", getattr(self, key), least=1)
 
     def check_batch(self, images: int) -> None:
         """The keys of a step must fit into the queue.
@@ -153,6 +151,20 @@ class MoCo(nn.Module):
         dist.average_buffers(self.online)
         update_target(self.target, self.online, self.config.momentum)
         return {}
+
+    @property
+    def linear(self) -> None:
+        """There is no classification layer."""
+        return None
+
+    def notes(self, num_images: int) -> list[str]:
+        """What to know before training on so many images."""
+        if self.config.queue <= num_images:
+            return []
+        return [
+            f"image.moco.queue is {self.config.queue:,}, but there are {num_images:,} images: it "
+            "will hold keys of the very image that is to be told from it; set it to fewer"
+        ]
 
     def weights(self) -> dict[str, Tensor]:
         """The online backbone under torchvision's names."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from models.checks import require_choice, require_range
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -16,7 +18,9 @@ class OptimConfig:
 
     name: str = "sgd"  # sgd or adamw
     lr: float = 0.01  # for a global batch of base_batch images
-    backbone_lr_scale: float = 1.0  # of the backbone's learning rate: its weights are no fresh ones
+    # Of the backbone's learning rate: its weights are already trained. model.frozen_stages=5
+    # freezes it altogether.
+    backbone_lr_scale: float = 1.0
     base_batch: int | None = None  # scale lr linearly from this global batch; null: use lr as it is
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True  # off: no weight decay on norms and biases
@@ -25,23 +29,13 @@ class OptimConfig:
     accumulate: int = 1  # batches whose gradients make one step
 
     def __post_init__(self) -> None:
-        if self.name not in ("sgd", "adamw"):
-            raise ValueError(f"optim.name is {self.name!r}; set it to sgd or adamw")
-        if self.lr <= 0 or self.accumulate < 1:
-            raise ValueError("optim.lr must be above 0 and optim.accumulate at least 1")
-        if self.backbone_lr_scale <= 0:
-            raise ValueError(
-                f"optim.backbone_lr_scale is {self.backbone_lr_scale}; it must be above 0 "
-                "(model.frozen_stages=5 freezes the backbone)"
-            )
-        if self.base_batch is not None and self.base_batch < 1:
-            raise ValueError(f"optim.base_batch is {self.base_batch}; it must be at least 1")
-        if self.weight_decay < 0:
-            raise ValueError(f"optim.weight_decay is {self.weight_decay}; it must be at least 0")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"optim.momentum is {self.momentum}; it must be in 0..1")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"optim.clip_norm is {self.clip_norm}; it must be above 0")
+        require_choice("optim.name", self.name, ("sgd", "adamw"))
+        for key in ("lr", "backbone_lr_scale", "clip_norm"):
+            require_range(f"optim.{key}", getattr(self, key), above=0)
+        for key in ("accumulate", "base_batch"):
+            require_range(f"optim.{key}", getattr(self, key), least=1)
+        require_range("optim.weight_decay", self.weight_decay, least=0)
+        require_range("optim.momentum", self.momentum, least=0, most=1)
 
     def scaled_lr(self, global_batch: int) -> float:
         """Peak learning rate for ``global_batch`` images a step (Goyal et al., linear scaling)."""
@@ -63,10 +57,9 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError("set exactly one of schedule.epochs and schedule.iterations")
-        if (self.epochs or self.iterations or 0) < 1:
-            raise ValueError("schedule.epochs or schedule.iterations must be at least 1")
-        if self.decay not in ("step", "cosine"):
-            raise ValueError(f"schedule.decay is {self.decay!r}; set it to step or cosine")
+        require_range("schedule.epochs", self.epochs, least=1)
+        require_range("schedule.iterations", self.iterations, least=1)
+        require_choice("schedule.decay", self.decay, ("step", "cosine"))
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,7 @@ Legend: I training images, J validation images, C channels, K classes, k neighbo
 from __future__ import annotations
 
 import argparse
-import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from aligndet import cli, dist
+from aligndet.amp import autocast
 from data.crops import CentreCrop
 from data.errors import DataError
 from data.image_folder import ImageFiles, images_of_classes
@@ -32,9 +31,9 @@ from data.image_views import ImageViews, collate_image_views
 from data.json_files import write_json_atomic
 from data.loaders import eval_loader, iterate
 from models.backbone import BACKBONES, build_backbone
+from models.backbone_base import StagedBackbone
 from models.backbone_weights import load_backbone_weights
 from models.classifier import pooled_features
-from models.staged import StagedBackbone
 
 NEIGHBOURS = 20  # k
 VOTE_TEMPERATURE = 0.07  # T
@@ -87,7 +86,7 @@ def extract_features(
     batch_size: int,
     workers: int,
     device: torch.device,
-    autocast: Any = contextlib.nullcontext,
+    amp: str = "none",
 ) -> Features:
     """Pooled features of centre crops, in the order of the files, computed by all ranks together.
 
@@ -109,7 +108,7 @@ def extract_features(
     for batch in tqdm(
         iterate(loader), "features", len(loader), leave=False, disable=not dist.is_main()
     ):
-        with autocast():
+        with autocast(device, amp):
             values = pooled_features(backbone, batch["views"][0].to(device))
         share.append((batch["indices"], values.float().cpu()))
     backbone.train(was_training)
@@ -126,7 +125,7 @@ def probe(
     batch_size: int,
     workers: int,
     device: torch.device,
-    autocast: Any = contextlib.nullcontext,
+    amp: str = "none",
     classifier: nn.Linear | None = None,
 ) -> dict[str, float]:
     """Both measures in percent, ``knn`` and ``linear``; every rank calls it and gets the same.
@@ -137,11 +136,11 @@ def probe(
         crop_size: pixels of the sides of the centre crops.
         batch_size, workers: of the loader of a process.
         device: of the backbone.
-        autocast: makes the context of its forward pass.
+        amp: precision of its forward pass, see ``aligndet.amp``.
         classifier: trained together with the backbone for the same classes; adds ``top1``, its
             accuracy.
     """
-    settings = (crop_size, batch_size, workers, device, autocast)
+    settings = (crop_size, batch_size, workers, device, amp)
     train = extract_features(backbone, data.train, *settings).to(device)
     val = extract_features(backbone, data.val, *settings).to(device)
     scores = None

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aligndet import dist
+from models.backbone_base import StagedBackbone
 from models.classifier import Classifier
-from models.staged import StagedBackbone
 
 
 class Supervised(nn.Module):
@@ -45,6 +45,15 @@ class Supervised(nn.Module):
         """There is no target; ranks agree on BatchNorm's statistics."""
         dist.average_buffers(self)
         return {}
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The classification layer, trained together with the backbone."""
+        return self.classifier.linear
+
+    def notes(self, num_images: int) -> list[str]:
+        """What to know before training on so many images: nothing."""
+        return []
 
     def weights(self) -> dict[str, Tensor]:
         """Backbone and linear layer under torchvision's names."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aligndet import checkpoint
-from aligndet.adapters import adapter_class
+from aligndet.adapters import PROJECTOR, adapter_class
 from data.coco import Categories
 from data.json_files import write_json_atomic
 from models.detector import ModelConfig, build_detector
@@ -76,7 +76,7 @@ class Manifest:
 
 def _module_of(name: str) -> str:
     parts = name.split(".")
-    return parts[0] if parts[0] == "backbone" else ".".join(parts[:2])
+    return parts[0] if parts[0] in ("backbone", "projector") else ".".join(parts[:2])
 
 
 def pretrained_file(model: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
@@ -154,7 +154,8 @@ def load_pretrained(
     saved = content.get("categories", {}).get("names")
     layers = adapter.class_layers(detector)
     if content.get("stage") == "box":
-        layers += () if config.keep_box_outputs else adapter.box_outputs
+        # Older files have the projector under the classifier's names, which are dropped anyway.
+        layers += (PROJECTOR, *(() if config.keep_box_outputs else adapter.box_outputs))
     elif saved == list(categories.names):
         layers = ()
     config.check(content["model"])

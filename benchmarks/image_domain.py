@@ -28,7 +28,7 @@ from data.crops import CentreCrop
 from data.image_folder import ImageFiles
 from data.images import read_image
 from models.backbone import build_backbone
-from models.staged import StagedBackbone
+from models.backbone_base import StagedBackbone
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (after the choice of a backend without a window)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligndet.config import Config, build, plain
+from aligndet.config import build_config, plain
 from experiments.prepare import labels_file, proposals_file
 from experiments.study import Cell, Overrides, Pretraining, Study
 
@@ -100,7 +100,7 @@ def resolved(study: Study, place: Place, run: Run) -> dict[str, Any]:
     Raises:
         ValueError: naming the key that is wrong.
     """
-    return _relative(plain(build(Config, config_of(study, place, run))), place)
+    return _relative(plain(build_config(config_of(study, place, run))), place)
 
 
 def _relative(value: Any, place: Place) -> Any:

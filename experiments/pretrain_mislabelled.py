@@ -45,10 +45,10 @@ class MislabelledProjector(AnchorProjector):
 class MislabelledAdapter(RetinaNetAdapter):
     """RetinaNet's adapter with the error."""
 
-    def insert_projector(self, width: int) -> None:
-        """See ``RetinaNetAdapter.insert_projector``."""
-        head, channels = self.detector.head, self.detector.config.channels
-        head.cls_logits = MislabelledProjector(channels, head.num_anchors, width)
+    def build_projector(self, width: int) -> MislabelledProjector:
+        """See ``RetinaNetAdapter.build_projector``."""
+        channels, anchors = self.detector.config.channels, self.detector.head.num_anchors
+        return MislabelledProjector(channels, anchors, width)
 
 
 if __name__ == "__main__":

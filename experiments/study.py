@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from aligndet.unique_keys import load_yaml
+from aligndet.strict_yaml import load_yaml
 from data.errors import DataError
 
 PROPOSALS = ("search", "random")  # selective search, or its boxes at random places

@@ -6,16 +6,19 @@ every sample of either view with another id, background included, is a negative:
     l_ij = -log( e^{s_ij} / (e^{s_ij} + sum_{n in Neg_i} e^{s_in}) )
          = softplus( logsumexp_{n in Neg_i} s_in - s_ij ),        s_ij = <q_i, k_j> / temperature
 
-The second form needs the negatives once an online sample, not once a pair, so that memory grows
+The second form needs the negatives once per online sample, not once per pair, so that memory grows
 with the number of samples squared and no cap on proposals is needed.
 
-Legend: Q online samples, S target samples, B samples to contrast with, R rows (online samples that
-have a pair), D embedding width.
+``instance_contrastive_loss`` is the loss of given samples. Pre-training also wants to know whether
+a run is healthy: ``find_pairs`` prepares the samples, ``contrastive_loss`` and
+``contrastive_statistics`` use them.
+
+Legend: Q online samples, S target samples, B samples to contrast with, R queries (online samples
+that have a pair), D embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -31,20 +34,22 @@ ENTRIES_AT_ONCE = 2**25  # similarities held in memory at a time, 128 MiB
 NO_NEGATIVE = -1e4  # stands for log(0): finite, so that its gradient is 0 instead of NaN
 
 
-class _Pairs(NamedTuple):
-    """Everything the equation needs, for the online samples that have a positive."""
+class Pairs(NamedTuple):
+    """Everything the equation needs; embeddings are float32."""
 
-    rows: Tensor  # (R,) their indices into the query
+    samples: Tensor  # (Q, D) online samples; gradients flow into them
+    rows: Tensor  # (R,) indices into them: the queries
     ids: Tensor  # (R,)
-    weights: Tensor  # (R,) of each pair of that row: 1 / (pairs of the id * number of ids)
-    pool: Tensor  # (B, D) samples to contrast with; the first S are the target samples
+    weights: Tensor  # (R,) of each pair of that query: 1 / (pairs of the id * number of ids)
+    pool: Tensor  # (B, D) samples to contrast with, constants; the first S are the target samples
     pool_ids: Tensor  # (B,)
+    num_keys: int  # S
 
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, ids and weights of as many rows at a time as may be in memory."""
+    def blocks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, ids and weights of as many queries at a time as may be in memory."""
         size = max(1, ENTRIES_AT_ONCE // max(1, len(self.pool)))
         parts = (self.rows.split(size), self.ids.split(size), self.weights.split(size))
-        return zip(*parts, strict=True)
+        return list(zip(*parts, strict=True))
 
 
 def instance_contrastive_loss(
@@ -58,47 +63,36 @@ def instance_contrastive_loss(
     """Mean over the pairs of one id, then mean over the ids that have at least one pair.
 
     Args:
-        query: (Q, D) online embeddings, L2-normalised. The gradient flows into them as anchors; as
-            negatives of other anchors they are constants.
+        query, key, query_ids, key_ids, across_ranks: see ``find_pairs``.
+        temperature: tau > 0; 0.5 in the paper.
+
+    Returns:
+        See ``contrastive_loss``.
+    """
+    pairs = find_pairs(query, key, query_ids, key_ids, across_ranks)
+    return contrastive_loss(pairs, temperature)
+
+
+def find_pairs(
+    query: Tensor,
+    key: Tensor,
+    query_ids: Tensor,
+    key_ids: Tensor,
+    across_ranks: bool = False,
+) -> Pairs:
+    """Which samples attract each other, and what they are contrasted with.
+
+    Args:
+        query: (Q, D) online embeddings, L2-normalised. The gradient flows into them as queries; as
+            negatives of other queries they are constants.
         key: (S, D) target embeddings, L2-normalised; constants.
         query_ids, key_ids: (Q,), (S,) int64 instance ids >= 0, unique over the images of this
             process, or -1 for background.
-        temperature: tau > 0; 0.5 in the paper.
         across_ranks: also contrast with the samples of all other processes, and average over the
             ids of all: then DDP's mean gradient is that of one process with the global batch.
             Off, as in the paper, each process contrasts within its own images.
-
-    Returns:
-        float32 scalar >= 0. Its floor is not 0, see ``contrastive_statistics``. Without any pair it
-        is a zero that is still attached to ``query``.
     """
-    with torch.autocast(query.device.type, enabled=False):
-        query, key = query.float(), key.detach().float()
-        pairs = _find_pairs(query, key, query_ids, key_ids, across_ranks)
-        blocks = list(pairs.blocks())
-        loss = query.sum() * 0.0
-        for rows, ids, weights in blocks:
-            args = (query[rows], ids, weights, pairs, len(key), temperature)
-            if len(blocks) == 1 or not query.requires_grad:
-                loss = loss + _loss_of_rows(*args)
-            else:  # recomputing the similarities in the backward pass keeps one block in memory
-                loss = loss + checkpoint(_loss_of_rows, *args, use_reentrant=False)
-    return loss
-
-
-def _loss_of_rows(
-    anchors: Tensor, ids: Tensor, weights: Tensor, pairs: _Pairs, num_keys: int, tau: float
-) -> Tensor:
-    similarity = (anchors / tau) @ pairs.pool.T  # (R, B)
-    same = ids[:, None] == pairs.pool_ids  # (R, B)
-    negatives = similarity.masked_fill(same, NO_NEGATIVE).logsumexp(dim=1)  # (R,)
-    row, positive = same[:, :num_keys].nonzero(as_tuple=True)  # few of all R * S are pairs
-    return F.softplus(negatives[row] - similarity[row, positive]) @ weights[row]
-
-
-def _find_pairs(
-    query: Tensor, key: Tensor, query_ids: Tensor, key_ids: Tensor, across_ranks: bool
-) -> _Pairs:
+    query, key = query.float(), key.detach().float()
     size = int(torch.cat([query_ids, key_ids, query_ids.new_zeros(1)]).max()) + 1
     in_query = torch.bincount(query_ids[query_ids >= 0], minlength=size)  # samples of each id
     in_key = torch.bincount(key_ids[key_ids >= 0], minlength=size)
@@ -116,7 +110,89 @@ def _find_pairs(
     else:
         num_ids = num_ids.clamp(min=1.0)
     weights = 1.0 / (in_pairs[query_ids[rows]] * num_ids)
-    return _Pairs(rows, query_ids[rows], weights, pool, pool_ids)
+    return Pairs(query, rows, query_ids[rows], weights, pool, pool_ids, len(key))
+
+
+def contrastive_loss(pairs: Pairs, temperature: float) -> Tensor:
+    """The equation above, averaged over the pairs of one id and then over the ids.
+
+    Returns:
+        float32 scalar >= 0. Its floor is not 0, see ``contrastive_statistics``. Without any pair it
+        is a zero that is still attached to the online samples.
+    """
+    samples, blocks = pairs.samples, pairs.blocks()
+    with torch.autocast(samples.device.type, enabled=False):
+        loss = samples.sum() * 0.0
+        for rows, ids, weights in blocks:
+            args = (samples[rows], ids, weights, pairs.pool, pairs.pool_ids, pairs.num_keys)
+            if len(blocks) == 1 or not samples.requires_grad:
+                loss = loss + _loss_of_block(*args, temperature)
+            else:  # recomputing the similarities in the backward pass keeps one block in memory
+                loss = loss + checkpoint(_loss_of_block, *args, temperature, use_reentrant=False)
+    return loss
+
+
+def _loss_of_block(
+    queries: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    pool: Tensor,
+    pool_ids: Tensor,
+    num_keys: int,
+    tau: float,
+) -> Tensor:
+    similarity = (queries / tau) @ pool.T  # (R, B)
+    same = ids[:, None] == pool_ids  # (R, B)
+    negatives = similarity.masked_fill(same, NO_NEGATIVE).logsumexp(dim=1)  # (R,)
+    row, positive = same[:, :num_keys].nonzero(as_tuple=True)  # few of all R * S are pairs
+    return F.softplus(negatives[row] - similarity[row, positive]) @ weights[row]
+
+
+@torch.no_grad()
+def contrastive_statistics(pairs: Pairs, temperature: float) -> dict[str, Tensor]:
+    """What tells a healthy run from a stuck one.
+
+    Returns:
+        ``contrast_floor``: the loss at cosine 1 for all positives and 0 for all negatives,
+        log(1 + K e^{-1/tau}) with K negatives per query; ``cos_positive`` and ``cos_negative``:
+        mean cosines of the pairs and of the queries with their negatives; ``retrieval``: share of
+        queries whose most similar target sample of any instance is of their own; ``queries`` and
+        ``instances``: how many online samples, and ids, have a pair. Scalars, 0 where undefined;
+        float32 under autocast too.
+    """
+    with torch.autocast(pairs.pool.device.type, enabled=False):
+        queries, ids = pairs.samples[pairs.rows], pairs.ids
+        key, key_ids = pairs.pool[: pairs.num_keys], pairs.pool_ids[: pairs.num_keys]
+        # A sum of cosines is the cosine with the sum; only the nearest sample needs each of them.
+        key_sums, num_positives = _sums_by_id(key, key_ids, ids)
+        same_sums, num_same = _sums_by_id(pairs.pool, pairs.pool_ids, ids)
+        num_negatives = len(pairs.pool) - num_same  # (R,)
+        floor = F.softplus(num_negatives.log() - 1.0 / temperature)
+        to_negatives = (queries * (pairs.pool.sum(dim=0) - same_sums)).sum(dim=1)
+        found = queries.new_zeros(())
+        for rows, row_ids, _ in pairs.blocks() if len(ids) else ():
+            similarity = pairs.samples[rows] @ key.T
+            nearest = similarity.masked_fill(key_ids < 0, -2.0).argmax(dim=1)
+            found = found + (key_ids[nearest] == row_ids).sum()
+        count = max(1, len(ids))
+        return {
+            "contrast_floor": (floor * num_positives) @ pairs.weights,
+            "cos_positive": (queries * key_sums).sum(dim=1) @ pairs.weights,
+            "cos_negative": (to_negatives / num_negatives.clamp(min=1)).sum() / count,
+            "retrieval": found / count,
+            "queries": queries.new_tensor(float(len(ids))),
+            "instances": queries.new_tensor(float(ids.unique().numel())),
+        }
+
+
+def _sums_by_id(samples: Tensor, sample_ids: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """For each id >= 0 of (R,): the sum (R, D) of the samples that have it, and their number."""
+    size = int(torch.cat([ids, ids.new_zeros(1)]).max()) + 1
+    # The extra last row collects the samples whose id is not asked for.
+    place = torch.where((sample_ids >= 0) & (sample_ids < size), sample_ids, size)
+    sums = samples.new_zeros(size + 1, samples.shape[1]).index_add_(0, place, samples)
+    counts = torch.bincount(place, minlength=size + 1)
+    return sums[ids], counts[ids]
 
 
 def gather_from_other_ranks(samples: Tensor) -> Tensor:
@@ -132,55 +208,3 @@ def gather_from_other_ranks(samples: Tensor) -> Tensor:
         [samples.new_zeros(0, samples.shape[1])]
         + [g[: int(n)] for r, (g, n) in enumerate(zip(gathered, counts, strict=True)) if r != rank]
     )
-
-
-@torch.no_grad()
-def contrastive_statistics(
-    query: Tensor,
-    key: Tensor,
-    query_ids: Tensor,
-    key_ids: Tensor,
-    temperature: float,
-    across_ranks: bool = False,
-) -> dict[str, Tensor]:
-    """What tells a healthy run from a stuck one; arguments as of ``instance_contrastive_loss``.
-
-    Returns:
-        ``contrast_floor``: the loss at cosine 1 for all positives and 0 for all negatives,
-        log(1 + K e^{-1/tau}) with K negatives an anchor; ``cos_positive`` and ``cos_negative``:
-        mean cosines of the pairs and of the anchors with their negatives; ``retrieval``: share of
-        anchors whose most similar target sample of any instance is of their own; ``anchors`` and
-        ``instances``: how many online samples, and ids, have a pair. Scalars, 0 where undefined.
-    """
-    query, key = query.float(), key.float()
-    pairs = _find_pairs(query, key, query_ids, key_ids, across_ranks)
-    anchors, ids = query[pairs.rows], pairs.ids
-    # A sum of cosines is the cosine with the sum; only the nearest sample needs them one by one.
-    key_sums, num_keys = _sums_by_id(key, key_ids, ids)
-    same_sums, num_same = _sums_by_id(pairs.pool, pairs.pool_ids, ids)
-    num_negatives = len(pairs.pool) - num_same  # (R,)
-    floor = F.softplus(num_negatives.log() - 1.0 / temperature)
-    to_negatives = (anchors * (pairs.pool.sum(dim=0) - same_sums)).sum(dim=1)
-    found = query.new_zeros(())
-    for rows, row_ids, _ in pairs.blocks() if len(ids) else ():
-        nearest = (query[rows] @ key.T).masked_fill(key_ids < 0, -2.0).argmax(dim=1)
-        found = found + (key_ids[nearest] == row_ids).sum()
-    count = max(1, len(ids))
-    return {
-        "contrast_floor": (floor * num_keys) @ pairs.weights,
-        "cos_positive": (anchors * key_sums).sum(dim=1) @ pairs.weights,
-        "cos_negative": (to_negatives / num_negatives.clamp(min=1)).sum() / count,
-        "retrieval": found / count,
-        "anchors": query.new_tensor(float(len(ids))),
-        "instances": query.new_tensor(float(ids.unique().numel())),
-    }
-
-
-def _sums_by_id(samples: Tensor, sample_ids: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """For each id >= 0 of (R,): the sum (R, D) of the samples that have it, and their number."""
-    size = int(torch.cat([ids, ids.new_zeros(1)]).max()) + 1
-    # A last row takes what no row asks for.
-    place = torch.where((sample_ids >= 0) & (sample_ids < size), sample_ids, size)
-    sums = samples.new_zeros(size + 1, samples.shape[1]).index_add_(0, place, samples)
-    counts = torch.bincount(place, minlength=size + 1)
-    return sums[ids], counts[ids]

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from models.checks import require_range
+
 BACKGROUND = -1  # answers for no box: a negative
 IGNORE = -2  # neither positive nor negative: takes no part in the loss
 BOXES_AT_ONCE = 16  # whose overlaps with all anchors are held in memory at a time
@@ -110,6 +112,17 @@ def assign_by_iou(
     matched = index.masked_fill(best < foreground, IGNORE)
     matched = matched.masked_fill(best < background, BACKGROUND)
     return torch.where(promoted, index, matched)
+
+
+def require_thresholds(prefix: str, foreground: float, background: float) -> None:
+    """Raise a ValueError unless 0 < background <= foreground <= 1; for `assign_by_iou`.
+
+    Args:
+        prefix: of the keys in the message.
+        foreground, background: IoU thresholds.
+    """
+    require_range(f"{prefix}foreground_iou", foreground, above=0, most=1)
+    require_range(f"{prefix}background_iou", background, above=0, most=foreground)
 
 
 def matched_values(values: Sequence[Tensor], matched: Sequence[Tensor] | Tensor) -> Tensor:

@@ -6,11 +6,11 @@ from functools import partial
 
 from torch import nn
 
-from models.choices import require_choice
+from models.backbone_base import StagedBackbone
+from models.checks import require_choice
 from models.mobilenet_v2 import MobileNetV2
 from models.norm import FrozenBatchNorm2d
 from models.resnet import ResNet
-from models.staged import StagedBackbone
 
 BACKBONES = {
     "resnet18": partial(ResNet, 18),

@@ -68,12 +68,12 @@ class Layout:
     name: str  # who uses it
     prefix: str  # before all names
     names: Names = AS_OURS  # of what comes behind the prefix
-    sign: str = ""  # start of a further key that tells it from others with this prefix
+    marker: str = ""  # start of a further key that tells it from others with this prefix
 
     def renamed(self, keys: Iterable[str]) -> dict[str, str]:
-        """Our name of each key that has one in this layout; none if the sign is missing."""
+        """Our name of each key that has one in this layout; none if the marker is missing."""
         keys = list(keys)
-        if not any(key.startswith(self.sign) for key in keys):
+        if not any(key.startswith(self.marker) for key in keys):
             return {}
         mine = [key for key in keys if key.startswith(self.prefix)]
         names = {key: rename(key.removeprefix(self.prefix), self.names) for key in mine}
@@ -85,19 +85,19 @@ LAYOUTS = (
     Layout("MoCo v1 or v2, its query encoder", "module.encoder_q."),
     Layout("MoCo v1 or v2, its query encoder", "encoder_q."),
     Layout("MoCo v3, its base encoder", "module.base_encoder."),
-    Layout("DenseCL, its query encoder", "encoder_q.0.", sign="queue2"),
+    Layout("DenseCL, its query encoder", "encoder_q.0.", marker="queue2"),
     Layout("OpenSelfSup or DenseCL, its query encoder", "encoder_q.0."),
     Layout("OpenSelfSup or DenseCL, its query encoder", "module.encoder_q.0."),
-    Layout("PixPro, its online encoder", "module.encoder.", sign="module.encoder_k."),
+    Layout("PixPro, its online encoder", "module.encoder.", marker="module.encoder_k."),
     Layout("SimSiam or PixPro, its encoder", "module.encoder."),
-    Layout("DINO", "module.backbone.", sign="module.head."),
+    Layout("DINO", "module.backbone.", marker="module.head."),
     Layout("Barlow Twins, VICReg or DINO", "module.backbone."),
-    Layout("SwAV or DeepCluster v2", "module.", sign="module.prototypes."),
-    Layout("SwAV or DeepCluster v2", "", sign="prototypes."),
+    Layout("SwAV or DeepCluster v2", "module.", marker="module.prototypes."),
+    Layout("SwAV or DeepCluster v2", "", marker="prototypes."),
     Layout("torchvision's names in DataParallel", "module."),
     Layout("a run of this project, its online encoder", "online.backbone."),
     Layout("a run of this project, its classifier", "classifier.backbone."),
-    Layout("a detector of this project", "backbone.", sign="neck.lateral."),
+    Layout("a detector of this project", "backbone.", marker="neck.lateral."),
     Layout("mmselfsup, mmpretrain, DenseCL or DINO", "backbone."),
     Layout("mmpretrain's MobileNetV2", "backbone.", MM_MOBILENET_V2),
     Layout("mmpretrain's MobileNetV2, extracted", "", MM_MOBILENET_V2),

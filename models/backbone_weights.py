@@ -5,62 +5,20 @@ from __future__ import annotations
 import argparse
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from os import PathLike
 
 import torch
 from torch import Tensor, nn
 
 from models.backbone import BACKBONES
+from models.backbone_base import StagedBackbone
+from models.backbone_import import BackboneImport
 from models.backbone_layouts import LAYOUTS, Layout, recognise
-from models.renaming import count_modules
-from models.staged import StagedBackbone
 
 # Where files keep the weights. Averages over the training come before what was trained: those of
 # torchvision's and timm's scripts, and DINO's teacher.
 CONTAINERS = ("model_ema", "state_dict_ema", "model", "state_dict", "teacher", "student")
 STEP_COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it
-
-
-@dataclass(frozen=True)
-class BackboneImport:
-    """What became of a file's weights."""
-
-    file: str
-    entry: str | None  # key of CONTAINERS under which the weights were
-    backbone: str  # name of the architecture
-    layout: str  # who names weights so
-    loaded: tuple[str, ...]  # our names
-    missing: tuple[str, ...]  # our names that the file did not give; still random
-    # Those of `missing` that have another shape in the file: name, theirs, ours.
-    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    unused: tuple[str, ...]  # their names
-
-    def summary(self) -> str:
-        """A few lines for the terminal."""
-        total = len(self.loaded) + len(self.missing)
-        lines = [
-            f"backbone weights from {self.file}" + (f", entry {self.entry}" if self.entry else ""),
-            f"  recognised  {self.layout}",
-            f"  loaded      {len(self.loaded)} of {total} tensors of {self.backbone}",
-        ]
-        if self.missing:
-            lines.append(f"  left random {count_modules(self.missing, module_of)}")
-        if self.mismatched:
-            name, theirs, ours = self.mismatched[0]
-            lines.append(
-                f"  other shape {len(self.mismatched)} of these, first {name}: "
-                f"{theirs} in the file, {ours} here"
-            )
-        if self.unused:
-            lines.append(f"  not used    {count_modules(self.unused, module_of)}")
-        return "\n".join(lines)
-
-
-def module_of(name: str) -> str:
-    """`layer1` of `layer1.0.conv1.weight`, `module.fc` of `module.fc.bias`."""
-    wrapped = name.startswith(("module.", "backbone."))
-    return ".".join(name.split(".")[: 2 if wrapped else 1])
 
 
 def load_backbone_weights(

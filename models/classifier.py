@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.staged import StagedBackbone
+from models.backbone_base import StagedBackbone
 
 
 def pooled_features(backbone: StagedBackbone, images: Tensor) -> Tensor:

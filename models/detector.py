@@ -7,16 +7,17 @@ dataclass of plain numbers, strings and booleans, which validates itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from models.backbone import build_backbone
 from models.backbone_weights import load_backbone_weights
-from models.choices import require_choice, valid_choices
+from models.checks import require_choice
 from models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from models.fcos import FCOS, FCOSConfig
+from models.from_mapping import from_mapping
 from models.retinanet import RetinaNet, RetinaNetConfig
 
 DETECTORS = {
@@ -52,29 +53,8 @@ def build_detector(config: ModelConfig, num_classes: int) -> nn.Module:
     """
     require_choice("model.detector", config.detector, DETECTORS)
     detector, config_class = DETECTORS[config.detector]
-    options = detector_options(config_class, config.options)
+    options = from_mapping(config_class, config.options, "model.options.")
     backbone = build_backbone(config.backbone, config.norm, config.frozen_stages)
     if config.backbone_weights is not None:
         load_backbone_weights(backbone, config.backbone_weights, config.backbone_partial)
     return detector(backbone, options, num_classes)
-
-
-def detector_options(config_class: type, options: Mapping[str, Any]) -> Any:
-    """`config_class` with `options` in the place of its defaults, each of the default's type.
-
-    Raises:
-        ValueError: naming the option as `model.options.NAME`.
-    """
-    defaults = {f.name: f.default for f in fields(config_class)}
-    values = {}
-    for name, value in options.items():
-        key = f"model.options.{name}"
-        if name not in defaults:
-            raise ValueError(f"{key} is unknown; {valid_choices(name, defaults)}")
-        expected = type(defaults[name])
-        if expected is float and type(value) is int:
-            value = float(value)
-        if type(value) is not expected:
-            raise ValueError(f"{key} is {value!r}; it must be of type {expected.__name__}")
-        values[name] = value
-    return config_class(**values)

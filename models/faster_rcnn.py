@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.choices import require_choice
+from models.backbone_base import StagedBackbone
+from models.checks import require_choice
 from models.fpn import FPN, FPNConfig
 from models.roi_head import RoIHead, RoIHeadConfig
 from models.rpn import RPN, RPNConfig
-from models.staged import StagedBackbone
 from models.tower import NORMS
 
 # What both of torchvision's models have in common.

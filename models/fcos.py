@@ -23,11 +23,12 @@ from losses.iou import box_iou_loss
 from losses.normalizer import mean_over_ranks
 from models.anchors import flatten_predictions, grid_points
 from models.assign import assign_points, matched_values, reach_bounds
-from models.choices import require_choice
+from models.backbone_base import StagedBackbone
+from models.checks import require_choice, require_range
 from models.coders import boxes_to_distances, centerness_target, distances_to_boxes
 from models.fpn import FPN, FPNConfig
 from models.postprocess import suppress_duplicates, top_candidates
-from models.staged import StagedBackbone
+from models.tower import conv_tower
 
 MAX_LOG_DISTANCE = math.log(1e4)  # a side is never farther than 10,000 px: exp must not overflow
 
@@ -45,7 +46,7 @@ class FCOSConfig:
     distance_bias: float = 0.0  # initial x; at 0, relu may leave a side without gradient for good
     prior: float = 0.01  # score of every class at initialisation (focal loss, section 3.3)
     point_offset: float = 0.5  # position of a point in its cell, in strides: 0.5 is the centre
-    center_radius: float = 1.5  # centre sampling, in strides; 0 takes the whole box
+    center_radius: float | None = 1.5  # centre sampling, in strides; null takes the whole box
     reach_per_stride: float = 8.0  # a level regresses up to 8 strides: 64 px at stride 8
     focal_alpha: float = 0.25  # weight of positives against negatives
     focal_gamma: float = 2.0  # how little easy examples count
@@ -59,8 +60,8 @@ class FCOSConfig:
 
     def __post_init__(self) -> None:
         require_choice("model.options.box_loss", self.box_loss, ("giou", "iou"))
-        if not 0 < self.prior < 1:
-            raise ValueError(f"model.options.prior is {self.prior}; it must be between 0 and 1")
+        require_range("model.options.prior", self.prior, above=0, below=1)
+        require_range("model.options.center_radius", self.center_radius, above=0)
 
     @classmethod
     def torchvision(cls) -> FCOSConfig:
@@ -85,19 +86,20 @@ class FCOSOutput(NamedTuple):
 class FCOSHead(nn.Module):
     """Two towers shared by all levels: one for the class, one for box and centerness.
 
-    Pre-training trains the towers and the box part as they are and puts a projector in the place
-    of `cls_logits`; so the parts can be called one by one.
+    Its parts can be called one by one.
     """
 
     def __init__(self, config: FCOSConfig, num_classes: int, strides: Sequence[int]) -> None:
         super().__init__()
         self.config = config
         self.strides = tuple(strides)
-        self.cls_tower = conv_tower(config)
-        self.box_tower = conv_tower(config)
-        self.cls_logits = nn.Conv2d(config.channels, num_classes, 3, padding=1)
-        self.box_regression = nn.Conv2d(config.channels, 4, 3, padding=1)
-        self.centerness = nn.Conv2d(config.channels, 1, 3, padding=1)
+        channels = config.channels
+        tower = (channels, config.num_convs, "gn", config.norm_groups)
+        self.cls_tower = conv_tower(*tower, bias=True)
+        self.box_tower = conv_tower(*tower, bias=True)
+        self.cls_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.box_regression = nn.Conv2d(channels, 4, 3, padding=1)
+        self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(len(self.strides))) if config.level_scales else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -132,20 +134,6 @@ class FCOSHead(nn.Module):
                 distances.append(raw.clamp(max=MAX_LOG_DISTANCE).exp())
         centerness = flatten_predictions([self.centerness(x) for x in box_features], per_cell=1)
         return flatten_predictions(distances, per_cell=1), centerness.squeeze(2)
-
-
-def conv_tower(config: FCOSConfig) -> nn.Sequential:
-    """3x3 convolution, GroupNorm and ReLU, `num_convs` times."""
-    channels = config.channels
-    groups = math.gcd(config.norm_groups, channels)
-    if groups == channels:  # a group of one channel has nothing to normalise on a map of one cell
-        groups = max(1, groups // 2)
-    layers = []
-    for _ in range(config.num_convs):
-        layers.append(nn.Conv2d(channels, channels, 3, padding=1))
-        layers.append(nn.GroupNorm(groups, channels))
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
 
 
 class FCOS(nn.Module):
@@ -200,7 +188,7 @@ class FCOS(nn.Module):
     def assign(self, points: Tensor, strides: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """For boxes (M, 4) of each image: (N, A) index of each point's box or BACKGROUND."""
         lower, upper = reach_bounds(strides, self.config.reach_per_stride)
-        radius = self.config.center_radius or None
+        radius = self.config.center_radius
         matched = [assign_points(points, strides, lower, upper, b, radius) for b in boxes]
         return torch.stack(matched)
 

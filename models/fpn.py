@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.choices import require_choice
+from models.checks import require_choice
 from models.tower import conv_norm
 
 EXTRA_LEVELS = {"none": 0, "pool": 1, "p6p7_from_p5": 2, "p6p7_from_c5": 2}

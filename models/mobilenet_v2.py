@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models.backbone_base import StagedBackbone, init_convolutions
 from models.norm import convolve_and_normalise
 from models.resnet import Norm
-from models.staged import StagedBackbone, init_convolutions
 
 # expansion, output channels, blocks, stride of the first block
 SETTINGS = (

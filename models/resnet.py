@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from models.choices import require_choice
+from models.backbone_base import StagedBackbone, init_convolutions
+from models.checks import require_choice
 from models.norm import convolve_and_normalise
-from models.staged import StagedBackbone, init_convolutions
 
 Norm = Callable[[int], nn.Module]
 

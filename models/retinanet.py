@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from losses.focal import sigmoid_focal_loss
 from losses.normalizer import mean_over_ranks
 from models.anchors import ANCHOR_RATIOS, cell_anchors, flatten_predictions, grid_anchors
-from models.assign import IGNORE, assign_by_iou, matched_values
+from models.assign import IGNORE, assign_by_iou, matched_values, require_thresholds
+from models.backbone_base import StagedBackbone
 from models.box_loss import BOX_LOSSES, box_loss
-from models.choices import require_choice
+from models.checks import require_choice, require_range
 from models.coders import deltas_to_boxes
 from models.fpn import FPN, FPNConfig
 from models.postprocess import suppress_duplicates, top_candidates
-from models.staged import StagedBackbone
 from models.tower import conv_tower
 
 
@@ -58,13 +58,8 @@ class RetinaNetConfig:
         require_choice("model.options.box_loss", self.box_loss, BOX_LOSSES)
         # BatchNorm would mix the statistics of levels, which share the towers.
         require_choice("model.options.tower_norm", self.tower_norm, ("none", "gn"))
-        if not 0 < self.prior < 1:
-            raise ValueError(f"model.options.prior is {self.prior}; it must be between 0 and 1")
-        if not 0 < self.background_iou <= self.foreground_iou <= 1:
-            raise ValueError(
-                f"model.options.background_iou is {self.background_iou}; "
-                f"it must be above 0 and not above foreground_iou, which is {self.foreground_iou}"
-            )
+        require_range("model.options.prior", self.prior, above=0, below=1)
+        require_thresholds("model.options.", self.foreground_iou, self.background_iou)
 
     @classmethod
     def torchvision(cls) -> RetinaNetConfig:
@@ -98,17 +93,16 @@ class RetinaNetOutput(NamedTuple):
 class RetinaNetHead(nn.Module):
     """Two towers shared by all levels, one for the class and one for the box.
 
-    `cls_logits` is the class output, `box_regression` the box output. Pre-training trains the
-    towers and the box part as they are and puts a projector in the place of `cls_logits`, which it
-    calls itself; so the parts can be called one by one.
+    `cls_logits` is the class output, `box_regression` the box output. The parts can be called one
+    by one.
     """
 
     def __init__(self, config: RetinaNetConfig, num_classes: int) -> None:
         super().__init__()
         channels = config.channels
         self.num_anchors = len(ANCHOR_RATIOS) * config.anchor_scales  # B
-        self.cls_tower = conv_tower(channels, channels, config.num_convs, config.tower_norm)
-        self.box_tower = conv_tower(channels, channels, config.num_convs, config.tower_norm)
+        self.cls_tower = conv_tower(channels, config.num_convs, config.tower_norm)
+        self.box_tower = conv_tower(channels, config.num_convs, config.tower_norm)
         self.cls_logits = nn.Conv2d(channels, self.num_anchors * num_classes, 3, padding=1)
         self.box_regression = nn.Conv2d(channels, self.num_anchors * 4, 3, padding=1)
         for module in self.modules():

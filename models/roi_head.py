@@ -19,7 +19,7 @@ from torchvision.ops import roi_align
 from losses.normalizer import mean_over_ranks
 from models.assign import BACKGROUND, assign_by_iou, matched_values
 from models.box_loss import BOX_LOSSES, box_loss
-from models.choices import require_choice
+from models.checks import require_choice, require_range
 from models.coders import deltas_to_boxes
 from models.postprocess import suppress_duplicates, top_candidates
 from models.sampling import sample_balanced
@@ -56,11 +56,7 @@ class RoIHeadConfig:
         require_choice("model.options.box_head", self.box_head, BOX_HEADS)
         require_choice("model.options.box_norm", self.box_norm, NORMS)
         require_choice("model.options.box_loss", self.box_loss, BOX_LOSSES)
-        if not 0 < self.roi_foreground_iou <= 1:
-            raise ValueError(
-                f"model.options.roi_foreground_iou is {self.roi_foreground_iou}; "
-                "it must be above 0 and at most 1"
-            )
+        require_range("model.options.roi_foreground_iou", self.roi_foreground_iou, above=0, most=1)
 
 
 class RoIOutput(NamedTuple):
@@ -73,9 +69,8 @@ class RoIOutput(NamedTuple):
 class RoIHead(nn.Module):
     """Pooling, box head and outputs, with their losses and detections.
 
-    `classifier` is the class output, `box_regression` the box output. Pre-training trains the box
-    head and the box output as they are and puts a projector in the place of `classifier`; so the
-    parts can be called one by one.
+    `classifier` is the class output, `box_regression` the box output. The parts can be called one
+    by one.
     """
 
     def __init__(self, config: RoIHeadConfig, num_classes: int, strides: Sequence[int]) -> None:
@@ -85,7 +80,7 @@ class RoIHead(nn.Module):
         self.strides = tuple(strides)
         channels, width = config.channels, config.box_features
         num_convs, num_fcs = BOX_HEADS[config.box_head]
-        self.convs = conv_tower(channels, channels, num_convs, config.box_norm)
+        self.convs = conv_tower(channels, num_convs, config.box_norm)
         inputs = [channels * config.roi_size**2] + [width] * (num_fcs - 1)
         layers = [(nn.Linear(n, width), nn.ReLU(inplace=True)) for n in inputs]
         self.fcs = nn.Sequential(*[layer for pair in layers for layer in pair])

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from losses.normalizer import mean_over_ranks
 from models.anchors import ANCHOR_RATIOS, cell_anchors, flatten_predictions, grid_anchors
-from models.assign import BACKGROUND, assign_by_iou, matched_values
+from models.assign import BACKGROUND, assign_by_iou, matched_values, require_thresholds
 from models.box_loss import BOX_LOSSES, box_loss
-from models.choices import require_choice
+from models.checks import require_choice
 from models.coders import deltas_to_boxes
 from models.postprocess import suppress_duplicates, top_candidates
 from models.sampling import sample_balanced
@@ -47,11 +47,7 @@ class RPNConfig:
 
     def __post_init__(self) -> None:
         require_choice("model.options.rpn_box_loss", self.rpn_box_loss, BOX_LOSSES)
-        if not 0 < self.rpn_background_iou <= self.rpn_foreground_iou <= 1:
-            raise ValueError(
-                f"model.options.rpn_background_iou is {self.rpn_background_iou}; it must be above "
-                f"0 and not above rpn_foreground_iou, which is {self.rpn_foreground_iou}"
-            )
+        require_thresholds("model.options.rpn_", self.rpn_foreground_iou, self.rpn_background_iou)
 
 
 class RPNOutput(NamedTuple):
@@ -74,7 +70,7 @@ class RPN(nn.Module):
         self.config = config
         self.strides = tuple(strides)
         channels = config.channels
-        self.tower = conv_tower(channels, channels, config.rpn_convs)
+        self.tower = conv_tower(channels, config.rpn_convs)
         self.objectness = nn.Conv2d(channels, len(ANCHOR_RATIOS), 1)
         self.box_regression = nn.Conv2d(channels, len(ANCHOR_RATIOS) * 4, 1)
         for module in self.modules():

@@ -124,14 +124,14 @@ def test_every_point_meets_the_id_of_its_image_and_position():
     pyramid, codes = code_pyramid()
     model.detector.neck = Fixed(pyramid)
     model.detector.head.cls_tower = nn.Identity()
-    model.detector.head.cls_logits = nn.Identity()
+    model.projector = nn.Identity()
     output = run(model)
     expected = [point_id(cell) for cell in cells()]
     found = places(output.embeddings, list(codes.values()))
     assert sorted(found) == list(range(len(codes)))  # none is missing
     assert output.ids.tolist() == [expected[place] for place in found]
     assert {0, 1, 2, 3, 256, -1} == set(expected)
-    assert output.positives == sum(i >= 0 for i in expected)
+    assert output.statistics["positives"] == sum(i >= 0 for i in expected)
 
 
 def anchor_ids():
@@ -167,7 +167,7 @@ def embedded_anchors():
     head = model.detector.head
     head.cls_tower = nn.Identity()
     # A projector that turns the code of a cell, in another way for each of its anchors.
-    convolution, _, linear = head.cls_logits.layers
+    convolution, _, linear = model.projector.layers
     nn.init.dirac_(convolution.weight)
     turns = [torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0] for _ in range(9)]
     linear.weight.data = torch.cat(turns)
@@ -182,7 +182,7 @@ def test_every_anchor_meets_the_id_of_its_image_and_position():
     assert sorted(found) == [p for p, i in enumerate(expected) if i != -2]  # all but the ignored
     assert output.ids.tolist() == [expected[place] for place in found]
     assert {0, 1, 2, 3, 256, -1, -2} == set(expected)
-    assert output.positives == sum(i >= 0 for i in expected)
+    assert output.statistics["positives"] == sum(i >= 0 for i in expected)
 
 
 def test_features_level_by_level_against_labels_image_by_image_are_noticed(monkeypatch):
@@ -206,7 +206,7 @@ def test_every_roi_meets_the_id_of_its_image_and_box(monkeypatch):
     detector = model.detector
     # The features of an RoI are its place and its image, from which its embedding tells it again.
     monkeypatch.setattr(detector.roi_head, "box_features", place_of_rois)
-    detector.roi_head.classifier = nn.Identity()
+    model.projector = nn.Identity()
     output = run(model)
 
     pyramid = detector.neck(features())
@@ -228,7 +228,7 @@ def test_every_roi_meets_the_id_of_its_image_and_box(monkeypatch):
         assert our_id == their_id
     assert {i for _, i in found} == {0, 1, 2, 3, 256}  # the boxes are RoIs, too
     assert len(found) > 5  # and so is what the RPN found
-    assert output.positives == len(found)
+    assert output.statistics["positives"] == len(found)
 
 
 def place_of_rois(_, rois):

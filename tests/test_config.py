@@ -10,9 +10,18 @@ import torch
 import yaml
 
 from aligndet.adapters import ADAPTERS
-from aligndet.config import Config, all_keys, build, differences, dump_yaml, load_config, plain
+from aligndet.config import (
+    Config,
+    all_keys,
+    build_config,
+    differences,
+    dump_yaml,
+    load_config,
+    plain,
+)
 from models import build_detector
-from models.detector import DETECTORS, detector_options
+from models.detector import DETECTORS
+from models.from_mapping import from_mapping
 
 ROOT = Path(__file__).parent.parent
 
@@ -120,9 +129,9 @@ def test_unknown_keys_name_the_nearest_valid_one(tmp_path, key, nearest):
         ("data.short_sides=[64, a]", "data.short_sides is 'a'; it must be a whole number"),
         ("data=3", "data is 3; it must be a section"),
         ("model.options=3", "model.options is 3; it must be a section"),
-        ("amp=fp8", "amp is 'fp8'; set it to one of none, bf16, fp16"),
-        ("optim.name=adam", "optim.name is 'adam'; set it to sgd or adamw"),
-        ("optim.lr=0", "optim.lr must be above 0"),
+        ("amp=fp8", "amp is 'fp8', which is unknown;.* valid: none, bf16, fp16"),
+        ("optim.name=adam", "optim.name is 'adam', which is unknown; did you mean adamw"),
+        ("optim.lr=0", "optim.lr is 0.0; it must be above 0"),
         ("optim.lr", "override 'optim.lr' is not of the form key=value"),
         ("=3", "override '=3' is not of the form key=value"),
         ("seed.x=3", "override 'seed.x=3': seed is a value, not a section"),
@@ -134,7 +143,7 @@ def test_unknown_keys_name_the_nearest_valid_one(tmp_path, key, nearest):
         ("data.short_sides=[]", "data.short_sides must list at least one size"),
         ("evaluation.every=0", "evaluation.every is 0; it must be at least 1"),
         ("evaluation.batch_size=0", "evaluation.batch_size is 0; it must be at least 1"),
-        ("optim.momentum=-1", "optim.momentum is -1.0; it must be in 0..1"),
+        ("optim.momentum=-1", "optim.momentum is -1.0; it must be at least 0 and at most 1"),
         ("optim.weight_decay=-1", "optim.weight_decay is -1.0; it must be at least 0"),
         ("optim.clip_norm=0", "optim.clip_norm is 0.0; it must be above 0"),
         ("optim.base_batch=0", "optim.base_batch is 0; it must be at least 1"),
@@ -181,7 +190,7 @@ def test_dumped_yaml_loads_to_the_same_config(tmp_path):
     )
     config = load(tmp_path, text)
     assert load(tmp_path, dump_yaml(config)) == config
-    assert plain(build(Config, plain(config))) == plain(config)
+    assert plain(build_config(plain(config))) == plain(config)
     written = yaml.safe_load(dump_yaml(config))
     assert sorted(all_keys(Config)) == sorted(leaves(written))  # every key is written out
 
@@ -218,7 +227,7 @@ PAIRS = [
 def test_the_configs_of_the_project_load(path):
     config = load_config(path)
     assert config.output_dir
-    detector_options(DETECTORS[config.model.detector][1], config.model.options)
+    from_mapping(DETECTORS[config.model.detector][1], config.model.options)
 
 
 @pytest.mark.parametrize("detector", ADAPTERS)

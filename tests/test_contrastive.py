@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from losses import contrastive
-from losses.contrastive import contrastive_statistics, instance_contrastive_loss
+from losses.contrastive import contrastive_statistics, find_pairs, instance_contrastive_loss
 
 
 def slow_loss(query, key, query_ids, key_ids, tau):
@@ -77,7 +77,7 @@ def test_without_any_pair_the_loss_is_an_attached_zero(ids_q, ids_k):
     (gradient,) = torch.autograd.grad(loss, query)
     assert loss.item() == 0.0
     assert torch.equal(gradient, torch.zeros_like(query))
-    statistics = contrastive_statistics(query, key, query_ids, key_ids, 0.5)
+    statistics = contrastive_statistics(find_pairs(query, key, query_ids, key_ids), 0.5)
     assert all(math.isfinite(value) for value in statistics.values())
 
 
@@ -95,14 +95,14 @@ def test_statistics_of_a_perfect_embedding_by_hand():
     query_ids, key_ids = torch.tensor([0, 1, 2, -1]), torch.tensor([2, 1, 0, -1])
     query, key = directions, directions[[2, 1, 0, 3]]
     loss = instance_contrastive_loss(query, key, query_ids, key_ids, 0.5)
-    statistics = contrastive_statistics(query, key, query_ids, key_ids, 0.5)
-    # Every anchor has 8 samples in the pool; two are of its id, six are orthogonal negatives.
+    statistics = contrastive_statistics(find_pairs(query, key, query_ids, key_ids), 0.5)
+    # Every query has 8 samples in the pool; two are of its id, six are orthogonal negatives.
     assert statistics["contrast_floor"].item() == pytest.approx(math.log(1 + 6 * math.exp(-2)))
     assert loss.item() == pytest.approx(statistics["contrast_floor"].item(), abs=1e-6)
     assert statistics["cos_positive"].item() == pytest.approx(1.0)
     assert statistics["cos_negative"].item() == pytest.approx(0.0)
     assert statistics["retrieval"].item() == 1.0
-    assert (statistics["anchors"].item(), statistics["instances"].item()) == (3.0, 3.0)
+    assert (statistics["queries"].item(), statistics["instances"].item()) == (3.0, 3.0)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -112,31 +112,30 @@ def test_statistics_equal_a_slow_loop(name, monkeypatch):
     pool, pool_ids = torch.cat([key, query]), torch.cat([key_ids, query_ids])
     positive: dict[int, list[float]] = {}
     negative, found = [], []
-    for anchor, y in zip(query, query_ids.tolist(), strict=True):
+    for sample, y in zip(query, query_ids.tolist(), strict=True):
         if y < 0 or y not in key_ids.tolist():
             continue
-        positive.setdefault(y, []).extend((key[key_ids == y] @ anchor).tolist())
-        others = pool[pool_ids != y] @ anchor
+        positive.setdefault(y, []).extend((key[key_ids == y] @ sample).tolist())
+        others = pool[pool_ids != y] @ sample
         negative.append(others.mean().item() if len(others) else 0.0)
         instances = key_ids >= 0
-        found.append(key_ids[instances][(key[instances] @ anchor).argmax()].item() == y)
-    statistics = contrastive_statistics(query, key, query_ids, key_ids, 0.5)
+        found.append(key_ids[instances][(key[instances] @ sample).argmax()].item() == y)
+    statistics = contrastive_statistics(find_pairs(query, key, query_ids, key_ids), 0.5)
     means = [sum(cosines) / len(cosines) for cosines in positive.values()]
     assert statistics["cos_positive"].item() == pytest.approx(sum(means) / len(means), abs=1e-6)
     assert statistics["cos_negative"].item() == pytest.approx(
         sum(negative) / len(negative), abs=1e-6
     )
     assert statistics["retrieval"].item() == pytest.approx(sum(found) / len(found))
-    assert statistics["anchors"].item() == len(found)
+    assert statistics["queries"].item() == len(found)
     assert statistics["instances"].item() == len(positive)
 
 
 def test_retrieval_counts_the_nearest_target_of_any_instance():
     query = F.normalize(torch.tensor([[1.0, 0.1], [0.1, 1.0], [1.0, 0.2]]), dim=1)
     key = torch.eye(2)
-    statistics = contrastive_statistics(
-        query, key, torch.tensor([0, 1, 1]), torch.tensor([0, 1]), 0.5
-    )
+    pairs = find_pairs(query, key, torch.tensor([0, 1, 1]), torch.tensor([0, 1]))
+    statistics = contrastive_statistics(pairs, 0.5)
     assert statistics["retrieval"].item() == pytest.approx(2 / 3)
 
 
@@ -145,3 +144,14 @@ def test_bf16_inputs_under_autocast_are_computed_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = instance_contrastive_loss(query, key, query_ids, key_ids, 0.5)
     torch.testing.assert_close(loss, slow_loss(query, key, query_ids, key_ids, 0.5))
+
+
+def test_statistics_under_autocast_are_computed_in_float32():
+    """In bf16, floor and cosines would come in steps of 0.016."""
+    pairs = find_pairs(*samples(*CASES["plain"]))
+    expected = contrastive_statistics(pairs, 0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        statistics = contrastive_statistics(pairs, 0.5)
+    for name, value in statistics.items():
+        assert value.dtype == torch.float32, name
+        assert torch.equal(value, expected[name]), name

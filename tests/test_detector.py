@@ -6,8 +6,9 @@ import torchvision
 
 from models import ModelConfig, build_backbone, build_detector
 from models.backbone import BACKBONES
-from models.detector import DETECTORS, detector_options
+from models.detector import DETECTORS
 from models.fcos import FCOS, FCOSConfig
+from models.from_mapping import from_mapping
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -74,33 +75,11 @@ def test_bad_settings_name_the_key_and_what_is_valid(config, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("channels", "64", "int"),
-        ("channels", 64.0, "int"),
-        ("channels", True, "int"),
-        ("nms_iou", "0.5", "float"),
-        ("level_scales", 1, "bool"),
-        ("box_loss", None, "str"),
-    ],
-)
-def test_an_option_has_the_type_of_its_default(name, value, expected):
-    with pytest.raises(ValueError, match=f"model.options.{name} is .* of type {expected}"):
-        detector_options(FCOSConfig, {name: value})
-
-
-def test_whole_numbers_are_floats_too():
-    center_radius = detector_options(FCOSConfig, {"center_radius": 2}).center_radius
-    assert center_radius == 2.0
-    assert type(center_radius) is float
-
-
 def test_every_option_has_a_plain_default():
     for _, config_class in DETECTORS.values():
         defaults = {f.name: f.default for f in fields(config_class)}
         assert all(type(v) in (bool, int, float, str) for v in defaults.values())
-        assert detector_options(config_class, defaults) == config_class()
+        assert from_mapping(config_class, defaults) == config_class()
 
 
 def test_the_same_seed_builds_the_same_detector():

@@ -113,7 +113,7 @@ def test_scripts_take_it_all_the_way(name, tmp_path, write_config, script, capsy
     assert ("feature_growth" in written) == (name != "fcos")  # its towers are always normalised
     manifest = json.loads((tmp_path / "finetune" / "manifest.json").read_text())
     assert manifest["source"] == str(weights)
-    assert all(key.startswith(ADAPTERS[name].replaced) for key in manifest["fresh"])
+    assert all(key.startswith(ADAPTERS[name].classifier) for key in manifest["fresh"])
     assert len(manifest["fresh"]) == 2  # weight and bias of the classifier
     scores = json.loads((tmp_path / "finetune" / "results.json").read_text())
     assert tuple(scores) == AP_KEYS

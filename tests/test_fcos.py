@@ -176,7 +176,7 @@ def test_assign_stacks_the_images():
     assert matched.shape == (2, A)
     assert set(matched[0].tolist()) == {-1, 0, 1, 2}
     assert set(matched[1].tolist()) == {-1, 0}
-    radius_off = small_fcos(replace(SMALL, center_radius=0.0))
+    radius_off = small_fcos(replace(SMALL, center_radius=None))
     more = radius_off.assign(points, strides, [t["boxes"] for t in TARGETS])
     assert (more >= 0).sum() > (matched >= 0).sum()
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from aligndet.adapters import ADAPTERS, adapter_class
-from aligndet.feature_scale import RATE, FeatureScale
+from aligndet.feature_scale import RATE, FeatureScale, unnormalised_layer
 from models import build_detector
 from tests.helpers.small_detectors import model_config
 
-FREE = {"fcos": None, "retinanet": "head.cls_tower.", "faster_rcnn": "roi_head.fcs."}
+STACKS = {"fcos": "head.cls_tower", "retinanet": "head.cls_tower", "faster_rcnn": "roi_head.fcs"}
 
 
 def adapter(name):
@@ -21,7 +21,7 @@ def adapter(name):
 
 
 def test_growth_by_hand():
-    scale = FeatureScale()
+    scale = FeatureScale("layer.0.")
     assert scale.growth() == 1
     scale.observe([torch.full((2, 3), 2.0), torch.full((6,), -2.0)])
     assert scale.growth() == 1
@@ -32,7 +32,7 @@ def test_growth_by_hand():
 
 
 def test_without_features_in_the_first_step_the_next_one_is_the_start():
-    scale = FeatureScale()
+    scale = FeatureScale("layer.0.")
     scale.observe([torch.zeros(0, 5)])
     assert scale.growth() == 1
     scale.observe([torch.full((4,), 6.0)])
@@ -40,7 +40,7 @@ def test_without_features_in_the_first_step_the_next_one_is_the_start():
 
 
 def test_a_checkpoint_keeps_it():
-    scale, other = FeatureScale(), FeatureScale()
+    scale, other = FeatureScale("layer.0."), FeatureScale("layer.0.")
     scale.observe([torch.ones(3)])
     scale.observe([torch.full((3,), 9.0)])
     other.load_state_dict(scale.state_dict())
@@ -48,27 +48,28 @@ def test_a_checkpoint_keeps_it():
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_the_free_layer_is_the_last_one_without_a_norm(name):
+def test_the_unnormalised_layer_is_the_last_one_before_the_relu(name):
     online = adapter(name)
-    if FREE[name] is None:
-        assert online.free_layer is None
+    layer = unnormalised_layer(online.detector, STACKS[name])
+    if name == "fcos":
+        assert layer is None
+        assert online.scale is None
         return
-    assert online.free_layer.startswith(FREE[name])
-    stack = online.detector.get_submodule(online.feature_stack)
-    index = int(online.free_layer.split(".")[-2])
+    assert online.scale.layer == layer
+    stack = online.detector.get_submodule(STACKS[name])
+    index = int(layer.removeprefix(STACKS[name]).strip("."))
     assert isinstance(stack[index], (nn.Conv2d, nn.Linear))
-    assert [type(layer) for layer in stack[index + 1 :]] == [nn.ReLU]
+    assert [type(module) for module in stack[index + 1 :]] == [nn.ReLU]
 
 
-def test_a_normalised_tower_is_left_as_it_is():
+def test_a_normalised_tower_has_no_scale_and_is_left_as_it_is():
     torch.manual_seed(0)
     config = model_config("retinanet")
     config = type(config)(**{**vars(config), "options": {**config.options, "tower_norm": "gn"}})
     online = adapter_class("retinanet")(build_detector(config, num_classes=1), width=16)
-    assert online.free_layer is None
-    online.scale.observe([torch.ones(3)])
-    online.scale.observe([torch.full((3,), 99.0)])
-    for key, value in online.weights().items():
+    assert online.scale is None
+    kept = {k: v for k, v in online.weights().items() if not k.startswith("projector.")}
+    for key, value in kept.items():
         assert torch.equal(value, online.detector.state_dict()[key]), key
 
 
@@ -78,7 +79,8 @@ def grown_and_scaled(name, growth):
     online.scale.observe([torch.ones(3)])
     online.scale.now.fill_(growth)
     scaled = copy.deepcopy(online.detector)
-    scaled.load_state_dict(online.weights())
+    weights = {k: v for k, v in online.weights().items() if not k.startswith("projector.")}
+    scaled.load_state_dict({**scaled.state_dict(), **weights})
     return online.detector, scaled
 
 

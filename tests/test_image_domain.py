@@ -28,8 +28,8 @@ def test_the_defaults_are_those_of_the_papers():
     moco, supervised = ImageDomainConfig(), ImageDomainConfig(method="supervised")
     assert moco.augment == RandomCrop(224, 0.2, colour=True, jitter=0.8, grey=0.2, blur=0.5)
     assert supervised.augment == RandomCrop(224, 0.08, colour=False)
-    assert (moco.views, supervised.views) == (2, 1)
-    assert (moco.needs_classes, supervised.needs_classes) == (False, True)
+    assert (moco.spec.views, supervised.spec.views) == (2, 1)
+    assert (moco.spec.needs_classes, supervised.spec.needs_classes) == (False, True)
     assert (moco.moco.embedding_width, moco.moco.queue) == (128, 65536)
     assert (moco.moco.temperature, moco.moco.momentum) == (0.2, 0.999)
 
@@ -40,8 +40,8 @@ def test_the_defaults_are_those_of_the_papers():
         ({"method": "mocov2"}, "image.method is 'mocov2'.*did you mean moco_v2"),
         ({"crop_size": 0}, "image.crop_size is 0; it must be at least 1"),
         ({"least_area": 0.0}, "image.least_area is 0.0; it must be"),
-        ({"blur": 1.2}, "image.blur is 1.2; it must be in 0..1"),
-        ({"label_smoothing": -0.1}, "image.label_smoothing is -0.1; it must be in 0..1"),
+        ({"blur": 1.2}, "image.blur is 1.2; it must be at least 0 and at most 1"),
+        ({"label_smoothing": -0.1}, "image.label_smoothing is -0.1; it must be at least 0"),
         ({"norm_groups": 0}, "image.norm_groups is 0; it must be at least 1"),
         ({"probe_val": "x"}, "set both image.probe_train and image.probe_val"),
     ],
@@ -66,14 +66,14 @@ def test_bad_settings(change, message):
 def test_groups_of_a_process(monkeypatch, method, groups, ranks, batch, expected):
     monkeypatch.setattr(dist, "world_size", lambda: ranks)
     config = ImageDomainConfig(method=method, norm_groups=groups)
-    assert config.groups_a_process(batch) == expected
+    assert config.groups_per_process(batch) == expected
 
 
 @pytest.mark.parametrize("batch", [2, 8, 20, 255])
 def test_a_batch_that_cannot_be_split_into_groups(batch):
     message = f"data.batch_size is {batch}; BatchNorm splits it into 8 equal groups of at least 2"
     with pytest.raises(ValueError, match=message):
-        ImageDomainConfig().groups_a_process(batch)
+        ImageDomainConfig().groups_per_process(batch)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

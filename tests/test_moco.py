@@ -221,7 +221,7 @@ def test_the_target_starts_as_a_copy_and_is_not_trained():
     ("change", "message"),
     [
         ({"temperature": 0.0}, "image.moco.temperature is 0.0; it must be above 0"),
-        ({"momentum": 1.5}, "image.moco.momentum is 1.5; it must be in 0..1"),
+        ({"momentum": 1.5}, "image.moco.momentum is 1.5; it must be at least 0 and at most 1"),
         ({"queue": 0}, "image.moco.queue is 0; it must be at least 1"),
         ({"embedding_width": -1}, "image.moco.embedding_width is -1; it must be at least 1"),
     ],

@@ -89,7 +89,7 @@ def test_the_backbone_has_a_learning_rate_of_its_own():
         (1.0, ["head.weight", "head.bias"]),
     ]
     assert len(build_optimizer(model, OptimConfig()).param_groups) == 1
-    with pytest.raises(ValueError, match="frozen_stages"):
+    with pytest.raises(ValueError, match="backbone_lr_scale is 0.0; it must be above 0"):
         OptimConfig(backbone_lr_scale=0.0)
 
 

@@ -214,7 +214,8 @@ def test_bad_options():
         RetinaNetConfig(box_loss="ciou")
     with pytest.raises(ValueError, match="tower_norm is 'bn'.*none, gn"):
         RetinaNetConfig(tower_norm="bn")
-    with pytest.raises(ValueError, match="prior is 0.0"):
+    with pytest.raises(ValueError, match="prior is 0.0; it must be above 0 and below 1"):
         RetinaNetConfig(prior=0.0)
-    with pytest.raises(ValueError, match="background_iou is 0.6.*foreground_iou, which is 0.5"):
+    message = "options.background_iou is 0.6; it must be above 0 and at most 0.5"
+    with pytest.raises(ValueError, match=message):
         RetinaNetConfig(background_iou=0.6)

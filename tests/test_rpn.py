@@ -197,5 +197,6 @@ def test_objectness_is_binary_cross_entropy():
 def test_bad_options():
     with pytest.raises(ValueError, match="rpn_box_loss is 'l2'"):
         RPNConfig(rpn_box_loss="l2")
-    with pytest.raises(ValueError, match="rpn_background_iou is 0.8.*which is 0.7"):
+    message = "rpn_background_iou is 0.8; it must be above 0 and at most 0.7"
+    with pytest.raises(ValueError, match=message):
         RPNConfig(rpn_background_iou=0.8)

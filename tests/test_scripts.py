@@ -115,9 +115,10 @@ def test_finetuning_writes_a_run_directory(pipeline):
     assert set(AP_KEYS) <= scored[0].keys()
     manifest = json.loads((folder / "finetune" / "manifest.json").read_text())
     assert manifest["source"] == str(folder / "pretrain" / "weights.pt")
-    for weights in (manifest["fresh"], manifest["dropped"]):
-        assert {name.split(".")[1] for name in weights} == {"cls_logits"}
-    assert "head.cls_logits" in out["finetune"]
+    assert {name.rsplit(".", 1)[0] for name in manifest["fresh"]} == {"head.cls_logits"}
+    assert {name.split(".")[0] for name in manifest["dropped"]} == {"projector"}
+    assert "projector (4)" in out["finetune"]
+    assert "head.cls_logits (2)" in out["finetune"]
 
 
 def test_evaluation_alone_gives_the_same_scores(pipeline):

@@ -14,17 +14,17 @@ from models.tower import conv_norm, conv_tower, groups_for
     ],
 )
 def test_layers(norm, kinds):
-    tower = conv_tower(6, 8, 3, norm)
+    tower = conv_tower(8, 3, norm)
     assert [type(layer) for layer in tower] == kinds * 3
     convs = [layer for layer in tower if isinstance(layer, nn.Conv2d)]
-    assert [conv.in_channels for conv in convs] == [6, 8, 8]
     assert all((conv.bias is None) == (norm != "none") for conv in convs)
-    assert tower(torch.randn(2, 6, 5, 7)).shape == (2, 8, 5, 7)
+    assert conv_tower(8, 1, norm, bias=True)[0].bias is not None
+    assert tower(torch.randn(2, 8, 5, 7)).shape == (2, 8, 5, 7)
 
 
 def test_no_convolution_changes_nothing():
     x = torch.randn(2, 6, 3, 3)
-    assert conv_tower(6, 8, 0)(x) is x
+    assert conv_tower(6, 0)(x) is x
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_groups_divide_the_channels(channels, groups):
 
 def test_unknown_norm():
     with pytest.raises(ValueError, match="normalisation is 'ln'.*none, gn, bn"):
-        conv_tower(4, 4, 1, "ln")
+        conv_tower(4, 1, "ln")

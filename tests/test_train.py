@@ -11,7 +11,7 @@ from torch import nn
 
 from aligndet import dist
 from aligndet.box_domain import BoxDomain
-from aligndet.config import Config, build
+from aligndet.config import build_config
 from aligndet.run_directory import RunDirectory
 from data.build import build_train, build_two_views
 from data.errors import DataError
@@ -69,7 +69,7 @@ def line_config(tmp_path, **sections):
     }
     for name, values in sections.items():
         content[name] = {**content[name], **values}
-    return build(Config, content)
+    return build_config(content)
 
 
 def run_line(config, task=None, dataset=None, resume="auto"):
@@ -243,7 +243,7 @@ def test_seeds_differ_by_step_part_and_rank():
 @pytest.mark.parametrize("stage", ["box", "detector"])
 def test_a_step_in_bfloat16(tmp_path, content, stage):
     changes = {"amp": "bf16", "schedule__iterations": 2}
-    config = build(Config, content(tmp_path / "run", **changes))
+    config = build_config(content(tmp_path / "run", **changes))
     torch.manual_seed(0)
     if stage == "box":
         dataset = build_two_views(config.data, None)

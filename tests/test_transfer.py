@@ -28,7 +28,7 @@ from tests.helpers.small_detectors import model_config
 OPTIONS = small_detectors.OPTIONS["fcos"]
 CLASSES = Categories((3, 7), ("red", "blue"))
 CLASSIFIER = ["head.cls_logits.weight", "head.cls_logits.bias"]
-# Of each detector: the classifier's place, the projector's layers in it, and the box outputs.
+# Of each detector: the classifier, the projector's layers, and the box outputs.
 LAYERS = {
     "fcos": ("head.cls_logits", ("0", "2"), ("head.box_regression", "head.centerness")),
     "retinanet": ("head.cls_logits", ("layers.0", "layers.2"), ("head.box_regression",)),
@@ -108,10 +108,32 @@ def test_pretrained_weights_are_loaded_but_for_the_projector(pretrained_of, name
     check_complete(manifest, pretrained_of[name], model, before)
     classifier, projector, box_outputs = LAYERS[name]
     box_outputs = [] if keep else tensors(*box_outputs)
-    projector = tensors(*(f"{classifier}.{layer}" for layer in projector))
+    projector = tensors(*(f"projector.{layer}" for layer in projector))
     assert sorted(manifest.dropped) == sorted(projector + box_outputs)
     assert sorted(manifest.fresh) == sorted(tensors(classifier) + box_outputs)
     assert manifest.source == str(pretrained_of[name])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_files_with_the_projector_in_the_place_of_the_classifier_still_load(
+    pretrained_of, tmp_path, name
+):
+    """As they were written before the projector had a place of its own."""
+    content = torch.load(pretrained_of[name], weights_only=True)
+    classifier = LAYERS[name][0]
+    content["model"] = {
+        key.replace("projector.", f"{classifier}."): value
+        for key, value in content["model"].items()
+    }
+    checkpoint.save(content, tmp_path / "old.pt")
+    before = detector(name=name).state_dict()
+    model, manifest = load(tmp_path / "old.pt", name=name)
+    check_complete(manifest, tmp_path / "old.pt", model, before)
+    assert len(manifest.dropped) == 4
+    assert sorted(manifest.fresh) == sorted(tensors(classifier))
+    new_model, _ = load(pretrained_of[name], name=name)
+    for key, value in new_model.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -239,7 +261,7 @@ def test_manifest_is_saved_and_summed_up(pretrained, tmp_path):
     assert str(pretrained) in lines[0]
     backbone = sum(name.startswith("backbone.") for name in model.state_dict())
     assert f"backbone ({backbone})" in lines[1]
-    assert "head.cls_logits (4)" in lines[2]
+    assert "projector (4)" in lines[2]
     assert "head.cls_logits (2)" in lines[3]
 
 

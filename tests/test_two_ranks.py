@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 
 from aligndet import dist
 from aligndet.box_domain import BoxDomain
-from aligndet.config import Config, build
+from aligndet.config import build_config
 from aligndet.evaluate import evaluate
 from aligndet.image_domain import build_image_domain
 from aligndet.run_directory import RunDirectory
@@ -71,9 +71,9 @@ def stage(name, config):
     """Task and batches as the scripts build them."""
     torch.manual_seed(config.seed)
     if name.startswith("image"):
-        images = build_image_files(config.data, config.image.needs_classes)
+        images = build_image_files(config.data, config.image.spec.needs_classes)
         task = build_image_domain(config.model, config.image, config.data.batch_size, images)
-        dataset = ImageViews(images, config.image.augment, config.image.views)
+        dataset = ImageViews(images, config.image.augment, config.image.spec.views)
         return task, Batches(dataset, dataset.aspect_ratios, collate_image_views)
     if name.startswith("box"):
         dataset = build_two_views(config.data, None)
@@ -85,7 +85,7 @@ def stage(name, config):
 
 
 def train(name, content):
-    config = build(Config, content)
+    config = build_config(content)
     task, batches = stage(name, config)
     run = RunDirectory(config.output_dir)
     fit(task, batches, config, run, run.open(config, "none"), CPU)
@@ -93,7 +93,7 @@ def train(name, content):
 
 def score(content, statistic=1.0):
     """AP of a detector that is right, but not exactly, and its BatchNorm statistic afterwards."""
-    config = build(Config, content)
+    config = build_config(content)
     val = build_val(config.data)
     loader = eval_loader(
         val, val.coco.aspect_ratios, collate_detection, 2, 0, dist.rank(), dist.world_size()
@@ -163,7 +163,7 @@ def test_two_ranks_equal_one_with_the_same_global_batch(folder, name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_weights_of_two_ranks_equal_those_of_one(folder, name):
     one, two = model(folder, f"{name}.1"), model(folder, f"{name}.2")
-    config = build(Config, torch.load(folder / f"{name}.1" / "last.pt")["config"])
+    config = build_config(torch.load(folder / f"{name}.1" / "last.pt")["config"])
     start = stage(name, config)[0].state_dict()
     assert one.keys() == two.keys() == start.keys()
     moved = {key: (one[key] - start[key]).abs().max().item() for key in one}
@@ -178,7 +178,7 @@ def test_weights_of_two_ranks_equal_those_of_one(folder, name):
 def test_contrast_within_ranks_is_the_mean_over_ranks(folder, content):
     """Step 1 of the two-rank run against each rank's images contrasted in this process."""
     changes = {**RUNS["box_within_ranks"], "box_domain__samples": EVERYTHING}
-    config = build(Config, content(folder / "unused", **changes))
+    config = build_config(content(folder / "unused", **changes))
     task, batches = stage("box", config)
     contrasts, expected_floor = [], []
     for rank in range(2):

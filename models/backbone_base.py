@@ -6,12 +6,11 @@ Legend: N images, C channels.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from models.backbone_weights import BackboneImport
+from models.backbone_import import BackboneImport
+from models.checks import require_range
 
 
 class StagedBackbone(nn.Module):
@@ -38,8 +37,7 @@ class StagedBackbone(nn.Module):
         Frozen parameters need no gradient, and frozen stages stay in eval mode after `.train()`,
         so that their BatchNorm keeps its statistics.
         """
-        if not 0 <= count <= 5:
-            raise ValueError(f"model.frozen_stages is {count}; it must be from 0 (none) to 5 (all)")
+        require_range("model.frozen_stages", count, least=0, most=5)
         self.frozen_stages = max(count, self.frozen_stages)
         for module in chain(*self.stages[:count]):
             module.requires_grad_(False)
