@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -71,7 +72,10 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         categories = train.coco.categories
         check_same_categories(val, categories, train.coco.annotations)
         torch.manual_seed(config.seed)
-        detector = build_detector(config.model, len(categories))
+        model = config.model
+        if args.init and config.transfer.takes_backbone:
+            model = replace(model, backbone_weights=None)  # need not be on this machine
+        detector = build_detector(model, len(categories))
         if args.init:
             manifest = load_pretrained(
                 detector, config.model.detector, args.init, categories, config.transfer
@@ -81,7 +85,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
     if dist.is_main():
-        if detector.backbone.origin and not args.init:  # --init has all of the backbone too
+        if detector.backbone.origin:
             print(detector.backbone.origin.summary())
         print(manifest.summary())
         manifest.save(run.manifest)
@@ -93,17 +97,19 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
     if dist.is_main():
         sides = (config.data.eval_short_side, config.data.max_side)
         checkpoint.save(detector_file(detector, config.model, categories, sides), run.weights)
-    run.report(score())
+    run.report(score(), run.results)
 
 
 def evaluation_only(config: Config, args: argparse.Namespace, device: torch.device) -> None:
-    """Score a fine-tuned detector; the model is rebuilt from the checkpoint itself."""
+    """Score a fine-tuned detector, which is rebuilt from the checkpoint alone."""
     with cli.one_line_errors(ValueError):
         val = build_val(config.data)
         detector, categories, _ = read_detector(args.checkpoint)
         check_same_categories(val, categories, args.checkpoint)
     score = scorer(detector.to(device), config, val, device)
-    RunDirectory(config.output_dir).report(score())
+    run = RunDirectory(config.output_dir)
+    # The run's own results are of its own weights and settings, which may be others.
+    run.report(score(), run.results if run.is_new else run.evaluation)
 
 
 def check_same_categories(val: DetectionDataset, categories: Categories, source: object) -> None:
@@ -118,7 +124,7 @@ def check_same_categories(val: DetectionDataset, categories: Categories, source:
 def scorer(
     detector: nn.Module, config: Config, val: DetectionDataset, device: torch.device
 ) -> Callable[[], dict[str, float | None]]:
-    """A function that evaluates the detector as it then is."""
+    """A function that evaluates the detector in its current state."""
     loader = eval_loader(
         val,
         val.coco.aspect_ratios,

@@ -30,7 +30,7 @@ from data.image_views import ImageViews, collate_image_views
 from data.views import collate_views
 from models import build_detector
 from models.backbone_base import StagedBackbone
-from train import Batches, fit
+from train import Batches, fit, global_batch
 
 
 def main() -> None:
@@ -54,6 +54,7 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         # There are no classes: the classification layer is set aside.
         detector = build_detector(config.model, num_classes=1)
         task = BoxDomain(detector, config.model.detector, config.box_domain)
+        check_enough_images(len(dataset), global_batch(config))
         run = RunDirectory(config.output_dir)
         resume = run.open(config, args.resume)
     if dist.is_main():
@@ -63,6 +64,20 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
     if dist.is_main():
         checkpoint.save(pretrained_file(task.weights(), config.model), run.weights)
         print(f"weights for finetune.py --init: {run.weights}")
+
+
+def check_enough_images(images: int, batch: int) -> None:
+    """No image may be in a batch twice: its copies would have ids of their own, so that each box
+    would be its own negative.
+
+    Raises:
+        DataError: there are fewer images than one forward pass of all processes takes.
+    """
+    if images < batch:
+        raise DataError(
+            f"data.train has {images} images, fewer than the {batch} of a batch of all processes; "
+            "lower data.batch_size, start fewer processes, or add images"
+        )
 
 
 def print_start(config: Config, backbone: StagedBackbone) -> None:
@@ -99,7 +114,7 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         checkpoint.save(backbone_file(task.weights(), config.model, images.classes), run.weights)
         print(f"weights for model.backbone_weights: {run.weights}")
     if score:
-        run.report(score())
+        run.report(score(), run.results)
 
 
 def print_image_start(task: MoCo | Supervised, num_images: int) -> None:

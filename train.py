@@ -28,6 +28,82 @@ from data.errors import DataError
 from data.loaders import GroupedBatchSampler, iterate, to_device, train_loader
 
 
+def fit(
+    task: nn.Module,
+    batches: Batches,
+    config: Config,
+    run: RunDirectory,
+    resume: dict[str, Any] | None,
+    device: torch.device,
+    evaluate: Callable[[], dict[str, float | None]] | None = None,
+) -> None:
+    """Train ``task`` to the end of its schedule.
+
+    Args:
+        task: see ``Task``; moved to ``device``.
+        batches: its data.
+        config: of the run.
+        run: where to log and save.
+        resume: checkpoint to go on from, of ``run.open``.
+        device: of this process.
+        evaluate: called on all ranks every ``evaluation.every`` steps.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+        DataError: an image cannot be read; the steps done so far are saved first.
+    """
+    schedule = build_schedule(config, batches)
+    accumulate, total = config.optim.accumulate, schedule.total_steps
+    task.to(device, memory_format=torch.channels_last)  # convolutions are faster: oneDNN, cuDNN
+    optimizer = build_optimizer(task, config.optim)
+    state = State(task, optimizer, grad_scaler(device, config.amp))
+    start = state.restore(resume)
+    model = dist.synchronised(task) if dist.in_group() else task
+    stream = iterate(batches.loader(config, start * accumulate, device))
+    meter = Meter(run, start, schedule.steps_per_epoch, accumulate * global_batch(config))
+    task.train()
+    bar = tqdm(range(start, total), initial=start, total=total, disable=not dist.is_main())
+    for step in bar:
+        lr = schedule.lr(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # older checkpoints have none
+
+        optimizer.zero_grad(set_to_none=True)
+        parts = []  # what is logged of each part of the step
+        for part in range(accumulate):
+            try:
+                batch = to_device(next(stream), device)
+            except DataError:
+                state.save(run, step, config)  # any rank may save: all hold the same state
+                raise
+            # Seeded by position, so resuming needs no saved RNG state.
+            torch.manual_seed(step_seed(config.seed, step, part, dist.rank()))
+            with no_sync(model, part < accumulate - 1), autocast(device, config.amp):
+                losses, statistics = model(batch)
+            loss = torch.stack(list(losses.values())).sum()
+            check_finite(loss, losses, step)
+            state.scaler.scale(loss / accumulate).backward()
+            parts.append({"loss": loss, **losses, **statistics})
+
+        if config.optim.clip_norm is not None:
+            state.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(task.parameters(), config.optim.clip_norm)
+        state.scaler.step(optimizer)
+        state.scaler.update()
+        target = task.update_target(step, total)  # pre-training: the EMA of the target branch
+
+        done = step + 1
+        if done % config.loop.log_every == 0 or done == total:
+            means = dist.mean_over_ranks_of(mean_of_parts(parts))
+            meter.log(done, {**means, **target, "lr": lr})
+            bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
+        # Before saving, so that a run killed during it evaluates again when it is resumed.
+        if evaluate and config.evaluation.due(done) and done < total:
+            meter.log_evaluation(done, evaluate())
+        if dist.is_main() and (done % config.loop.checkpoint_every == 0 or done == total):
+            state.save(run, done, config)
+
+
 class Task(Protocol):
     """What ``fit`` trains; an ``nn.Module``."""
 
@@ -110,7 +186,7 @@ class State:
         """Load what ``save`` wrote; returns the number of steps done.
 
         Raises:
-            DataError: it was written in another stage.
+            DataError: it was written in another stage, or by another version of this project.
         """
         if content is None:
             return 0
@@ -120,86 +196,18 @@ class State:
                 f"the checkpoint was written by {content['task']}, this stage is {mine}; choose "
                 "another output_dir, or start over with --resume none"
             )
-        self.task.load_state_dict(content["model"])
+        try:
+            self.task.load_state_dict(content["model"])
+        except RuntimeError:  # names or shapes differ, though the settings are the same
+            raise DataError(
+                "the checkpoint was written by another version of this project; go on with that "
+                "one, choose another output_dir, or start over with --resume none"
+            ) from None
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
         if dist.is_main():
             print(f"resumed at step {content['step']}")
         return content["step"]
-
-
-def fit(
-    task: nn.Module,
-    batches: Batches,
-    config: Config,
-    run: RunDirectory,
-    resume: dict[str, Any] | None,
-    device: torch.device,
-    evaluate: Callable[[], dict[str, float | None]] | None = None,
-) -> None:
-    """Train ``task`` to the end of its schedule.
-
-    Args:
-        task: see ``Task``; moved to ``device``.
-        batches: its data.
-        config: of the run.
-        run: where to log and save.
-        resume: checkpoint to go on from, of ``run.open``.
-        device: of this process.
-        evaluate: called on all ranks every ``evaluation.every`` steps.
-
-    Raises:
-        FloatingPointError: a loss is not finite.
-        DataError: an image cannot be read; the steps done so far are saved first.
-    """
-    schedule = build_schedule(config, batches)
-    accumulate, total = config.optim.accumulate, schedule.total_steps
-    task.to(device, memory_format=torch.channels_last)  # convolutions are faster: oneDNN, cuDNN
-    optimizer = build_optimizer(task, config.optim)
-    state = State(task, optimizer, grad_scaler(device, config.amp))
-    start = state.restore(resume)
-    model = DistributedDataParallel(task, broadcast_buffers=False) if dist.in_group() else task
-    stream = iterate(batches.loader(config, start * accumulate, device))
-    meter = Meter(run, start, schedule.steps_per_epoch, accumulate * global_batch(config))
-    task.train()
-    bar = tqdm(range(start, total), initial=start, total=total, disable=not dist.is_main())
-    for step in bar:
-        lr = schedule.lr(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)  # checkpoints of before have none
-
-        optimizer.zero_grad(set_to_none=True)
-        for part in range(accumulate):
-            try:
-                batch = to_device(next(stream), device)
-            except DataError:
-                state.save(run, step, config)  # by whichever rank it is; all have the same state
-                raise
-            # What a step draws depends on its place alone, so that resuming needs no saved states.
-            torch.manual_seed(step_seed(config.seed, step, part, dist.rank()))
-            with no_sync(model, part < accumulate - 1), autocast(device, config.amp):
-                losses, statistics = model(batch)
-            loss = torch.stack(list(losses.values())).sum()
-            check_finite(loss, losses, step)
-            state.scaler.scale(loss / accumulate).backward()
-
-        if config.optim.clip_norm is not None:
-            state.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(task.parameters(), config.optim.clip_norm)
-        state.scaler.step(optimizer)
-        state.scaler.update()
-        target = task.update_target(step, total)  # pre-training: the EMA of the target branch
-
-        done = step + 1
-        if done % config.loop.log_every == 0 or done == total:
-            means = dist.mean_over_ranks_of({"loss": loss, **losses, **statistics})
-            meter.log(done, {**means, **target, "lr": lr})
-            bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
-        # Before saving, so that a run killed in here evaluates again when it is resumed.
-        if evaluate and config.evaluation.due(done) and done < total:
-            meter.log_evaluation(done, evaluate())
-        if dist.is_main() and (done % config.loop.checkpoint_every == 0 or done == total):
-            state.save(run, done, config)
 
 
 class Meter:
@@ -231,6 +239,11 @@ class Meter:
 def step_seed(seed: int, step: int, part: int, rank: int) -> int:
     """Seed of everything random in one forward pass."""
     return hash((seed, step, part, rank))  # of whole numbers: the same in every process
+
+
+def mean_of_parts(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each scalar over the parts of a step; parts have the same keys."""
+    return {key: torch.stack([part[key].detach() for part in parts]).mean() for key in parts[0]}
 
 
 def no_sync(model: nn.Module, more_to_come: bool) -> contextlib.AbstractContextManager[None]:

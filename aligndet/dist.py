@@ -5,6 +5,7 @@ Everything here works in a single process without a group: rank 0 of 1.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+# The option has a new name from torch 2.14 on; the old one warns there.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 class DeviceError(ValueError):
@@ -48,6 +57,15 @@ def process_group(device_name: str = "auto") -> Iterator[torch.device]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def synchronised(module: torch.nn.Module) -> DistributedDataParallel:
+    """``module`` with gradients that are averaged over ranks in the backward pass.
+
+    Buffers are not synchronised in the forward pass: the tasks do so themselves where they train
+    any. From torch 2.14 on, they are once at the start, when all ranks hold the same ones anyway.
+    """
+    return DistributedDataParallel(module, **{_SYNC_BUFFERS: False})
 
 
 def in_group() -> bool:
@@ -100,8 +118,8 @@ def average_buffers(module: torch.nn.Module) -> None:
 
 
 def all_gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Every rank's tensor, all of one shape, one behind the other along the first dimension, in the
-    order of ranks; without gradients."""
+    """Every rank's tensor, all of one shape, concatenated along the first dimension in the order of
+    ranks; without gradients."""
     tensor = tensor.detach()
     if not in_group():
         return tensor

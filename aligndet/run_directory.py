@@ -1,4 +1,4 @@
-"""The files of a run: config.yaml, metrics.jsonl, last.pt, weights.pt, results.json."""
+"""The files of a run: config.yaml, metrics.jsonl, last.pt, weights.pt, results.json, ..."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ class RunDirectory:
         self.weights = self.path / "weights.pt"
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
+        self.evaluation = self.path / "evaluation.json"  # of --eval-only in the folder of a run
         self.manifest = self.path / "manifest.json"
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the folder holds no run yet."""
+        return not (self.path / "config.yaml").exists()
 
     def open(self, config: Config, resume: str) -> dict[str, Any] | None:
         """Create the directory, write config.yaml and find what to resume.
@@ -85,10 +91,10 @@ class RunDirectory:
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
 
-    def report(self, scores: Mapping[str, float | None]) -> None:
-        """Print the final scores and write results.json."""
+    def report(self, scores: Mapping[str, float | None], path: Path) -> None:
+        """Print the final scores and write them to ``path``."""
         if dist.is_main():
-            write_json_atomic(dict(scores), self.results)
+            write_json_atomic(dict(scores), path)
             words = (f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in scores.items())
             print("  ".join(words))
 

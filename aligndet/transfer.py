@@ -36,6 +36,14 @@ class TransferConfig:
             return True
         return key.startswith(prefixes + self.leave_out)
 
+    @property
+    def takes_backbone(self) -> bool:
+        """Whether all of the backbone comes from the file."""
+        return not any(
+            prefix.startswith("backbone.") or "backbone.".startswith(prefix)
+            for prefix in self.leave_out
+        )
+
     def check(self, names: Iterable[str]) -> None:
         """Every entry of ``leave_out`` must be the beginning of a weight's name.
 

@@ -21,15 +21,19 @@ from data.views import SampleKey
 class GroupedBatchSampler(Sampler[list[SampleKey]]):
     """Endless batches of images that are all portrait or all landscape, to pad little.
 
+    If either group has fewer images than a global batch, both are one group: filling its batch
+    would repeat images within it.
+
     Args:
         aspect_ratios: height / width of every image.
-        batch_size: images a rank and step.
+        batch_size: images per rank and step.
         rank, world_size: which slice of each global batch is ours.
         seed: the order is reseeded from (seed, epoch) in every epoch.
         start_step: where to go on, counted from the start of the first epoch.
 
     The last global batch of a group is filled with images from the start of that group's order, so
-    that all ranks take the same number of full steps.
+    that all ranks take the same number of full steps. Only a dataset smaller than a global batch
+    repeats images within a batch.
     """
 
     def __init__(
@@ -44,10 +48,12 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
         groups: dict[bool, list[int]] = {}
         for index, ratio in enumerate(aspect_ratios):
             groups.setdefault(ratio > 1, []).append(index)
-        self.groups = [groups[key] for key in sorted(groups)]
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.seed, self.start_step = seed, start_step
         self.global_batch = batch_size * world_size
+        self.groups = [groups[key] for key in sorted(groups)]
+        if min(map(len, self.groups)) < self.global_batch:
+            self.groups = [list(range(len(aspect_ratios)))]
         self.steps_per_epoch = sum(-(-len(group) // self.global_batch) for group in self.groups)
 
     def global_batches(self, epoch: int) -> list[list[int]]:

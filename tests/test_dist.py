@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -29,6 +31,12 @@ def test_a_group_of_one_is_left_at_the_end(monkeypatch):
     with dist.process_group("cpu"):
         assert dist.in_group()
         assert dist.gather_objects("x") == ["x"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            module = dist.synchronised(torch.nn.BatchNorm1d(2))
+        module(torch.randn(4, 2)).sum().backward()
+        assert module.module.weight.grad is not None
+        assert not module.will_sync_module_buffers()
     assert not dist.in_group()
 
 

@@ -129,6 +129,40 @@ def test_evaluation_alone_gives_the_same_scores(pipeline):
     assert tuple(alone) == AP_KEYS
 
 
+def test_evaluation_alone_keeps_the_results_of_the_run(pipeline, write_config, script, tmp_path):
+    """Its weights are another run's, so results.json would no longer be that of weights.pt."""
+    folder, _ = pipeline
+    path = write_config(tmp_path / "other", schedule__iterations=1)
+    script("finetune", "--config", path)
+    own = (tmp_path / "other/results.json").read_text()
+    weights = folder / "finetune/weights.pt"
+    script("finetune", "--config", path, "--eval-only", "--checkpoint", weights)
+    assert (tmp_path / "other/results.json").read_text() == own
+    expected = json.loads((folder / "finetune/results.json").read_text())
+    assert json.loads((tmp_path / "other/evaluation.json").read_text()) == expected
+
+
+def test_init_needs_no_file_of_the_backbone(pipeline, write_config, script, error_of, tmp_path):
+    """It holds the backbone; the file that pre-training took it from may be on another machine."""
+    weights = pipeline[0] / "pretrain/weights.pt"
+    missing = tmp_path / "gone.pth"
+    path = write_config(tmp_path / "run", model__backbone_weights=str(missing))
+    script("finetune", "--config", path, "--init", weights)
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert not [name for name in manifest["fresh"] if name.startswith("backbone.")]
+    message = error_of(
+        *("finetune", "--config", path, "--init", weights, f"output_dir={tmp_path / 'other'}"),
+        "transfer.leave_out=[backbone.layer4.]",
+    )
+    assert str(missing) in message
+
+
+def test_fewer_images_than_a_batch_cannot_be_contrasted(write_config, error_of, tmp_path):
+    path = write_config(tmp_path / "run", data__batch_size=9)
+    message = error_of("pretrain", "--config", path)
+    assert "data.train has 8 images, fewer than the 9 of a batch" in message
+
+
 def test_prediction_writes_pictures_and_coco_json(pipeline, dataset):
     folder, _ = pipeline
     content = json.loads((folder / "predict" / "detections.json").read_text())

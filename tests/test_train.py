@@ -124,6 +124,25 @@ def test_two_small_batches_make_one_double_batch(tmp_path):
     torch.testing.assert_close(halves.offset, whole.offset)
 
 
+def test_all_parts_of_a_step_are_logged(tmp_path):
+    """The halves of the points differ in their loss; their mean is that of all points."""
+    parts = {"data": {"batch_size": 2}, "optim": {"accumulate": 2}}
+    _, run = run_line(line_config(tmp_path, **parts))
+    _, _, loss = gradient(0.5, -1.0)
+    first = lines(run)[0]
+    assert first["loss"] == pytest.approx(loss, rel=1e-5)
+    assert first["loss_square"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tmp_path):
+    _, run = run_line(line_config(tmp_path))
+    content = torch.load(run.last, weights_only=True)
+    content["model"]["renamed"] = content["model"].pop("slope")
+    torch.save(content, run.last)
+    with pytest.raises(DataError, match="another version of this project.*--resume none"):
+        run_line(line_config(tmp_path))
+
+
 def test_epochs_count_optimiser_steps(tmp_path):
     schedule = {"iterations": None, "epochs": 3}
     data, optim = {"batch_size": 1}, {"accumulate": 2, "base_batch": 8}
