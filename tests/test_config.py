@@ -243,6 +243,15 @@ def test_what_a_config_pre_trains_fits_the_one_that_fine_tunes(detector, pretrai
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize(
+    ("detector", "max_proposals"), [("fcos", None), ("retinanet", 50), ("faster_rcnn", None)]
+)
+def test_the_coco_pre_trainings_have_the_papers_temperature_and_boxes(detector, max_proposals):
+    box_domain = load_config(ROOT / "configs" / f"coco_{detector}_r50_pretrain.yaml").box_domain
+    assert (box_domain.temperature, box_domain.max_proposals) == (0.5, max_proposals)
+    assert Config(output_dir="x").box_domain.temperature != 0.5  # so the files must say it
+
+
 def test_a_length_on_the_command_line_takes_the_place_of_the_files(tmp_path):
     text = "output_dir: x\nschedule: {epochs: 3, milestones: [2]}\n"
     schedule = load(tmp_path, text, "schedule.iterations=7").schedule
