@@ -67,8 +67,7 @@ def _way_there(
 
 
 def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path) -> None:
-    """Gain over the block's first start, with 95 % intervals, and what was wanted; a panel for each
-    data set."""
+    """Gain over the block's first start, with 95 % intervals; a panel for each data set."""
     rows = [row for row in rows if row.gain is not None]
     panels = list(dict.fromkeys(row.data for row in rows))
     most = max(sum(row.data == panel for row in rows) for panel in panels)
@@ -78,14 +77,11 @@ def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], pic
         for place, row in enumerate(mine):
             axis.errorbar(row.gain.mean, place, xerr=row.gain.half_width or 0.0, fmt="o",
                           color="C1", capsize=3)  # fmt: skip
-            if row.detector in block.at_least:
-                axis.plot(block.at_least[row.detector], place, "|", color="C0", markersize=16)
         axis.set_yticks(range(len(mine)), [_name(study, block, row) for row in mine])
         axis.set_ylim(len(mine) - 0.5, -0.5)
         axis.axvline(0.0, color="black", linewidth=0.8)
-        wanted = "; blue: wanted" if block.at_least else ""
         baseline = study.starts[block.starts[0]].title
-        axis.set(title=panel, xlabel=f"gain in AP over {baseline}{wanted}")
+        axis.set(title=panel, xlabel=f"gain in AP over {baseline}")
         axis.grid(alpha=0.3, axis="x")
     _save(figure, picture)
 

@@ -19,11 +19,6 @@ class Gain(NamedTuple):
     half_width: float | None  # None for a single pair
     pairs: int
 
-    @property
-    def low(self) -> float:
-        """Lower end of the interval; -inf if it is unknown."""
-        return -math.inf if self.half_width is None else self.mean - self.half_width
-
     def __str__(self) -> str:
         if self.half_width is None:
             return f"{self.mean:+.2f}"

@@ -63,20 +63,17 @@ def table(header: list[str], lines: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *lines)]
 
 
-def block_table(study: Study, block: Block, rows: list[Row]) -> list[str]:
+def block_table(study: Study, rows: list[Row]) -> list[str]:
     """All rows of a block; what is the same in all of them is left out."""
-    wanted = ["wanted"] if block.at_least else []
-    header = ["photographs", "detector", "labels", "steps", "start", "AP", "gain", "seeds", *wanted]
-    lines = []
-    for row in rows:
-        line = [
+    header = ["photographs", "detector", "labels", "steps", "start", "AP", "gain", "seeds"]
+    lines = [
+        [
             row.data, row.detector, f"{row.percent:g} %", f"{row.iterations:,}",
             study.starts[row.start].title, mean_and_spread(list(row.scores.values())),
             "" if row.gain is None else str(row.gain), str(len(row.scores)),
-        ]  # fmt: skip
-        if wanted:
-            line.append(verdict(row, block))
-        lines.append(line)
+        ]
+        for row in rows
+    ]  # fmt: skip
     return table(header, lines)
 
 
@@ -86,16 +83,6 @@ def versions(results: Results, cells: list[Cell]) -> Iterator[str]:
     if len(used) > 1:
         yield ""
         yield f"These runs were made with different versions of torch: {', '.join(used)}."
-
-
-def verdict(row: Row, block: Block) -> str:
-    """Whether the gain is as large as wanted, and surely above 0."""
-    if row.gain is None or row.detector not in block.at_least:
-        return ""
-    least = block.at_least[row.detector]
-    reached = "reached" if row.gain.mean >= least else "missed"
-    sure = "interval above 0" if row.gain.low > 0 else "interval reaches 0"
-    return f"{least:+.1f}: {reached}, {sure}"
 
 
 def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
@@ -236,7 +223,7 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
         if not rows:
             yield "Not run yet."
             continue
-        yield from block_table(study, block, rows)
+        yield from block_table(study, rows)
         yield from versions(results, cells)
         if len(block.iterations) > 1:
             yield from ("", *convergence(study, block, rows))

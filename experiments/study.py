@@ -86,7 +86,6 @@ class Block:
     found: str = ""  # what came out, in words; the numbers are in the table
     figure: str | None = None  # one of FIGURES
     recipe_of: str | None = None  # the start whose recipe all take; None: each its own
-    at_least: Mapping[str, float] = field(default_factory=dict)  # gain wanted of each detector
 
 
 @dataclass(frozen=True)

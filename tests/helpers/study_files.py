@@ -57,7 +57,6 @@ CONTENT = {
             "starts": ["backbone", "aligndet", "neck"],
             "iterations": [10, 20],
             "seeds": [1, 2, 3],
-            "at_least": {"fcos": 1.5},
             "figure": "curves",
         }
     },
