@@ -2,7 +2,7 @@
 
     python -m experiments.report
 
-No number on the page is typed by hand.
+No number in its tables and lists is typed by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import NamedTuple
 
 from data.errors import DataError
@@ -63,18 +63,33 @@ def table(header: list[str], lines: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *lines)]
 
 
-def block_table(study: Study, rows: list[Row]) -> list[str]:
-    """All rows of a block; what is the same in all of them is left out."""
+def block_table(study: Study, results: Results, block: Block, rows: list[Row]) -> list[str]:
+    """All rows of a block; with their seconds where schedules of different lengths are compared."""
+    timed = len(block.iterations) > 1
     header = ["photographs", "detector", "labels", "steps", "start", "AP", "gain", "seeds"]
-    lines = [
-        [
+    lines = []
+    for row in rows:
+        line = [
             row.data, row.detector, f"{row.percent:g} %", f"{row.iterations:,}",
             study.starts[row.start].title, mean_and_spread(list(row.scores.values())),
             "" if row.gain is None else str(row.gain), str(len(row.scores)),
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return table(header, lines)
+        ]  # fmt: skip
+        if timed:
+            parts = seconds_of(study, results, row)
+            line.append("" if parts is None else " + ".join(f"{part:,.0f}" for part in parts))
+        lines.append(line)
+    return table([*header, "seconds"] if timed else header, lines)
+
+
+def seconds_of(study: Study, results: Results, row: Row) -> list[float] | None:
+    """Wall time of the pre-training, if there is one, and of fine-tuning (median of the seeds);
+    None if the pre-training has no result."""
+    pretraining = study.pretraining_of_start(row.data, row.detector, row.start)
+    if pretraining is not None and results.get(pretraining) is None:
+        return None
+    cells = [Cell(row.data, row.detector, row.start, *row[2:4], row.recipe, s) for s in row.scores]
+    before = [] if pretraining is None else [results.get(pretraining)["wall_seconds"]]
+    return [*before, median(results.get(cell)["wall_seconds"] for cell in cells)]
 
 
 def versions(results: Results, cells: list[Cell]) -> Iterator[str]:
@@ -86,7 +101,7 @@ def versions(results: Results, cells: list[Cell]) -> Iterator[str]:
 
 
 def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
-    """After how many steps each start reaches the final AP of the block's first start."""
+    """After how many fine-tuning steps each start reaches the final AP of the block's first one."""
     settings = dict.fromkeys((row.data, row.detector, row.percent) for row in rows)
     for setting in settings:
         runs = {
@@ -99,16 +114,17 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
             continue
         longest = max(runs[first])
         goal = runs[first][longest]
-        of = f"the {goal:.2f} of {study.starts[first].title} with {longest:,} steps"
+        of = f"the {goal:.2f} of {study.starts[first].title} with {longest:,} fine-tuning steps"
         for start in (other for other in others if runs[other]):
             what = f"- {setting[0]}, {setting[1]}: {study.starts[start].title}"
             steps = steps_to_reach(goal, runs[start])
+            share = f"{100 * (steps or 0) / longest:.0f} %"
             if steps is None:
                 yield f"{what} does not reach {of}."
             elif steps == min(runs[start]):
-                yield f"{what} reaches {of} in at most {steps / longest:.0%} of them."
+                yield f"{what} reaches {of} in at most {share} of them."
             else:
-                yield f"{what} reaches {of} in {steps / longest:.0%} of them, interpolated."
+                yield f"{what} reaches {of} in {share} of them (interpolated)."
 
 
 def steps_to_reach(goal: float, runs: Mapping[int, float]) -> float | None:
@@ -130,6 +146,51 @@ def steps_to_reach(goal: float, runs: Mapping[int, float]) -> float | None:
     return None
 
 
+class Timed(NamedTuple):
+    """AP of a schedule, and how long it took with the pre-training."""
+
+    iterations: int
+    ap: float
+    seconds: float
+
+
+def time_counted(study: Study, results: Results, block: Block, rows: list[Row]) -> Iterator[str]:
+    """What the other starts are worth if the time of their pre-training counts too."""
+    first, *others = block.starts
+    for setting in dict.fromkeys((row.data, row.detector, row.percent) for row in rows):
+        timed: dict[str, list[Timed]] = {}
+        for row in (row for row in rows if row[:3] == setting):
+            if parts := seconds_of(study, results, row):
+                point = Timed(row.iterations, mean(row.scores.values()), sum(parts))
+                timed.setdefault(row.start, []).append(point)
+        for other in (start for start in others if timed.keys() >= {first, start}):
+            titles = study.starts[first].title, study.starts[other].title
+            said = which_is_quicker(*titles, timed[first], timed[other])
+            yield f"- {setting[0]}, {setting[1]}, pre-training counted: {said}"
+
+
+def which_is_quicker(
+    name: str, other_name: str, points: list[Timed], other_points: list[Timed]
+) -> str:
+    """A start without pre-training against one with it, in words."""
+    beaten_by = {
+        point: [p for p in other_points if p.seconds > point.seconds and p.ap <= point.ap]
+        for point in points
+    }
+    best = max(points, key=lambda point: (len(beaten_by[point]), point.ap))
+    if beaten := beaten_by[best]:
+        steps = [f"{p.iterations:,} steps ({p.ap:.2f} after {p.seconds:,.0f} s)" for p in beaten]
+        return (
+            f"{name} with {best.iterations:,} steps has {best.ap:.2f} after {best.seconds:,.0f} s. "
+            f"{other_name} takes longer for no more with {' and '.join(steps)}."
+        )
+    longest = f"{max(point.seconds for point in points):,.0f} s"
+    shortest = f"{min(point.seconds for point in other_points):,.0f} s"
+    if all(p.seconds > q.seconds for p in other_points for q in points):
+        return f"{other_name} takes {shortest} or more, {name} was given {longest} at most."
+    return f"{name} is nowhere both quicker than {other_name} and as good."
+
+
 def tuning_section(study: Study, results: Results) -> Iterator[str]:
     """AP with every recipe, and what was chosen; a table for the detectors of the same recipes."""
     tuning = study.tuning
@@ -138,8 +199,8 @@ def tuning_section(study: Study, results: Results) -> Iterator[str]:
     yield ""
     yield (
         f"AP after {tuning.iterations:,} steps with {tuning.percent:g} % of the labels, seed "
-        f"{tuning.seed}, which no other table has; columns are {keys}. The best of a row, bold, is "
-        "what that start gets everywhere else."
+        f"{tuning.seed}, which is not in any other table. The columns are {keys}. The best of a "
+        "row, in bold, is the recipe of that start everywhere else."
     )
     groups: dict[str, list[str]] = {}
     for detector in tuning.detectors:
@@ -162,6 +223,11 @@ def tuning_table(study: Study, results: Results, detectors: list[str]) -> list[s
         texts = ["" if s is None else f"{s:.2f}" for s in scores]
         marked = [f"**{t}**" if c.recipe == best else t for t, c in zip(texts, cells, strict=True)]
         lines.append([data, detector, study.starts[start].title, *marked])
+        if start == tuning.starts[0]:
+            baseline = scores
+        elif None not in baseline + scores:
+            gains = [f"{s - b:+.2f}" for s, b in zip(scores, baseline, strict=True)]
+            lines.append([data, detector, "gain with the same recipe", *gains])
     return table(["photographs", "detector", "start", *columns], lines)
 
 
@@ -187,6 +253,25 @@ def cost_section(study: Study, results: Results, cells: list[Cell]) -> Iterator[
     yield from table(header, lines)
 
 
+def interval_count(rows_by_block: Mapping[str, list[Row]]) -> Iterator[str]:
+    """How many intervals the tables show, and of how many comparisons; an entry of a list."""
+    shown = []
+    for rows in rows_by_block.values():
+        baselines = {row[:4]: row for row in reversed(rows) if row.gain is None}
+        shown += [
+            str((baselines[row[:4]][:6], row[:6], row.gain))
+            for row in rows
+            if row.gain is not None and row.gain.half_width is not None
+        ]
+    if shown:
+        text = (
+            f"- **Many comparisons.** The tables show {len(shown)} intervals, of {len(set(shown))} "
+            "different comparisons. None is corrected for their number: one 95 % interval in "
+            "twenty misses the true mean."
+        )
+        yield from textwrap.wrap(text, 100, subsequent_indent="  ")
+
+
 def in_short(study: Study, rows: Mapping[str, list[Row]]) -> Iterator[str]:
     """What came out, an entry for each block that says so and has rows, with a link to them."""
     for name, block in study.blocks.items():
@@ -210,6 +295,7 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
     yield ""
     yield study.text.strip()
     rows_by_block = {n: rows_of(study, results, block) for n, block in study.blocks.items()}
+    yield from interval_count(rows_by_block)
     if lines := list(in_short(study, rows_by_block)):
         yield from ("", "## In short", "", *lines)
     every: list[Cell] = list(study.all_tuning_cells())
@@ -223,10 +309,11 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
         if not rows:
             yield "Not run yet."
             continue
-        yield from block_table(study, rows)
+        yield from block_table(study, results, block, rows)
         yield from versions(results, cells)
         if len(block.iterations) > 1:
             yield from ("", *convergence(study, block, rows))
+            yield from time_counted(study, results, block, rows)
         if block.figure and any(row.gain is not None for row in rows):
             picture = pictures / f"{name}.png"
             FIGURES[block.figure](study, results, block, rows, picture)

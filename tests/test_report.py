@@ -9,9 +9,9 @@ import pytest
 from matplotlib.axes import Axes
 
 from experiments.figures import FIGURES
-from experiments.report import convergence, main, page, rows_of
+from experiments.report import Timed, convergence, main, page, rows_of, which_is_quicker
 from experiments.results import Results, block_cells
-from experiments.study import Study
+from experiments.study import Pretraining, Study
 from tests.helpers.study_files import read_study, score, tune, write_study
 
 # AP of (start, steps), one a seed. Gains at 10 steps: 2, 3, 4; at 20 steps: 1, 0, -1.
@@ -61,10 +61,10 @@ def test_seeds_without_a_partner_do_not_count(study, results):
 @pytest.mark.parametrize(
     ("aligndet", "said"),
     [
-        ({10: 23.0, 20: 22.0}, "reaches {} in at most 50% of them."),
-        ({10: 22.0, 20: 21.0}, "reaches {} in at most 50% of them."),
+        ({10: 23.0, 20: 22.0}, "reaches {} in at most 50 % of them."),
+        ({10: 22.0, 20: 21.0}, "reaches {} in at most 50 % of them."),
         # 22 is three quarters of the way from 16 to 24: 17.5 of 20 steps.
-        ({10: 16.0, 20: 24.0}, "reaches {} in 88% of them, interpolated."),
+        ({10: 16.0, 20: 24.0}, "reaches {} in 88 % of them (interpolated)."),
         ({10: 21.9, 20: 21.9}, "does not reach {}."),
     ],
 )
@@ -74,16 +74,76 @@ def test_convergence_to_what_the_first_start_has_in_the_end(study, results, alig
         if cell.start == "aligndet":
             score(results, cell, aligndet[cell.iterations] + cell.seed - 2)  # on average
     rows = rows_of(study, Results(results.path), block)
-    goal = "the 22.00 of backbone only with 20 steps"
+    goal = "the 22.00 of backbone only with 20 fine-tuning steps"
     assert list(convergence(study, block, rows)) == [f"- s, fcos: AlignDet {said.format(goal)}"]
+
+
+QUICK, SLOW = Timed(20, 22.0, 300.0), Timed(40, 30.0, 900.0)
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ([Timed(10, 29.0, 901.0)], "A with 40 steps has 30.00 after 900 s. "
+         "B takes longer for no more with 10 steps (29.00 after 901 s)."),
+        ([Timed(10, 20.0, 1000.0), Timed(20, 30.0, 1100.0), Timed(40, 31.0, 1300.0)],
+         "A with 40 steps has 30.00 after 900 s. B takes longer for no more with "
+         "10 steps (20.00 after 1,000 s) and 20 steps (30.00 after 1,100 s)."),
+        ([Timed(10, 31.0, 1000.0), Timed(20, 33.0, 1100.0)],
+         "B takes 1,000 s or more, A was given 900 s at most."),
+        ([Timed(10, 23.0, 500.0)], "A is nowhere both quicker than B and as good."),
+        ([Timed(10, 30.0, 900.0)], "A is nowhere both quicker than B and as good."),
+        # Beaten by a schedule that is not the best one.
+        ([Timed(10, 21.0, 500.0)], "A with 20 steps has 22.00 after 300 s. "
+         "B takes longer for no more with 10 steps (21.00 after 500 s)."),
+    ],
+)  # fmt: skip
+def test_the_time_of_the_pre_training_counts(others, said):
+    assert which_is_quicker("A", "B", [QUICK, SLOW], others) == said
+
+
+def test_seconds_are_those_of_the_pre_training_and_the_median_of_fine_tuning(
+    study, results, tmp_path
+):
+    for cell in block_cells(study, results, study.blocks["short"]):
+        if results.get(cell):
+            seconds = {1: 100.4, 2: 2000.0, 3: 50.0}[cell.seed]
+            results.save(cell, results.get(cell) | {"wall_seconds": seconds})
+    pretraining = Pretraining("s", "fcos", "aligndet")
+    run = {"wall_seconds": 1234.5, "device": "CPU", "torch": "2.11"}
+    row = "| s | fcos | 100 % | 20 | AlignDet | 22.00 ± 1.00 | +0.00 ± 2.48 | 3 |"
+    lines = list(page(study, Results(results.path), tmp_path))
+    assert f"{row}  |" in lines  # no result of the pre-training: its time is not known
+    assert not any("pre-training counted" in line for line in lines)
+    results.save(pretraining, run)
+    lines = list(page(study, Results(results.path), tmp_path))
+    assert f"{row} 1,234 + 100 |" in lines
+    assert (
+        "- s, fcos, pre-training counted: backbone only with 20 steps has 22.00 after 100 s. "
+        "AlignDet takes longer for no more with 20 steps (22.00 after 1,335 s)."
+    ) in lines
+
+
+def test_intervals_are_counted(tmp_path, results):
+    def change(content):
+        content["blocks"]["again"] = content["blocks"]["short"] | {"iterations": [20]}
+
+    lines = list(page(read_study(tmp_path, change), results, tmp_path))
+    said = (
+        "- **Many comparisons.** The tables show 3 intervals, of 2 different comparisons. None is"
+    )
+    assert any(line.startswith(said) for line in lines)
+    nothing = page(read_study(tmp_path, change), Results(tmp_path / "nothing"), tmp_path)
+    assert "intervals" not in "\n".join(nothing)
 
 
 def test_the_page(study, results, tmp_path):
     lines = list(page(study, results, tmp_path))
-    assert "| s | fcos | 100 % | 10 | AlignDet | 23.00 ± 11.00 | +3.00 ± 2.48 | 3 |" in lines
-    assert "| s | fcos | 100 % | 20 | AlignDet | 22.00 ± 1.00 | +0.00 ± 2.48 | 3 |" in lines
+    assert "| s | fcos | 100 % | 10 | AlignDet | 23.00 ± 11.00 | +3.00 ± 2.48 | 3 |  |" in lines
+    assert "| s | fcos | 100 % | 20 | AlignDet | 22.00 ± 1.00 | +0.00 ± 2.48 | 3 |  |" in lines
     assert "| s | fcos | backbone only | **5.00** | 4.00 |" in lines
     assert "| s | fcos | AlignDet | 4.00 | **5.00** |" in lines
+    assert "| s | fcos | gain with the same recipe | -1.00 | +1.00 |" in lines
     # 4 runs of the tuning and 12 cells of a minute each; no pre-training has a result.
     assert "| fine-tuning | 16 | 1.0 | 1.0 | 0.3 | CPU, torch 2.11 |" in lines
     assert (tmp_path / "short.png").stat().st_size > 5000
@@ -152,7 +212,7 @@ def test_no_picture_while_there_is_no_gain_to_show(study, results, tmp_path):
         if cell.start == "aligndet":
             results.file(cell).unlink(missing_ok=True)
     lines = list(page(study, Results(results.path), tmp_path))
-    assert "| s | fcos | 100 % | 10 | backbone only | 20.00 ± 10.00 |  | 3 |" in lines
+    assert "| s | fcos | 100 % | 10 | backbone only | 20.00 ± 10.00 |  | 3 | 60 |" in lines
     assert not any("![" in line for line in lines)
     assert not list(tmp_path.glob("*.png"))
 
