@@ -234,6 +234,19 @@ def test_the_command_reports_what_there_is(results, tmp_path, capsys):
     assert "Not run yet." in output.read_text()
 
 
+def test_numbers_in_words_are_those_of_the_tables():
+    root = Path(__file__).parents[1]
+    study = Study.read(root / "experiments/gains.yaml")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    words = [study.text, readme.partition("## What it brings")[2].partition("\n## ")[0]]
+    words += [text for block in study.blocks.values() for text in (block.text, block.found)]
+    lines = (root / "docs/results.md").read_text(encoding="utf-8").splitlines()
+    measured = "\n".join(line for line in lines if line.startswith(("| ", "- groceries, ")))
+    numbers = re.findall(r"(?<![\d.])[\d,.]+ s\b|[+-]?\d+\.\d\d\b", " ".join(words))
+    assert len(numbers) > 10
+    assert [n for n in numbers if not re.search(rf"(?<![\d,]){re.escape(n)}(?!\d)", measured)] == []
+
+
 def test_the_published_page_and_the_readme_say_what_the_results_say(monkeypatch):
     root = Path(__file__).parents[1]
     monkeypatch.setattr("experiments.report.FIGURES", dict.fromkeys(FIGURES, lambda *_: None))
