@@ -58,6 +58,14 @@ def test_chosen_anchors_have_the_embeddings_they_have_among_all():
             torch.testing.assert_close(embedding, expected[index])
 
 
+def test_an_anchors_embedding_looks_as_far_as_the_classifier():
+    x = torch.zeros(1, CHANNELS, 7, 7, requires_grad=True)
+    middle = torch.tensor([(3 * 7 + 3) * PER_CELL + 1])
+    AnchorProjector(CHANNELS, PER_CELL, WIDTH)([x + 1.0], middle).sum().backward()
+    rows, columns = x.grad[0].abs().sum(dim=0).nonzero().unbind(dim=1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 4, 2, 4)
+
+
 @pytest.mark.parametrize("count", [0, 3])
 def test_every_parameter_gets_a_gradient_whatever_is_chosen(count):
     projector = AnchorProjector(CHANNELS, PER_CELL, WIDTH)
