@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
 
 import matplotlib
 
 from experiments.results import Results, block_cells
+from experiments.rows import Row
 from experiments.study import Block, Study
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (after the choice of a backend without a window)
 from matplotlib.axes import Axes  # noqa: E402
-
-if TYPE_CHECKING:
-    from experiments.report import Row
 
 DPI = 130
 

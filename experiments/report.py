@@ -14,47 +14,15 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import mean, median
-from typing import NamedTuple
 
 from data.errors import DataError
 from data.json_files import open_atomic
+from experiments.convergence import convergence, time_counted
 from experiments.figures import FIGURES
-from experiments.paired import Gain, mean_and_spread, paired_gain
-from experiments.results import Recipe, Results, block_cells, tuned_recipe
+from experiments.paired import mean_and_spread
+from experiments.results import Results, block_cells, tuned_recipe
+from experiments.rows import Row, rows_of, seconds_of
 from experiments.study import Block, Cell, Study, value_text
-
-
-class Row(NamedTuple):
-    """One start in one setting of a block, over its seeds."""
-
-    data: str
-    detector: str
-    percent: float
-    iterations: int
-    start: str
-    recipe: Recipe
-    scores: dict[int, float]  # AP of each seed, in percent
-    gain: Gain | None  # over the block's first start; None for that start itself
-
-
-def rows_of(study: Study, results: Results, block: Block) -> list[Row]:
-    """The rows of a block that have results; gains over the seeds that both starts have."""
-    groups: dict[tuple, dict[int, float]] = {}
-    for cell in block_cells(study, results, block):
-        score = results.final_ap(cell)
-        if score is not None:
-            setting = (cell.data, cell.detector, cell.percent, cell.iterations)
-            groups.setdefault((*setting, cell.start, cell.recipe), {})[cell.seed] = score
-    baselines = {key[:4]: scores for key, scores in groups.items() if key[4] == block.starts[0]}
-    rows = []
-    for key, scores in groups.items():
-        gain = None
-        common = sorted(scores.keys() & baselines.get(key[:4], {}).keys())
-        if key[4] != block.starts[0] and common:
-            gain = paired_gain([baselines[key[:4]][s] for s in common], [scores[s] for s in common])
-        rows.append(Row(*key, scores, gain))
-    return rows
 
 
 def table(header: list[str], lines: list[list[str]]) -> list[str]:
@@ -81,114 +49,12 @@ def block_table(study: Study, results: Results, block: Block, rows: list[Row]) -
     return table([*header, "seconds"] if timed else header, lines)
 
 
-def seconds_of(study: Study, results: Results, row: Row) -> list[float] | None:
-    """Wall time of the pre-training, if there is one, and of fine-tuning (median of the seeds);
-    None if the pre-training has no result."""
-    pretraining = study.pretraining_of_start(row.data, row.detector, row.start)
-    if pretraining is not None and results.get(pretraining) is None:
-        return None
-    cells = [Cell(row.data, row.detector, row.start, *row[2:4], row.recipe, s) for s in row.scores]
-    before = [] if pretraining is None else [results.get(pretraining)["wall_seconds"]]
-    return [*before, median(results.get(cell)["wall_seconds"] for cell in cells)]
-
-
 def versions(results: Results, cells: list[Cell]) -> Iterator[str]:
     """A remark if the runs were not all made with one version of torch."""
     used = sorted({result["torch"] for cell in cells if (result := results.get(cell))})
     if len(used) > 1:
         yield ""
         yield f"These runs were made with different versions of torch: {', '.join(used)}."
-
-
-def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
-    """After how many fine-tuning steps each start reaches the final AP of the block's first one."""
-    settings = dict.fromkeys((row.data, row.detector, row.percent) for row in rows)
-    for setting in settings:
-        runs = {
-            start: {r.iterations: mean(r.scores.values())
-                    for r in rows if r[:3] == setting and r.start == start}
-            for start in block.starts
-        }  # fmt: skip
-        first, *others = block.starts
-        if len(runs[first]) < 2:
-            continue
-        longest = max(runs[first])
-        goal = runs[first][longest]
-        of = f"the {goal:.2f} of {study.starts[first].title} with {longest:,} fine-tuning steps"
-        for start in (other for other in others if runs[other]):
-            what = f"- {setting[0]}, {setting[1]}: {study.starts[start].title}"
-            steps = steps_to_reach(goal, runs[start])
-            share = f"{100 * (steps or 0) / longest:.0f} %"
-            if steps is None:
-                yield f"{what} does not reach {of}."
-            elif steps == min(runs[start]):
-                yield f"{what} reaches {of} in at most {share} of them."
-            else:
-                yield f"{what} reaches {of} in {share} of them (interpolated)."
-
-
-def steps_to_reach(goal: float, runs: Mapping[int, float]) -> float | None:
-    """The length of a schedule after which AP is ``goal``, interpolated linearly between two.
-
-    Args:
-        goal: AP.
-        runs: AP of the schedules that were run, by their length.
-
-    Returns:
-        The shortest length if its AP is no less; None if no schedule has as much.
-    """
-    points = sorted(runs.items())
-    if points[0][1] >= goal:
-        return points[0][0]
-    for (shorter, below), (longer, above) in itertools.pairwise(points):
-        if above >= goal:
-            return shorter + (longer - shorter) * (goal - below) / (above - below)
-    return None
-
-
-class Timed(NamedTuple):
-    """AP of a schedule, and how long it took with the pre-training."""
-
-    iterations: int
-    ap: float
-    seconds: float
-
-
-def time_counted(study: Study, results: Results, block: Block, rows: list[Row]) -> Iterator[str]:
-    """What the other starts are worth if the time of their pre-training counts too."""
-    first, *others = block.starts
-    for setting in dict.fromkeys((row.data, row.detector, row.percent) for row in rows):
-        timed: dict[str, list[Timed]] = {}
-        for row in (row for row in rows if row[:3] == setting):
-            if parts := seconds_of(study, results, row):
-                point = Timed(row.iterations, mean(row.scores.values()), sum(parts))
-                timed.setdefault(row.start, []).append(point)
-        for other in (start for start in others if timed.keys() >= {first, start}):
-            titles = study.starts[first].title, study.starts[other].title
-            said = which_is_quicker(*titles, timed[first], timed[other])
-            yield f"- {setting[0]}, {setting[1]}, pre-training counted: {said}"
-
-
-def which_is_quicker(
-    name: str, other_name: str, points: list[Timed], other_points: list[Timed]
-) -> str:
-    """A start without pre-training against one with it, in words."""
-    beaten_by = {
-        point: [p for p in other_points if p.seconds > point.seconds and p.ap <= point.ap]
-        for point in points
-    }
-    best = max(points, key=lambda point: (len(beaten_by[point]), point.ap))
-    if beaten := beaten_by[best]:
-        steps = [f"{p.iterations:,} steps ({p.ap:.2f} after {p.seconds:,.0f} s)" for p in beaten]
-        return (
-            f"{name} with {best.iterations:,} steps has {best.ap:.2f} after {best.seconds:,.0f} s. "
-            f"{other_name} takes longer for no more with {' and '.join(steps)}."
-        )
-    longest = f"{max(point.seconds for point in points):,.0f} s"
-    shortest = f"{min(point.seconds for point in other_points):,.0f} s"
-    if all(p.seconds > q.seconds for p in other_points for q in points):
-        return f"{other_name} takes {shortest} or more, {name} was given {longest} at most."
-    return f"{name} is nowhere both quicker than {other_name} and as good."
 
 
 def tuning_section(study: Study, results: Results) -> Iterator[str]:

@@ -10,8 +10,8 @@ have in common.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 
 from aligndet.strict_yaml import load_yaml
 from data.errors import DataError
+from models.from_mapping import from_mapping
 
 PROPOSALS = ("search", "random")  # selective search, or its boxes at random places
 FIGURES = ("curves", "gains", "lengths")  # see experiments.figures
@@ -64,11 +65,11 @@ class Tuning:
     seed: int
     percent: float = 100
     # The recipes of a detector that wants others; both of its starts get the same ones.
-    recipes_of: Mapping[str, Sequence[Overrides]] = field(default_factory=dict)
+    recipes_of: Mapping[str, tuple[Overrides, ...]] = field(default_factory=dict)
 
     def recipes_for(self, detector: str) -> tuple[Overrides, ...]:
         """What the starts of a detector are tuned over."""
-        return tuple(self.recipes_of.get(detector, self.recipes))
+        return self.recipes_of.get(detector, self.recipes)
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,12 @@ class Study:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{path}: cannot be read as YAML ({reason}); correct it") from None
-        study = _build(cls, content, f"{path}: the study")
-        study = replace(
-            study,
-            sets=_build_all(DataSet, study.sets, f"{path}: sets"),
-            starts=_build_all(Start, study.starts, f"{path}: starts"),
-            blocks=_build_all(Block, study.blocks, f"{path}: blocks"),
-            tuning=_build(Tuning, study.tuning, f"{path}: tuning"),
-        )
+        if not isinstance(content, Mapping):
+            raise DataError(f"{path}: is not a mapping of keys; see experiments/gains.yaml")
+        try:
+            study = from_mapping(cls, content)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from None
         study.check(path)
         return study
 
@@ -241,25 +240,3 @@ class Study:
 def value_text(value: Any) -> str:
     """A value of a recipe, in names and tables."""
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _build_all(cls: type, content: Any, place: str) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise DataError(f"{place} is not a mapping of names; see experiments/gains.yaml")
-    return {name: _build(cls, entry, f"{place}.{name}") for name, entry in content.items()}
-
-
-def _build(cls: type, content: Any, place: str) -> Any:
-    """A dataclass from a mapping; lists become tuples."""
-    if not isinstance(content, dict):
-        raise DataError(f"{place} is not a mapping of keys; see experiments/gains.yaml")
-    known = [f.name for f in fields(cls)]
-    for key in content:
-        if key not in known:
-            raise DataError(f"{place} has the unknown key {key!r}; it takes {', '.join(known)}")
-    for f in fields(cls):
-        required = f.default is MISSING and f.default_factory is MISSING
-        if required and f.name not in content:
-            raise DataError(f"{place} lacks the key {f.name!r}; add it")
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    return cls(**tuples)

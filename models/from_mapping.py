@@ -46,7 +46,7 @@ def from_mapping(
     for f in fields.values():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and f.name not in values:
-            raise ValueError(f"{prefix}{f.name} is not set; add it to the config")
+            raise ValueError(f"{prefix}{f.name} is not set; add it")
     return cls(**values)
 
 

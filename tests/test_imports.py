@@ -19,6 +19,10 @@ FILES = sorted(
 )
 PRODUCT = [name for name in FILES if name.split("/")[0] in (*PACKAGES, *SCRIPTS)]
 
+BY_MODULE = {
+    name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name for name in FILES
+}
+
 OURS = {*PACKAGES, *AROUND, "train", "pretrain", "finetune"}
 MAY_IMPORT = {  # of ours
     "losses": {"losses"},
@@ -42,6 +46,37 @@ def imported(source):
             module = "." * node.level + (node.module or "")
             names += [f"{module}.{alias.name}" for alias in node.names]
     return names
+
+
+def imported_files(name):
+    """Files of ours that a file imports, below ``TYPE_CHECKING`` too."""
+    found = set()
+    for dotted in imported(read(name)):
+        parts = dotted.split(".")
+        for length in range(len(parts), 0, -1):  # the longest part that is a module
+            if ".".join(parts[:length]) in BY_MODULE:
+                found.add(BY_MODULE[".".join(parts[:length])])
+                break
+    return found - {name}
+
+
+def circle(imports):
+    """The nodes of one import circle, in order; none if there is none."""
+    state, path = {}, []
+
+    def visit(node):
+        state[node] = "open"
+        path.append(node)
+        for other in sorted(imports[node]):
+            if state.get(other) == "open":
+                return [*path[path.index(other) :], other]
+            if other not in state and (found := visit(other)):
+                return found
+        state[node] = "closed"
+        path.pop()
+        return []
+
+    return next((found for node in imports if node not in state and (found := visit(node))), [])
 
 
 def edits_path(source):
@@ -73,6 +108,18 @@ def test_the_parser_sees_every_form():
     assert edits_path("import sys\nsys.path.insert(0, 'x')")
     assert edits_path("from sys import path")
     assert not edits_path("import os, sys\nos.path.join(sys.argv)")
+
+
+def test_circles_are_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert "data/coco.py" in imported_files("data/views.py")
+    assert "data/selective_search/__init__.py" in imported_files("data/proposals/propose.py")
+
+
+def test_no_files_import_each_other():
+    """Not through others either: every file can be read after those that it imports."""
+    assert circle({name: imported_files(name) for name in FILES}) == []
 
 
 @pytest.mark.parametrize("name", PRODUCT)

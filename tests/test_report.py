@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 
+from experiments.convergence import Timed, convergence, which_is_quicker
 from experiments.figures import FIGURES
-from experiments.report import Timed, convergence, main, page, rows_of, which_is_quicker
+from experiments.report import main, page
 from experiments.results import Results, block_cells
+from experiments.rows import rows_of
 from experiments.study import Pretraining, Study
 from tests.helpers.study_files import read_study, score, tune, write_study
 

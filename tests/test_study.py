@@ -83,10 +83,10 @@ def set_in(*path):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (set_in("block", {}), "the study has the unknown key 'block'; it takes title, sets"),
-        (set_in("sets", "s", "val", "x"), "sets.s has the unknown key 'val'"),
-        (set_in("starts", "cold", {}), "starts.cold lacks the key 'title'"),
-        (set_in("starts", "cold", 3), "starts.cold is not a mapping"),
+        (set_in("block", {}), "block is unknown; did you mean blocks"),
+        (set_in("sets", "s", "val", "x"), "sets.s.val is unknown"),
+        (set_in("starts", "cold", {}), "starts.cold.title is not set; add it"),
+        (set_in("starts", "cold", 3), "starts.cold is 3; it must be a section"),
         (set_in("blocks", "short", "starts", ["warm"]), "short.starts names 'warm', which is not "
          "one of backbone, aligndet, cold, neck"),
         (set_in("tuning", "recipes", [{"optim.lr": 1.0}, {"optim.name": "sgd"}]),
