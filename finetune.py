@@ -1,7 +1,7 @@
-"""Fine-tuning and evaluation: ``torchrun --nproc-per-node=N finetune.py --config FILE
-[--init WEIGHTS] [--eval-only --checkpoint FILE] [key=value ...]``.
+"""Fine-tuning and evaluation: `torchrun --nproc-per-node=N finetune.py --config FILE
+[--init WEIGHTS] [--eval-only --checkpoint FILE] [key=value ...]`.
 
-Without ``--init`` the detector starts from its backbone alone (``model.backbone_weights``), with
+Without `--init` the detector starts from its backbone alone (`model.backbone_weights`), with
 it from AlignDet pre-training.
 """
 
@@ -31,14 +31,14 @@ from train import Batches, fit
 
 
 class FineTuning(nn.Module):
-    """The task of ``train.fit``: a detector and its own losses."""
+    """The task of `train.fit`: a detector and its own losses."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.detector = detector
 
     def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of a batch of ``collate_detection``; no statistics."""
+        """Losses of a batch of `collate_detection`; no statistics."""
         return self.detector(batch["images"], batch["image_sizes"], batch["targets"]), {}
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""Pre-training: ``torchrun --nproc-per-node=N pretrain.py --config FILE [--stage image|box]
-[key=value ...]``.
+"""Pre-training: `torchrun --nproc-per-node=N pretrain.py --config FILE [--stage image|box]
+[key=value ...]`.
 
-``--stage image`` trains a backbone on whole images and writes what ``model.backbone_weights``
-takes. ``--stage box`` (default) is AlignDet's box-domain stage: build the detector, wrap it in
-``BoxDomain``, train it with ``train.fit``, and write what fine-tuning starts from.
+`--stage image` trains a backbone on whole images and writes what `model.backbone_weights`
+takes. `--stage box` (default) is AlignDet's box-domain stage: build the detector, wrap it in
+`BoxDomain`, train it with `train.fit`, and write what fine-tuning starts from.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
-    """Neck and head learn from the proposals; see ``aligndet/box_domain.py``."""
+    """Neck and head learn from the proposals; see `aligndet/box_domain.py`."""
     with cli.one_line_errors(ValueError):
         dataset = build_two_views(config.data, config.box_domain.max_proposals)
         torch.manual_seed(config.seed)
@@ -97,7 +97,7 @@ def print_start(config: Config, backbone: StagedBackbone) -> None:
 
 
 def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
-    """The backbone learns from whole images; see ``aligndet/image_domain.py``."""
+    """The backbone learns from whole images; see `aligndet/image_domain.py`."""
     with cli.one_line_errors(ValueError):
         images = build_image_files(config.data, config.image.spec.needs_classes)
         torch.manual_seed(config.seed)

@@ -1,8 +1,8 @@
 """The training loop, shared by all stages: image domain, box domain and fine-tuning.
 
-Read ``fit`` from top to bottom; there are no hooks. A stage is a *task*: a module whose ``forward``
-takes a batch and returns losses and statistics, and whose ``update_target`` is called after each
-optimiser step (``MoCo``, ``Supervised``, ``BoxDomain``, ``finetune.FineTuning``).
+Read `fit` from top to bottom; there are no hooks. A stage is a *task*: a module whose `forward`
+takes a batch and returns losses and statistics, and whose `update_target` is called after each
+optimiser step (`MoCo`, `Supervised`, `BoxDomain`, `finetune.FineTuning`).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def fit(
     device: torch.device,
     evaluate: Callable[[], dict[str, float | None]] | None = None,
 ) -> None:
-    """Train ``task`` to the end of its schedule.
+    """Train `task` to the end of its schedule.
 
     Args:
-        task: see ``Task``; moved to ``device``.
+        task: see `Task`; moved to `device`.
         batches: its data.
         config: of the run.
         run: where to log and save.
-        resume: checkpoint to go on from, of ``run.open``.
+        resume: checkpoint to go on from, of `run.open`.
         device: of this process.
-        evaluate: called on all ranks every ``evaluation.every`` steps.
+        evaluate: called on all ranks every `evaluation.every` steps.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -105,7 +105,7 @@ def fit(
 
 
 class Task(Protocol):
-    """What ``fit`` trains; an ``nn.Module``."""
+    """What `fit` trains; an `nn.Module`."""
 
     def __call__(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses to be summed, and statistics to be logged; scalars."""
@@ -123,7 +123,7 @@ class Batches:
     collate: Callable[[list[Any]], Any]
 
     def sampler(self, config: Config, start: int = 0) -> GroupedBatchSampler:
-        """Sampler of this rank, going on after ``start`` batches."""
+        """Sampler of this rank, going on after `start` batches."""
         return GroupedBatchSampler(
             self.aspect_ratios,
             config.data.batch_size,
@@ -134,7 +134,7 @@ class Batches:
         )
 
     def loader(self, config: Config, start: int, device: torch.device) -> DataLoader[Any]:
-        """Endless loader, going on after ``start`` batches."""
+        """Endless loader, going on after `start` batches."""
         sampler = self.sampler(config, start)
         pin = device.type == "cuda"
         return train_loader(self.dataset, sampler, self.collate, config.data.workers, pin)
@@ -170,7 +170,7 @@ class State:
     scaler: torch.amp.GradScaler
 
     def save(self, run: RunDirectory, step: int, config: Config) -> None:
-        """Write last.pt, from which a run goes on exactly after ``step`` steps."""
+        """Write last.pt, from which a run goes on exactly after `step` steps."""
         content = {
             "step": step,
             "task": type(self.task).__name__,
@@ -183,7 +183,7 @@ class State:
         checkpoint.save(content, run.last)
 
     def restore(self, content: dict[str, Any] | None) -> int:
-        """Load what ``save`` wrote; returns the number of steps done.
+        """Load what `save` wrote; returns the number of steps done.
 
         Raises:
             DataError: it was written in another stage, or by another version of this project.

@@ -1,6 +1,6 @@
 """How AlignDet pre-trains each detector: one adapter per detector (AlignDet, section 3.3).
 
-A detector in ``models/`` knows nothing of AlignDet. Its adapter adds a projector beside the
+A detector in `models/` knows nothing of AlignDet. Its adapter adds a projector beside the
 classification layer, and says which predictions are embedded, how they get instance ids, and which
 box losses apply. It works on the features of the backbone, which is frozen and shared by the online
 and the target branch.
@@ -44,10 +44,10 @@ class Adapter(nn.Module):
     """Base of the adapters.
 
     Args:
-        detector: built by ``models.build_detector``; taken over. Its ``backbone`` is not used, and
+        detector: built by `models.build_detector`; taken over. Its `backbone` is not used, and
             its classifier is set aside: it stays in its place, untrained.
         width: D.
-        samples: how many predictions are contrasted; None for the paper's number, ``samples``.
+        samples: how many predictions are contrasted; None for the paper's number, `samples`.
     """
 
     samples: int  # the paper's number
@@ -75,7 +75,7 @@ class Adapter(nn.Module):
 
     @classmethod
     def class_layers(cls, detector: nn.Module) -> tuple[str, ...]:
-        """Prefixes of the weights of ``detector`` that mean something for its own classes only."""
+        """Prefixes of the weights of `detector` that mean something for its own classes only."""
         return cls.classifier
 
     def weights(self) -> dict[str, Tensor]:
@@ -108,8 +108,8 @@ class Adapter(nn.Module):
             with_losses: whether the box losses are wanted (online branch) or not (target).
 
         Returns:
-            Its statistics have ``positives``, the number of predictions assigned to a box, whether
-            sampled or not, and ``feature_growth``, where features can drift.
+            Its statistics have `positives`, the number of predictions assigned to a box, whether
+            sampled or not, and `feature_growth`, where features can drift.
         """
         raise NotImplementedError
 
@@ -133,7 +133,7 @@ class FCOSAdapter(Adapter):
         return conv_projector(self.detector.config.channels, width)
 
     def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
-        """See ``Adapter.forward``."""
+        """See `Adapter.forward`."""
         detector, head = self.detector, self.detector.head
         pyramid = detector.neck(features[1:])
         cls_features, box_features = head.towers(pyramid)
@@ -173,7 +173,7 @@ class RetinaNetAdapter(Adapter):
         return None if layer is None else FeatureScale(layer)
 
     def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
-        """See ``Adapter.forward``."""
+        """See `Adapter.forward`."""
         detector, head = self.detector, self.detector.head
         pyramid = detector.neck(features[1:])
         cls_features, box_features = head.towers(pyramid)
@@ -221,7 +221,7 @@ class FasterRCNNAdapter(Adapter):
         return FeatureScale(layer, other_readers=("roi_head.box_regression.weight",))
 
     def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
-        """See ``Adapter.forward``."""
+        """See `Adapter.forward`."""
         rpn, roi_head, config = self.detector.rpn, self.detector.roi_head, self.detector.config
         pyramid = self.detector.neck(features)
         proposed = rpn(pyramid)
@@ -261,7 +261,7 @@ def adapter_class(detector: str) -> type[Adapter]:
 
 
 def ids_of_matched(matched: Tensor, ids: Sequence[Tensor]) -> Tensor:
-    """Look instance ids up where fine-tuning looks class labels up. Unlike ``matched_values``,
+    """Look instance ids up where fine-tuning looks class labels up. Unlike `matched_values`,
     which lists the positives, it keeps the place of background and ignored predictions.
 
     Args:

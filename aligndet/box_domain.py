@@ -24,7 +24,7 @@ from models.checks import require_range
 
 @dataclass(frozen=True)
 class BoxDomainConfig:
-    """The ``box_domain`` section."""
+    """The `box_domain` section."""
 
     embedding_width: int = 256  # D of the projector's output
     # tau of the contrastive loss; the paper's 0.5 measured worse (docs/results.md)
@@ -52,8 +52,8 @@ class BoxDomain(nn.Module):
     """Both branches and the backbone they share.
 
     Args:
-        detector: built by ``models.build_detector``; taken over and changed.
-        name: its key in ``aligndet.adapters.ADAPTERS``.
+        detector: built by `models.build_detector`; taken over and changed.
+        name: its key in `aligndet.adapters.ADAPTERS`.
     """
 
     def __init__(self, detector: nn.Module, name: str, config: BoxDomainConfig) -> None:
@@ -73,12 +73,12 @@ class BoxDomain(nn.Module):
         """One step's losses.
 
         Args:
-            batch: two views, each a dict of ``images`` (N, 3, H, W), ``image_sizes`` (N, 2) and
-                ``boxes``: per image (M, 4) xyxy; box k of both views is the same instance.
+            batch: two views, each a dict of `images` (N, 3, H, W), `image_sizes` (N, 2) and
+                `boxes`: per image (M, 4) xyxy; box k of both views is the same instance.
 
         Returns:
-            Losses to be summed, ``loss_contrast`` and the detector's own; and statistics to be
-            logged, see ``contrastive_statistics`` and ``Adapter.forward``.
+            Losses to be summed, `loss_contrast` and the detector's own; and statistics to be
+            logged, see `contrastive_statistics` and `Adapter.forward`.
         """
         view1, view2 = batch
         ids = instance_ids(view1["boxes"])

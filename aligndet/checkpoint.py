@@ -12,17 +12,17 @@ from data.json_files import open_atomic
 
 
 def save(content: dict[str, Any], path: str | Path) -> None:
-    """Write ``content`` so that ``path`` holds either the old file or the complete new one."""
+    """Write `content` so that `path` holds either the old file or the complete new one."""
     with open_atomic(path, binary=True) as file:
         torch.save(content, file)
 
 
 def load(path: str | Path, purpose: str) -> dict[str, Any]:
-    """Read a file that ``save`` wrote, onto the CPU.
+    """Read a file that `save` wrote, onto the CPU.
 
     Args:
         path: the file.
-        purpose: the option that named it, for the error message (``--init``, ``--checkpoint``).
+        purpose: the option that named it, for the error message (`--init`, `--checkpoint`).
 
     Raises:
         ValueError: the file is missing, truncated, or no checkpoint.

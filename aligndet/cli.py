@@ -28,7 +28,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """End the program with ``error: message`` and status 1 on an error the user can mend."""
+    """End the program with `error: message` and status 1 on an error the user can mend."""
     try:
         yield
     except kinds as error:

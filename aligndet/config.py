@@ -33,7 +33,7 @@ LENGTHS = {"schedule.epochs", "schedule.iterations"}
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """The ``loop`` section: when the loop writes."""
+    """The `loop` section: when the loop writes."""
 
     log_every: int = 20  # steps between lines of metrics.jsonl
     checkpoint_every: int = 500  # steps between writes of last.pt
@@ -66,7 +66,7 @@ class Config:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply ``key=value`` overrides (``data.batch_size=4``).
+    """Read a YAML file and apply `key=value` overrides (`data.batch_size=4`).
 
     Raises:
         ValueError: the file is missing or not YAML, a key is unknown (the message names the nearest
@@ -94,7 +94,7 @@ def build_config(content: Mapping[str, Any]) -> Config:
     """A config from nested mappings, such as the content of a YAML file.
 
     Raises:
-        ValueError: see ``load_config``.
+        ValueError: see `load_config`.
     """
     if content.get("amp") is False:  # YAML reads off and no as false
         content = {**content, "amp": "none"}
@@ -155,7 +155,7 @@ def dump_yaml(config: Config) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """``key: old -> new`` for each leaf in which two plain configs differ."""
+    """`key: old -> new` for each leaf in which two plain configs differ."""
     found = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)

@@ -1,4 +1,4 @@
-"""The whole method on the built-in dataset, in minutes on a CPU: ``make demo``.
+"""The whole method on the built-in dataset, in minutes on a CPU: `make demo`.
 
 Runs the same commands a user would type: boxes, image-domain pre-training of the backbone,
 box-domain pre-training of neck and head, fine-tuning. Then it compares fine-tuning from the
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def command(*arguments: str) -> None:
-    """Run ``python ARGUMENTS`` and stop the demo if it fails."""
+    """Run `python ARGUMENTS` and stop the demo if it fails."""
     print("\n$ python " + " ".join(arguments), flush=True)
     result = subprocess.run([sys.executable, *arguments], check=False)
     if result.returncode:

@@ -32,13 +32,13 @@ def process_group(device_name: str = "auto") -> Iterator[torch.device]:
     """Join the group that torchrun announces (nccl on GPUs, gloo on CPUs) and leave it at the end.
 
     Args:
-        device_name: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+        device_name: `auto` (a GPU where there is one), `cpu` or `cuda`.
 
     Yields:
         The device of this process.
 
     Raises:
-        DeviceError: ``cuda`` is asked for and there is none, or the name is unknown.
+        DeviceError: `cuda` is asked for and there is none, or the name is unknown.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if device_name not in ("auto", "cpu", "cuda"):
@@ -60,7 +60,7 @@ def process_group(device_name: str = "auto") -> Iterator[torch.device]:
 
 
 def synchronised(module: torch.nn.Module) -> DistributedDataParallel:
-    """``module`` with gradients that are averaged over ranks in the backward pass.
+    """`module` with gradients that are averaged over ranks in the backward pass.
 
     Buffers are not synchronised in the forward pass: the tasks do so themselves where they train
     any. From torch 2.14 on, they are once at the start, when all ranks hold the same ones anyway.

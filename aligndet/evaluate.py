@@ -27,7 +27,7 @@ AP_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """The ``evaluation`` section."""
+    """The `evaluation` section."""
 
     every: int | None = None  # steps between evaluations in training; null: at the end only
     batch_size: int | None = None  # images a process; null: as in training
@@ -37,7 +37,7 @@ class EvaluationConfig:
             require_range(f"evaluation.{key}", getattr(self, key), least=1)
 
     def due(self, step: int) -> bool:
-        """Whether training is interrupted for an evaluation after ``step`` steps."""
+        """Whether training is interrupted for an evaluation after `step` steps."""
         return self.every is not None and step % self.every == 0
 
 
@@ -80,7 +80,7 @@ def detect(
     device: torch.device,
     amp: str = "none",
 ) -> list[dict[str, Any]]:
-    """Run a detector over a loader of ``DetectionDataset`` batches: this rank's COCO results."""
+    """Run a detector over a loader of `DetectionDataset` batches: this rank's COCO results."""
     was_training = model.training
     model.eval()
     results = []
@@ -127,7 +127,7 @@ def average_precision(
 
 
 def _none_found(truth: COCO) -> COCO:
-    """An empty result, which ``COCO.loadRes`` cannot make."""
+    """An empty result, which `COCO.loadRes` cannot make."""
     found = COCO()
     found.dataset = {**truth.dataset, "annotations": []}
     found.createIndex()

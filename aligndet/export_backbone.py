@@ -1,8 +1,8 @@
 """Our backbones for others: a state_dict under torchvision's names.
 
-``python -m aligndet.export_backbone --weights FILE --output FILE.pth`` takes the ``weights.pt`` of
+`python -m aligndet.export_backbone --weights FILE --output FILE.pth` takes the `weights.pt` of
 any stage. The classifier of a supervised backbone comes along, so that torchvision's model loads
-the file as it is; other files lack only that layer (``load_state_dict(..., strict=False)``).
+the file as it is; other files lack only that layer (`load_state_dict(..., strict=False)`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aligndet import checkpoint, cli
 
 
 def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
-    """The backbone of a ``weights.pt``, and its classifier if there is one, by torchvision's names.
+    """The backbone of a `weights.pt`, and its classifier if there is one, by torchvision's names.
 
     Raises:
         ValueError: the file is unreadable or not a result of this project.
@@ -34,7 +34,7 @@ def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
 
 
 def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those weights whose names start with ``prefix``, without it."""
+    """Those weights whose names start with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 

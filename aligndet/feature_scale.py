@@ -70,7 +70,7 @@ def unnormalised_layer(detector: nn.Module, stack: str) -> str | None:
 
     Args:
         detector: holds the stack.
-        stack: name of an ``nn.Sequential`` that ends in a ReLU.
+        stack: name of an `nn.Sequential` that ends in a ReLU.
 
     Returns:
         None if a normalisation sets it.

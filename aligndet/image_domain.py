@@ -2,7 +2,7 @@
 neck and head learn from boxes.
 
 The paper takes any backbone that others have pre-trained; here are two ways to make one:
-``moco_v2`` without labels and ``supervised`` with them.
+`moco_v2` without labels and `supervised` with them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from models.grouped_batch_norm import GroupedBatchNorm2d
 
 @dataclass(frozen=True)
 class ImageDomainConfig:
-    """The ``image`` section."""
+    """The `image` section."""
 
     method: str = "moco_v2"  # or supervised
     crop_size: int = 224  # pixels of a view's sides
@@ -88,7 +88,7 @@ class Workload:
 
 
 def build_moco(backbone: StagedBackbone, config: ImageDomainConfig, work: Workload) -> MoCo:
-    """The task of ``moco_v2``."""
+    """The task of `moco_v2`."""
     config.moco.check_batch(work.step_images)
     return MoCo(backbone, config.moco)
 
@@ -96,7 +96,7 @@ def build_moco(backbone: StagedBackbone, config: ImageDomainConfig, work: Worklo
 def build_supervised(
     backbone: StagedBackbone, config: ImageDomainConfig, work: Workload
 ) -> Supervised:
-    """The task of ``supervised``."""
+    """The task of `supervised`."""
     return Supervised(backbone, len(work.images.classes), config.label_smoothing)
 
 
@@ -125,7 +125,7 @@ METHODS = {
 def build_image_domain(
     model: ModelConfig, config: ImageDomainConfig, batch_size: int, images: ImageFiles
 ) -> MoCo | Supervised:
-    """The task of a method, with a random backbone or the one of ``model.backbone_weights``.
+    """The task of a method, with a random backbone or the one of `model.backbone_weights`.
 
     Args:
         model: its backbone is used.
@@ -144,7 +144,7 @@ def build_image_domain(
 
 
 def build_trained_backbone(name: str, norm_groups: int) -> StagedBackbone:
-    """A random backbone all of which is trained, with BatchNorm in groups; ``model.norm`` and
-    ``model.frozen_stages`` are for detectors."""
+    """A random backbone all of which is trained, with BatchNorm in groups; `model.norm` and
+    `model.frozen_stages` are for detectors."""
     require_choice("model.backbone", name, BACKBONES)
     return BACKBONES[name](norm=partial(GroupedBatchNorm2d, groups=norm_groups))

@@ -28,7 +28,7 @@ from models.classifier import pooled_features
 
 @dataclass(frozen=True)
 class MoCoConfig:
-    """The ``image.moco`` section."""
+    """The `image.moco` section."""
 
     embedding_width: int = 128  # D
     queue: int = 65536  # Q; fewer than the images of the dataset
@@ -80,17 +80,17 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Put ``keys`` (B, D) in the place of the oldest; B is at most Q."""
+        """Put `keys` (B, D) in the place of the oldest; B is at most Q."""
         places = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.keys)
         self.keys[places] = keys
         self.oldest.copy_((places[-1] + 1) % len(self.keys))
 
 
 class MoCo(nn.Module):
-    """The task of ``train.fit``.
+    """The task of `train.fit`.
 
     Args:
-        backbone: with BatchNorm in groups, see ``shuffled_keys``; taken over.
+        backbone: with BatchNorm in groups, see `shuffled_keys`; taken over.
         config: of the method.
     """
 
@@ -110,11 +110,11 @@ class MoCo(nn.Module):
         """One step's loss; the keys go into the queue behind it.
 
         Args:
-            batch: of ``collate_image_views``, with two views.
+            batch: of `collate_image_views`, with two views.
 
         Returns:
-            ``loss_contrast``; and how often the key of the same image is the most similar of all
-            (``retrieval``), and the mean cosine of query and key.
+            `loss_contrast`; and how often the key of the same image is the most similar of all
+            (`retrieval`), and the mean cosine of query and key.
         """
         view1, view2 = batch["views"]
         query = self.online(view1)  # (N, D)

@@ -14,7 +14,7 @@ from models.checks import require_choice, require_range
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The ``optim`` section."""
+    """The `optim` section."""
 
     name: str = "sgd"  # sgd or adamw
     lr: float = 0.01  # for a global batch of base_batch images
@@ -38,13 +38,13 @@ class OptimConfig:
         require_range("optim.momentum", self.momentum, least=0, most=1)
 
     def scaled_lr(self, global_batch: int) -> float:
-        """Peak learning rate for ``global_batch`` images a step (Goyal et al., linear scaling)."""
+        """Peak learning rate for `global_batch` images a step (Goyal et al., linear scaling)."""
         return self.lr if self.base_batch is None else self.lr * global_batch / self.base_batch
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The ``schedule`` section."""
+    """The `schedule` section."""
 
     epochs: int | None = None  # length of the run: either this
     iterations: int | None = None  # or this
@@ -93,7 +93,7 @@ class Schedule:
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Optimiser over the trainable parameters; the loop sets its learning rate in every step,
-    to that of the schedule times ``lr_scale`` of the group."""
+    to that of the schedule times `lr_scale` of the group."""
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

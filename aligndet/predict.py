@@ -1,6 +1,6 @@
 """Detections on images: drawn, and as COCO-style JSON.
 
-``python -m aligndet.predict --weights FILE --images DIR_OR_FILE --output DIR``
+`python -m aligndet.predict --weights FILE --images DIR_OR_FILE --output DIR`
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Predictor:
     """A fine-tuned detector that takes Pillow images.
 
     Args:
-        weights: ``weights.pt`` of ``finetune.py``; holds the architecture, classes and input size.
+        weights: `weights.pt` of `finetune.py`; holds the architecture, classes and input size.
         device: where to run.
 
     Raises:
@@ -42,7 +42,7 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        """``boxes`` (D, 4) xyxy in pixels of ``image``, ``scores`` (D,) descending, ``labels``."""
+        """`boxes` (D, 4) xyxy in pixels of `image`, `scores` (D,) descending, `labels`."""
         small, _ = resize(image, torch.zeros(0, 4), *self.input_sides)
         images, sizes = pad_images([to_tensor(small)])
         found = self.detector(images.to(self.device), sizes.to(self.device))[0]
@@ -51,7 +51,7 @@ class Predictor:
         return {**found, "boxes": found["boxes"] * factors}
 
     def draw(self, image: Image.Image, found: dict[str, Tensor], threshold: float) -> Image.Image:
-        """``image`` with the detections that score at least ``threshold``."""
+        """`image` with the detections that score at least `threshold`."""
         shown = found["scores"] >= threshold
         boxes, labels, scores = (found[key][shown] for key in ("boxes", "labels", "scores"))
         return draw_boxes(image, boxes, labels, self.categories.names, scores)
@@ -72,9 +72,9 @@ def main() -> None:
 
 
 def predict(predictor: Predictor, images: Path, output: Path, threshold: float) -> None:
-    """Write ``output/NAME.png`` for each image and ``output/detections.json``.
+    """Write `output/NAME.png` for each image and `output/detections.json`.
 
-    The JSON has COCO's ``images``, ``annotations`` (with ``score``) and ``categories``. Images that
+    The JSON has COCO's `images`, `annotations` (with `score`) and `categories`. Images that
     cannot be read are left out and named at the end.
 
     Raises:

@@ -6,7 +6,7 @@ backbone as it is:
   discrimination", CVPR 2018, section 3.4). Nothing is trained.
 - linear probe: logistic regression on standardised features.
 
-``python -m aligndet.probe --weights FILE --backbone resnet50 --train DIR --val DIR``; both folders
+`python -m aligndet.probe --weights FILE --backbone resnet50 --train DIR --val DIR`; both folders
 have one subfolder a class.
 
 Legend: I training images, J validation images, C channels, K classes, k neighbours.
@@ -128,7 +128,7 @@ def probe(
     amp: str = "none",
     classifier: nn.Linear | None = None,
 ) -> dict[str, float]:
-    """Both measures in percent, ``knn`` and ``linear``; every rank calls it and gets the same.
+    """Both measures in percent, `knn` and `linear`; every rank calls it and gets the same.
 
     Args:
         backbone: whose features are measured.
@@ -136,8 +136,8 @@ def probe(
         crop_size: pixels of the sides of the centre crops.
         batch_size, workers: of the loader of a process.
         device: of the backbone.
-        amp: precision of its forward pass, see ``aligndet.amp``.
-        classifier: trained together with the backbone for the same classes; adds ``top1``, its
+        amp: precision of its forward pass, see `aligndet.amp`.
+        classifier: trained together with the backbone for the same classes; adds `top1`, its
             accuracy.
     """
     settings = (crop_size, batch_size, workers, device, amp)
@@ -153,7 +153,7 @@ def probe(
 
 
 def percent_right(logits: Tensor, labels: Tensor) -> float:
-    """Percent of the rows of ``logits`` (J, K) that are largest at their label (J,)."""
+    """Percent of the rows of `logits` (J, K) that are largest at their label (J,)."""
     return 100.0 * (logits.argmax(dim=1) == labels).float().mean().item()
 
 
@@ -183,7 +183,7 @@ def linear_accuracy(train: Features, val: Features, epochs: int = PROBE_EPOCHS) 
     Args:
         train: what it learns from.
         val: what it is scored on.
-        epochs: passes over ``train``.
+        epochs: passes over `train`.
     """
     mean, std = train.values.mean(dim=0), train.values.std(dim=0).clamp_min(1e-6)
     inputs = (train.values - mean) / std

@@ -50,7 +50,7 @@ class AnchorProjector(nn.Module):
         Args:
             features: class features (N, C, H_i, W_i) of each level.
             chosen: (S,) indices into the anchors of all images, one image after the other, in the
-                order of ``models.anchors.grid_anchors``.
+                order of `models.anchors.grid_anchors`.
 
         Returns:
             (S, D).

@@ -42,7 +42,7 @@ class RunDirectory:
 
         Args:
             config: of this run.
-            resume: ``auto`` goes on from last.pt if there is one, ``none`` starts over, a path
+            resume: `auto` goes on from last.pt if there is one, `none` starts over, a path
                 goes on from that file.
 
         Returns:
@@ -92,7 +92,7 @@ class RunDirectory:
             file.write(json.dumps(clean) + "\n")
 
     def report(self, scores: Mapping[str, float | None], path: Path) -> None:
-        """Print the final scores and write them to ``path``."""
+        """Print the final scores and write them to `path`."""
         if dist.is_main():
             write_json_atomic(dict(scores), path)
             words = (f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in scores.items())

@@ -25,7 +25,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """``yaml.safe_load`` that refuses repeated keys.
+    """`yaml.safe_load` that refuses repeated keys.
 
     Raises:
         yaml.YAMLError: the text is not YAML, or a mapping has a key twice; names the line.

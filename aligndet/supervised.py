@@ -16,7 +16,7 @@ from models.classifier import Classifier
 
 
 class Supervised(nn.Module):
-    """The task of ``train.fit``: classify images.
+    """The task of `train.fit`: classify images.
 
     Args:
         backbone: all of it is trained; taken over.
@@ -35,7 +35,7 @@ class Supervised(nn.Module):
         return self.classifier.backbone
 
     def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Loss and accuracy on a batch of ``collate_image_views``."""
+        """Loss and accuracy on a batch of `collate_image_views`."""
         logits, labels = self.classifier(batch["views"][0]).float(), batch["labels"]  # (N, K), (N,)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()

@@ -20,7 +20,7 @@ from models.renaming import count_modules
 
 @dataclass(frozen=True)
 class TransferConfig:
-    """The ``transfer`` section: what is taken from ``--init``."""
+    """The `transfer` section: what is taken from `--init`."""
 
     # Output layers of box regression and centerness are class-agnostic in pre-training, so they fit
     # if they are so here too. The authors drop them; kept, they measured as well or better
@@ -31,7 +31,7 @@ class TransferConfig:
     leave_out: tuple[str, ...] = ()  # further parts not to take: "neck.", "head.cls_tower.", ...
 
     def drops(self, key: str, prefixes: tuple[str, ...]) -> bool:
-        """Whether a weight of the file is left out; ``prefixes`` are those of dropped layers."""
+        """Whether a weight of the file is left out; `prefixes` are those of dropped layers."""
         if self.backbone_only and not key.startswith("backbone."):
             return True
         return key.startswith(prefixes + self.leave_out)
@@ -45,7 +45,7 @@ class TransferConfig:
         )
 
     def check(self, names: Iterable[str]) -> None:
-        """Every entry of ``leave_out`` must be the beginning of a weight's name.
+        """Every entry of `leave_out` must be the beginning of a weight's name.
 
         Raises:
             ValueError: naming the one that is not.
@@ -88,11 +88,11 @@ def _module_of(name: str) -> str:
 
 
 def pretrained_file(model: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
-    """Content of a ``weights.pt`` of box-domain pre-training.
+    """Content of a `weights.pt` of box-domain pre-training.
 
     Args:
-        model: named as in the detector, see ``BoxDomain.weights``.
-        config: what ``build_detector`` built it from.
+        model: named as in the detector, see `BoxDomain.weights`.
+        config: what `build_detector` built it from.
     """
     return {"model": dict(model), "stage": "box", "config": asdict(config)}
 
@@ -100,7 +100,7 @@ def pretrained_file(model: Mapping[str, Tensor], config: ModelConfig) -> dict[st
 def backbone_file(
     model: Mapping[str, Tensor], config: ModelConfig, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Content of a ``weights.pt`` of image-domain pre-training, for ``model.backbone_weights``.
+    """Content of a `weights.pt` of image-domain pre-training, for `model.backbone_weights`.
 
     Args:
         model: named as torchvision's classifier, with or without its last layer.
@@ -118,11 +118,11 @@ def backbone_file(
 def detector_file(
     detector: nn.Module, config: ModelConfig, categories: Categories, input_sides: tuple[int, int]
 ) -> dict[str, Any]:
-    """Content of a fine-tuned ``weights.pt``: the model and all that is needed to use it.
+    """Content of a fine-tuned `weights.pt`: the model and all that is needed to use it.
 
     Args:
         detector: with its weights.
-        config: what ``build_detector`` built it from.
+        config: what `build_detector` built it from.
         categories: its classes.
         input_sides: short side and cap of the long side of the images in evaluation.
     """
@@ -138,11 +138,11 @@ def detector_file(
 def load_pretrained(
     detector: nn.Module, name: str, path: str | Path, categories: Categories, config: TransferConfig
 ) -> Manifest:
-    """Start a detector from a ``weights.pt`` of box-domain pre-training or of another fine-tuning.
+    """Start a detector from a `weights.pt` of box-domain pre-training or of another fine-tuning.
 
     Args:
         detector: to be filled in place.
-        name: its key in ``aligndet.adapters.ADAPTERS``.
+        name: its key in `aligndet.adapters.ADAPTERS`.
         path: the file.
         categories: classes the detector is built for; a fine-tuned classifier is kept if it has
             the same.
@@ -186,10 +186,10 @@ def load_pretrained(
 
 
 def read_detector(path: str | Path) -> tuple[nn.Module, Categories, tuple[int, int]]:
-    """Rebuild a fine-tuned detector from its ``weights.pt`` alone, for evaluation or prediction.
+    """Rebuild a fine-tuned detector from its `weights.pt` alone, for evaluation or prediction.
 
     Returns:
-        What ``detector_file`` was given: the detector, its classes, and the sides of its input.
+        What `detector_file` was given: the detector, its classes, and the sides of its input.
 
     Raises:
         ValueError: the file is unreadable or not the weights of a fine-tuned detector.
@@ -209,7 +209,7 @@ def read_detector(path: str | Path) -> tuple[nn.Module, Categories, tuple[int, i
 
 
 def backbone_manifest(detector: nn.Module) -> Manifest:
-    """The manifest of a start from the backbone alone (``model.backbone_weights``)."""
+    """The manifest of a start from the backbone alone (`model.backbone_weights`)."""
     names, origin = list(detector.state_dict()), detector.backbone.origin
     if origin is None:
         return Manifest(None, [], [], names)

@@ -25,7 +25,7 @@ def draw_boxes(
     names: Sequence[str],
     scores: Tensor | None = None,
 ) -> Image.Image:
-    """A copy of ``image`` with boxes (D, 4) xyxy in its pixels, captioned by class and score."""
+    """A copy of `image` with boxes (D, 4) xyxy in its pixels, captioned by class and score."""
     picture = image.convert("RGB")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=10)
     for index, (box, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True)):

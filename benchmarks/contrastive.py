@@ -1,6 +1,6 @@
 """Time and peak memory of the contrastive loss and its gradient, on CPU.
 
-``python benchmarks/contrastive.py`` measures ours at 4096 online and 4096 target samples, 200
+`python benchmarks/contrastive.py` measures ours at 4096 online and 4096 target samples, 200
 instances, D = 256; then ours against the usual formulation, which lists the negatives once a
 positive pair, at a size where the latter fits into memory.
 """
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 def make_samples(count: int, instances: int, width: int, background: float) -> Samples:
-    """Random unit embeddings of both views; ``background`` is the share without an instance."""
+    """Random unit embeddings of both views; `background` is the share without an instance."""
     generator = torch.Generator().manual_seed(0)
     embeddings = F.normalize(torch.randn(2, count, width, generator=generator), dim=2)
     ids = torch.randint(0, instances, (2, count), generator=generator)

@@ -1,5 +1,5 @@
 """What image-domain pre-training learnt: k-NN and linear-probe accuracy of a run of
-``pretrain.py --stage image`` against pixels and untrained backbones, and its curves as a picture.
+`pretrain.py --stage image` against pixels and untrained backbones, and its curves as a picture.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/image_domain.py --run runs/cifar10_r18_moco_v2 --picture curves.png

@@ -1,7 +1,7 @@
 """What boxes searched on the fly cost: pre-training with a file of proposals, without one, CPU.
 
-``python benchmarks/on_the_fly.py``: FCOS with ResNet-18 on generated images, or on photographs with
-``--images DIR``. First the time of making the file and of an epoch that searches; then steps with
+`python benchmarks/on_the_fly.py`: FCOS with ResNet-18 on generated images, or on photographs with
+`--images DIR`. First the time of making the file and of an epoch that searches; then steps with
 the file against steps with the filled cache, and a single sample of each. Segments of both
 alternate, on the same images. Batches are loaded in the training process: the worst case, as
 loader workers would hide what loading takes.
@@ -33,7 +33,7 @@ Datasets = dict[str, TwoViewDataset]
 
 
 def chosen_images(options: argparse.Namespace, folder: Path) -> Path:
-    """A folder of ``options.count`` images: generated, or links to some of those given."""
+    """A folder of `options.count` images: generated, or links to some of those given."""
     if options.images is None:
         generate(folder / "shapes", options.count, 1, options.size)
         return folder / "shapes/images/train"
@@ -92,7 +92,7 @@ class Training:
 def alternate(
     calls: dict[str, Callable[[], float]], segments: int, length: int
 ) -> dict[str, list[float]]:
-    """Seconds of ``segments`` times ``length`` calls of each, in turns; who begins alternates."""
+    """Seconds of `segments` times `length` calls of each, in turns; who begins alternates."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for segment in tqdm(range(segments), desc="segments"):
         for name in list(calls)[:: 1 if segment % 2 else -1]:
@@ -124,7 +124,7 @@ def report(title: str, seconds: dict[str, list[float]]) -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
-    """Everything, with all files in ``folder``."""
+    """Everything, with all files in `folder`."""
     images = chosen_images(options, folder)
     datasets = build_datasets(options, images, folder)
     runs = {name: Training(options, dataset) for name, dataset in datasets.items()}

@@ -1,6 +1,6 @@
 """Time and peak memory of one box-domain pre-training step of each detector, on CPU.
 
-``python benchmarks/pretrain_step.py``: 2 images of 640 x 800 with 300 proposals each, ResNet-50,
+`python benchmarks/pretrain_step.py`: 2 images of 640 x 800 with 300 proposals each, ResNet-50,
 the paper's sampling. A step is forward, backward, SGD with momentum and the target's update. Faster
 R-CNN gets 1000 RPN proposals an image that all overlap a box, the most there can be.
 """

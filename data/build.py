@@ -1,4 +1,4 @@
-"""From the ``data`` section of a config to datasets."""
+"""From the `data` section of a config to datasets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data.views import BoxSource, DetectionDataset, TwoViewDataset
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """``data.train`` and ``data.val``."""
+    """`data.train` and `data.val`."""
 
     images: str | None = None  # folder of the images
     annotations: str | None = None  # COCO JSON with labelled boxes (fine-tuning, evaluation)
@@ -26,7 +26,7 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The ``data`` section."""
+    """The `data` section."""
 
     train: SplitConfig = field(default_factory=SplitConfig)
     val: SplitConfig = field(default_factory=SplitConfig)
@@ -83,8 +83,8 @@ def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDat
 
 
 def build_image_files(config: DataConfig, with_classes: bool) -> ImageFiles:
-    """Images of image-domain pre-training: those that ``data.train.annotations`` lists, if it is
-    set, else those below ``data.train.images``; with classes, its subfolders are the classes."""
+    """Images of image-domain pre-training: those that `data.train.annotations` lists, if it is
+    set, else those below `data.train.images`; with classes, its subfolders are the classes."""
     images = _required(config.train, "train", "images")
     if with_classes:
         return images_of_classes(images)

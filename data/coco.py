@@ -36,7 +36,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Categories:
-    """The classes of a dataset; label ``i`` is category ``ids[i]``."""
+    """The classes of a dataset; label `i` is category `ids[i]`."""
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
@@ -53,7 +53,7 @@ def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     """Read a COCO JSON and check its structure.
 
     Returns:
-        The file's dict; ``images``, ``annotations`` (may be empty) and ``categories`` are lists of
+        The file's dict; `images`, `annotations` (may be empty) and `categories` are lists of
         dicts that have the fields detection needs.
 
     Raises:
@@ -66,10 +66,10 @@ def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def check_coco(path: str | Path, content: Any) -> None:
-    """Check the structure of a COCO JSON that was read from ``path``.
+    """Check the structure of a COCO JSON that was read from `path`.
 
     Raises:
-        DataError: see ``load_coco``.
+        DataError: see `load_coco`.
     """
     _check_lists(path, content)
     image_ids = _unique_ids(path, content["images"], "images")
@@ -175,15 +175,15 @@ class CocoDataset:
 
     Args:
         images: folder of the images.
-        annotations: COCO JSON; its proposals (one category ``object``) are read the same way.
+        annotations: COCO JSON; its proposals (one category `object`) are read the same way.
         skip_empty: leave out images without a box that can be trained on.
-        bad_boxes: what to do with boxes without area or outside the image: ``error`` names the
-            first, ``drop`` leaves them out and counts them in ``dropped`` (COCO 2017 has two).
+        bad_boxes: what to do with boxes without area or outside the image: `error` names the
+            first, `drop` leaves them out and counts them in `dropped` (COCO 2017 has two).
 
-    Crowd boxes (``iscrowd`` 1) are not trained on. Boxes that stick out are clipped to the image.
+    Crowd boxes (`iscrowd` 1) are not trained on. Boxes that stick out are clipped to the image.
 
     Raises:
-        DataError: see ``load_coco``; also an image file that is missing or truncated, an unusable
+        DataError: see `load_coco`; also an image file that is missing or truncated, an unusable
             box, or nothing left to train on.
     """
 
@@ -244,7 +244,7 @@ class CocoDataset:
         return len(self.records)
 
     def read(self, index: int) -> tuple[Image.Image, Record]:
-        """Decode image ``index``.
+        """Decode image `index`.
 
         Raises:
             DataError: the file is unreadable, or its size is not the one the annotations state.

@@ -1,6 +1,6 @@
 """Views of whole images, for learning a backbone: random crops with colour changes, centre crops.
 
-As in ``data.transforms``, functions are deterministic and the classes draw their arguments from the
+As in `data.transforms`, functions are deterministic and the classes draw their arguments from the
 random stream they are given.
 """
 
@@ -33,7 +33,7 @@ class Box(NamedTuple):
 def random_crop(width: int, height: int, least_area: float, rng: random.Random) -> Box:
     """Draw a crop (Szegedy et al., "Going deeper with convolutions", section 6).
 
-    Its area is uniform in ``least_area``..1 of the image's. If no draw fits, which happens to very
+    Its area is uniform in `least_area`..1 of the image's. If no draw fits, which happens to very
     long images, it is the largest centred crop of an allowed aspect ratio.
     """
     for _ in range(ATTEMPTS):
@@ -52,7 +52,7 @@ def random_crop(width: int, height: int, least_area: float, rng: random.Random) 
 
 
 def shift_hue(image: Image.Image, turns: float) -> Image.Image:
-    """Turn the colour wheel by ``turns`` in -0.5..0.5."""
+    """Turn the colour wheel by `turns` in -0.5..0.5."""
     hue, saturation, value = image.convert("HSV").split()
     # Pillow's hue is a byte that wraps around.
     hue = hue.point([(level + int(turns * 255)) % 256 for level in range(256)])
@@ -63,7 +63,7 @@ def jitter_colour(
     image: Image.Image, strength: float, hue: float, rng: random.Random
 ) -> Image.Image:
     """Change brightness, contrast and saturation by factors in 1 - strength..1 + strength, and the
-    hue by up to ``hue`` turns, one after the other in a random order."""
+    hue by up to `hue` turns, one after the other in a random order."""
     operations = ["brightness", "contrast", "saturation", "hue"]
     rng.shuffle(operations)
     for operation in operations:
@@ -87,7 +87,7 @@ class RandomCrop:
     """A training view: random crop, flip and, for contrastive learning, changes of colour.
 
     The defaults of the colour changes are those of MoCo v2 (arXiv 2003.04297, section 3) once
-    ``colour`` is set; without it there is the crop and the flip, as supervised training has it.
+    `colour` is set; without it there is the crop and the flip, as supervised training has it.
     """
 
     size: int  # pixels of either side

@@ -60,12 +60,12 @@ def _file_name(annotations: str | Path, entry: Any) -> str:
 
 
 def images_of_classes(directory: str | Path) -> ImageFiles:
-    """Images in one folder a class (torchvision's ``ImageFolder``), subfolders included; the
+    """Images in one folder a class (torchvision's `ImageFolder`), subfolders included; the
     classes are in the order of their names.
 
     Raises:
         DataError: an image lies outside the class folders, there are fewer than two of them, or
-            see ``images_of_tree``.
+            see `images_of_tree`.
     """
     files = list_images(directory)
     stray = next((file for file in files if "/" not in file), None)

@@ -42,8 +42,8 @@ class ImageViews(Dataset[dict[str, Any]]):
         return [1.0] * len(self)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """``views``: a list of (3, S, S) normalised; ``label`` 0..K-1, -1 without labels;
-        ``index`` of the file."""
+        """`views`: a list of (3, S, S) normalised; `label` 0..K-1, -1 without labels;
+        `index` of the file."""
         image = read_image(self.images.root / self.images.files[key.index])
         rng = random.Random(key.seed)
         label = self.images.labels[key.index] if self.images.labels else -1
@@ -52,7 +52,7 @@ class ImageViews(Dataset[dict[str, Any]]):
 
 
 def collate_image_views(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """``views``: a list of (N, 3, S, S), one a view; ``labels`` and ``indices`` (N,) int64."""
+    """`views`: a list of (N, 3, S, S), one a view; `labels` and `indices` (N,) int64."""
     return {
         "views": [torch.stack(view) for view in zip(*(s["views"] for s in samples), strict=True)],
         "labels": torch.tensor([sample["label"] for sample in samples]),

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def list_images(directory: str | Path) -> list[str]:
-    """Image files below ``directory``: sorted paths relative to it, with ``/`` on every system.
+    """Image files below `directory`: sorted paths relative to it, with `/` on every system.
 
     Raises:
         DataError: the directory does not exist or holds no image.
@@ -38,7 +38,7 @@ def list_images(directory: str | Path) -> list[str]:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Yield the relative path of every image below ``root``."""
+    """Yield the relative path of every image below `root`."""
     pending = [root]
     while pending:
         with os.scandir(pending.pop()) as entries:
@@ -61,7 +61,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """An image file as it is on disk, for ``decode_image``.
+    """An image file as it is on disk, for `decode_image`.
 
     Raises:
         DataError: the file is missing or cannot be read.
@@ -73,7 +73,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode_image(content: bytes, path: str | Path) -> Image.Image:
-    """``read_image`` of a file whose bytes have been read already; errors name ``path``."""
+    """`read_image` of a file whose bytes have been read already; errors name `path`."""
     return _decode(io.BytesIO(content), path)
 
 

@@ -29,16 +29,16 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_json_atomic(content: Any, path: str | Path) -> None:
-    """Write JSON so that ``path`` holds either the old file or the complete new one."""
+    """Write JSON so that `path` holds either the old file or the complete new one."""
     with open_atomic(path) as file:
         json.dump(content, file)
 
 
 @contextmanager
 def open_atomic(path: str | Path, binary: bool = False, sync: bool = True) -> Iterator[IO[Any]]:
-    """Open a file for writing that replaces ``path`` once the block has ended without an error.
+    """Open a file for writing that replaces `path` once the block has ended without an error.
 
-    After an error or a kill ``path`` still holds what it held before.
+    After an error or a kill `path` still holds what it held before.
 
     Args:
         path: the file; its folder is made if it is missing.

@@ -11,10 +11,10 @@ cluttered with lines and blobs of no class. Shapes hide each other and leave the
 in a picture is annotated.
 
 A box is the full extent of the *visible mask* inside the image: the smallest box around the
-shape's pixels that no later shape covers. ``area`` and ``segmentation`` (uncompressed RLE) are of
+shape's pixels that no later shape covers. `area` and `segmentation` (uncompressed RLE) are of
 the same mask.
 
-Legend: ``H`` x ``W`` the image, ``h`` x ``w`` a window around one shape; pixel (0, 0) is centred
+Legend: `H` x `W` the image, `h` x `w` a window around one shape; pixel (0, 0) is centred
 at (0.5, 0.5). Lengths are in pixels; local coordinates put a shape into the unit circle.
 """
 
@@ -137,7 +137,7 @@ def place_shapes(
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
-    """Smooth noise (H, W) in about -1..1 with ``cells`` bumps along a side."""
+    """Smooth noise (H, W) in about -1..1 with `cells` bumps along a side."""
     grid = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
 
@@ -166,7 +166,7 @@ def _pattern(rng: np.random.Generator, kind: int, u: np.ndarray, v: np.ndarray) 
 def _contrasting_colour(
     rng: np.random.Generator, covered: np.ndarray, hue: float | None
 ) -> np.ndarray:
-    """An RGB colour, of about this hue if given, that stands out from the ``covered`` pixels'
+    """An RGB colour, of about this hue if given, that stands out from the `covered` pixels'
     mean; (n, 3)."""
     mean = covered.mean(axis=0) if len(covered) else np.full(3, 128.0)
     while True:
@@ -187,8 +187,8 @@ def _paint(
     distance: np.ndarray,
     kind: str | None,
 ) -> None:
-    """Fill ``distance < 0`` (h, w), in pixels, on the canvas (H, W, 3) with a shaded texture;
-    most often with what is typical of ``kind``, if it is one."""
+    """Fill `distance < 0` (h, w), in pixels, on the canvas (H, W, 3) with a shaded texture;
+    most often with what is typical of `kind`, if it is one."""
     in_image, part = window.inside(*canvas.shape[:2])
     coverage = np.clip(0.5 - distance[part], 0, 1)[..., None]  # anti-aliased edge
     hue, pattern = None, int(rng.integers(PATTERNS))
@@ -301,7 +301,7 @@ def _write_split(folder: Path, split: str, count: int, size: int, seed: int) -> 
 
 
 def _already_there(output: Path, settings: dict) -> bool:
-    """Whether ``output`` holds this very dataset; anything else there is a DataError."""
+    """Whether `output` holds this very dataset; anything else there is a DataError."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     remedy = "choose another --output or delete it"
@@ -321,10 +321,10 @@ def _already_there(output: Path, settings: dict) -> bool:
 def generate(
     output: str | Path, train: int = 2000, val: int = 500, size: int = 160, seed: int = 0
 ) -> None:
-    """Write the dataset into the folder ``output``, complete or not at all.
+    """Write the dataset into the folder `output`, complete or not at all.
 
-    ``output`` gets ``images/{train,val}/000000.jpg ...``, ``annotations/{train,val}.json`` and
-    ``shapes.json`` (the settings). It returns at once if exactly this dataset is there already.
+    `output` gets `images/{train,val}/000000.jpg ...`, `annotations/{train,val}.json` and
+    `shapes.json` (the settings). It returns at once if exactly this dataset is there already.
     An image depends on (seed, split, index, size) only: a larger dataset begins with the smaller.
 
     Args:
@@ -335,7 +335,7 @@ def generate(
 
     Raises:
         ValueError: a number is out of range.
-        DataError: ``output`` holds something else.
+        DataError: `output` holds something else.
     """
     settings = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
     for key, least in (("train", 1), ("val", 1), ("size", 32), ("seed", 0)):

@@ -26,7 +26,7 @@ FOLDS = 5
 def choose_ids(image_ids: Collection[int], percent: float, fold: int) -> list[int]:
     """The image ids of one fold, ascending.
 
-    The choice depends on the set of ids, ``percent`` and ``fold`` alone. It holds ``percent`` of
+    The choice depends on the set of ids, `percent` and `fold` alone. It holds `percent` of
     the ids, rounded down, but at least one.
 
     Args:
@@ -34,7 +34,7 @@ def choose_ids(image_ids: Collection[int], percent: float, fold: int) -> list[in
         fold: 0..4.
 
     Raises:
-        ValueError: ``percent`` or ``fold`` is out of range.
+        ValueError: `percent` or `fold` is out of range.
     """
     if not 0 < percent <= 100:
         raise ValueError(f"percent is {percent:g}; give a number above 0 and up to 100")
@@ -51,10 +51,10 @@ def choose_ids(image_ids: Collection[int], percent: float, fold: int) -> list[in
 def subset(content: dict[str, Any], percent: float, fold: int) -> dict[str, Any]:
     """A COCO dict with the chosen images and exactly their annotations, both ordered by id.
 
-    Categories and all other entries (``info``, ``licenses``) stay as they are.
+    Categories and all other entries (`info`, `licenses`) stay as they are.
 
     Raises:
-        ValueError: as ``choose_ids``, or ``content`` lists no image.
+        ValueError: as `choose_ids`, or `content` lists no image.
     """
     if not content["images"]:
         raise ValueError("there is no image to choose from; give a file that lists some")
@@ -68,7 +68,7 @@ def subset(content: dict[str, Any], percent: float, fold: int) -> dict[str, Any]
 
 
 def default_output(annotations: str | Path, percent: float, fold: int) -> Path:
-    """``train.json`` becomes ``train_1percent_fold0.json`` beside it."""
+    """`train.json` becomes `train_1percent_fold0.json` beside it."""
     path = Path(annotations)
     return path.with_name(f"{path.stem}_{percent:g}percent_fold{fold}.json")
 

@@ -1,7 +1,7 @@
 """Image transforms with boxes: geometric ones move both, photometric ones change pixels only.
 
 Every stage uses these: two-view pre-training, fine-tuning and evaluation. Functions are
-deterministic; ``Augment`` draws their arguments from the random stream it is given, so that a
+deterministic; `Augment` draws their arguments from the random stream it is given, so that a
 sample depends on its seed alone and not on workers, ranks or what was drawn before.
 
 Legend: M boxes, H x W pixels.
@@ -24,7 +24,7 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """(height, width) with the short side at ``short_side``, the long one at most ``max_side``."""
+    """(height, width) with the short side at `short_side`, the long one at most `max_side`."""
     scale = min(short_side / min(height, width), max_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -55,7 +55,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_pixels(image: Tensor) -> Tensor:
-    """Undo ``to_tensor``: normalised (3, H, W) to uint8 (3, H, W)."""
+    """Undo `to_tensor`: normalised (3, H, W) to uint8 (3, H, W)."""
     return ((image.cpu() * STD + MEAN) * 255.0).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -74,7 +74,7 @@ PHOTOMETRIC: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 
 
 def photometric(image: Image.Image, operation: str, strength: float) -> Image.Image:
-    """Apply one of ``PHOTOMETRIC`` (AlignDet's list, as in soft teacher) with strength in 0..1."""
+    """Apply one of `PHOTOMETRIC` (AlignDet's list, as in soft teacher) with strength in 0..1."""
     return PHOTOMETRIC[operation](image, strength)
 
 

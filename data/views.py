@@ -1,6 +1,6 @@
 """Samples for the stages: one labelled view for fine-tuning, two views for box-domain pre-training.
 
-A sample is asked for by a ``SampleKey``: which image, and the seed of its random stream.
+A sample is asked for by a `SampleKey`: which image, and the seed of its random stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SampleKey(NamedTuple):
 
 
 class BoxSource(Protocol):
-    """Images with boxes: ``CocoDataset`` or ``SearchedImages`` (``data/proposals/``)."""
+    """Images with boxes: `CocoDataset` or `SearchedImages` (`data/proposals/`)."""
 
     @property
     def aspect_ratios(self) -> list[float]:
@@ -34,11 +34,11 @@ class BoxSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[Image.Image, Record]:
-        """Decode image ``index``; its record holds its boxes."""
+        """Decode image `index`; its record holds its boxes."""
 
 
 def limit_boxes(boxes: Tensor, limit: int | None) -> Tensor:
-    """The first ``limit`` boxes (proposals are ranked, best first), or all of them."""
+    """The first `limit` boxes (proposals are ranked, best first), or all of them."""
     return boxes if limit is None else boxes[:limit]
 
 
@@ -52,8 +52,8 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         return len(self.coco)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """``image`` (3, H, W) normalised, ``boxes`` (M, 4) xyxy in its pixels, ``labels`` (M,),
-        ``image_id``, ``original_size`` (h, w)."""
+        """`image` (3, H, W) normalised, `boxes` (M, 4) xyxy in its pixels, `labels` (M,),
+        `image_id`, `original_size` (h, w)."""
         image, record = self.coco.read(key.index)
         tensor, boxes = self.augment(image, record.boxes, random.Random(key.seed))
         return {
@@ -78,7 +78,7 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Two dicts of ``image`` (3, H, W) and ``boxes`` (M, 4); M is the same in both."""
+        """Two dicts of `image` (3, H, W) and `boxes` (M, 4); M is the same in both."""
         image, record = self.source.read(key.index)
         boxes = limit_boxes(record.boxes, self.max_proposals)
         rng = random.Random(key.seed)
@@ -90,7 +90,7 @@ def pad_images(images: list[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]
     """Batch images of different sizes by padding right and below with zeros (the mean colour).
 
     Returns:
-        images (N, 3, H, W) with H and W multiples of ``divisor``; true sizes (N, 2) int64 (h, w).
+        images (N, 3, H, W) with H and W multiples of `divisor`; true sizes (N, 2) int64 (h, w).
     """
     sizes = torch.tensor([image.shape[-2:] for image in images])  # (N, 2)
     height, width = ((sizes.amax(dim=0) + divisor - 1) // divisor * divisor).tolist()
@@ -101,8 +101,8 @@ def pad_images(images: list[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]
 
 
 def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """``images`` (N, 3, H, W), ``image_sizes`` (N, 2), ``targets``: a list of dicts of ``boxes``
-    and ``labels``, ``image_ids``, ``original_sizes``."""
+    """`images` (N, 3, H, W), `image_sizes` (N, 2), `targets`: a list of dicts of `boxes`
+    and `labels`, `image_ids`, `original_sizes`."""
     images, sizes = pad_images([sample["image"] for sample in samples])
     return {
         "images": images,
@@ -116,7 +116,7 @@ def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
 def collate_views(
     samples: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two dicts of ``images`` (N, 3, H, W), ``image_sizes`` (N, 2), ``boxes``: list of (M, 4)."""
+    """Two dicts of `images` (N, 3, H, W), `image_sizes` (N, 2), `boxes`: list of (M, 4)."""
     return tuple(_collate_view(list(view)) for view in zip(*samples, strict=True))
 
 

@@ -4,8 +4,8 @@
         --output VOCdevkit/voc0712_trainval.json
 
 VOC counts pixels from 1 and includes the last one; COCO counts from 0 and gives width and height.
-VOC's evaluation neither rewards nor punishes finding a ``difficult`` object. COCO's way to say so
-is ``iscrowd`` 1, the default here: training skips the box, evaluation ignores it (and, because
+VOC's evaluation neither rewards nor punishes finding a `difficult` object. COCO's way to say so
+is `iscrowd` 1, the default here: training skips the box, evaluation ignores it (and, because
 crowds are matched by the part of the detection they cover, any number of detections inside it).
 """
 
@@ -42,20 +42,20 @@ def convert(
     """Read one split of one or more VOC folders.
 
     Args:
-        roots: folders such as ``VOCdevkit/VOC2007`` that hold ``Annotations``, ``ImageSets/Main``
-            and ``JPEGImages``.
-        split: name of the list in ``ImageSets/Main`` without ``.txt``.
-        images_root: folder that ``file_name`` is relative to; default: the folder around the roots,
-            which gives names like ``VOC2007/JPEGImages/000001.jpg``.
-        difficult: ``crowd`` marks difficult objects with ``iscrowd`` 1, ``keep`` writes them as any
-            other, ``drop`` leaves them out. The field ``difficult`` (0 or 1) is always written.
+        roots: folders such as `VOCdevkit/VOC2007` that hold `Annotations`, `ImageSets/Main`
+            and `JPEGImages`.
+        split: name of the list in `ImageSets/Main` without `.txt`.
+        images_root: folder that `file_name` is relative to; default: the folder around the roots,
+            which gives names like `VOC2007/JPEGImages/000001.jpg`.
+        difficult: `crowd` marks difficult objects with `iscrowd` 1, `keep` writes them as any
+            other, `drop` leaves them out. The field `difficult` (0 or 1) is always written.
 
     Returns:
         COCO dict. Images are in the order of the roots and of their lists, with ids from 1.
 
     Raises:
         DataError: a list or an XML is missing or malformed, or names an unknown class.
-        ValueError: ``difficult`` is none of the three, or ``images_root`` does not hold a root.
+        ValueError: `difficult` is none of the three, or `images_root` does not hold a root.
     """
     if difficult not in DIFFICULT:
         raise ValueError(f"difficult is {difficult!r}; give one of {', '.join(DIFFICULT)}")

@@ -40,7 +40,7 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
 
 
 def steps_to_reach(goal: float, runs: Mapping[int, float]) -> float | None:
-    """The length of a schedule after which AP is ``goal``, interpolated linearly between two.
+    """The length of a schedule after which AP is `goal`, interpolated linearly between two.
 
     Args:
         goal: AP.

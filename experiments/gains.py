@@ -1,11 +1,11 @@
-"""What AlignDet brings: runs the study of ``experiments/gains.yaml``.
+"""What AlignDet brings: runs the study of `experiments/gains.yaml`.
 
     python -m experiments.gains --data DIR           # makes every run that is not made yet
     python -m experiments.gains --data DIR --list    # names the runs, made and missing
     python -m experiments.report                     # docs/results.md
 
 A run that was stopped goes on from its last checkpoint with the same command. Each run that ends
-writes one JSON below ``--results``; nothing else is needed for the report.
+writes one JSON below `--results`; nothing else is needed for the report.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def wanted(study: Study, results: Results, only: list[str] | tuple[str, ...] = (
 
 
 def run_all(study: Study, place: Place, results: Results, only: list[str], jobs: int) -> int:
-    """Make what is missing, ``jobs`` runs at a time; returns how many failed."""
+    """Make what is missing, `jobs` runs at a time; returns how many failed."""
     failed: set[Run] = set()
     running: dict[Future[None], Run] = {}
     with ThreadPoolExecutor(jobs) as pool, tqdm(unit="run") as bar:
@@ -99,7 +99,7 @@ def run_all(study: Study, place: Place, results: Results, only: list[str], jobs:
 
 
 def missing(study: Study, place: Place, results: Results, runs: list[Run]) -> list[Run]:
-    """Those of ``runs`` that are to be made, in the same order.
+    """Those of `runs` that are to be made, in the same order.
 
     Results are committed, weights are not: a pre-training whose result came with the repository is
     made again when a missing cell starts from it.

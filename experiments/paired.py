@@ -26,7 +26,7 @@ class Gain(NamedTuple):
 
 
 def paired_gain(baseline: Sequence[float], values: Sequence[float]) -> Gain:
-    """Student's t interval (95 %) of the mean of ``values[i] - baseline[i]``.
+    """Student's t interval (95 %) of the mean of `values[i] - baseline[i]`.
 
     Pairing takes out what both runs of a seed have in common: the order of the photographs, their
     augmentation, and which of them are labelled.
@@ -44,7 +44,7 @@ def paired_gain(baseline: Sequence[float], values: Sequence[float]) -> Gain:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """``12.3 ± 0.4``: mean and standard deviation of a sample."""
+    """`12.3 ± 0.4`: mean and standard deviation of a sample."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{mean(values):.2f} ± {stdev(values):.2f}"

@@ -19,7 +19,7 @@ from experiments.study import DataSet
 
 
 def labels_file(root: Path, work: Path, data: DataSet, percent: float, seed: int) -> Path:
-    """The labelled boxes of a cell: all, or a fold of ``data.subset``, another for each seed."""
+    """The labelled boxes of a cell: all, or a fold of `data.subset`, another for each seed."""
     if percent == 100:
         return root / data.train_annotations
     folder = work / "labels" / Path(data.train_annotations).with_suffix("")
@@ -27,7 +27,7 @@ def labels_file(root: Path, work: Path, data: DataSet, percent: float, seed: int
 
 
 def make_labels(root: Path, work: Path, data: DataSet, percent: float, seed: int) -> None:
-    """Write ``labels_file``, if it is not there."""
+    """Write `labels_file`, if it is not there."""
     output = labels_file(root, work, data, percent, seed)
     if not output.exists():
         content = subset(load_coco(root / data.train_annotations), percent, seed % FOLDS)
@@ -41,7 +41,7 @@ def proposals_file(work: Path, data: DataSet, kind: str) -> Path:
 
 
 def make_proposals(root: Path, work: Path, data: DataSet, kind: str) -> None:
-    """Write ``proposals_file``, if it is not there; its file names are relative to ``root``.
+    """Write `proposals_file`, if it is not there; its file names are relative to `root`.
 
     No label is read and no validation photograph.
     """

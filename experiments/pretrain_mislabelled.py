@@ -1,4 +1,4 @@
-"""``pretrain.py`` with an error of the authors' code put back in: RetinaNet's instance ids in
+"""`pretrain.py` with an error of the authors' code put back in: RetinaNet's instance ids in
 another order than its embeddings. It is here to measure what the error costs, and for nothing else.
 
 The authors list the ids image by image, but the embeddings level by level (all images of the finest
@@ -36,7 +36,7 @@ class MislabelledProjector(AnchorProjector):
     """Embeds, for an id at some place of the one list, the anchor at that place of the other."""
 
     def forward(self, features: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        """See ``AnchorProjector.forward``."""
+        """See `AnchorProjector.forward`."""
         anchors = [x.shape[2] * x.shape[3] * self.anchors_per_cell for x in features]
         order = level_by_level(len(features[0]), anchors).to(chosen.device)
         return super().forward(features, order[chosen])
@@ -46,7 +46,7 @@ class MislabelledAdapter(RetinaNetAdapter):
     """RetinaNet's adapter with the error."""
 
     def build_projector(self, width: int) -> MislabelledProjector:
-        """See ``RetinaNetAdapter.build_projector``."""
+        """See `RetinaNetAdapter.build_projector`."""
         channels, anchors = self.detector.config.channels, self.detector.head.num_anchors
         return MislabelledProjector(channels, anchors, width)
 

@@ -154,7 +154,7 @@ def anchor(heading: str) -> str:
 
 
 def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
-    """The report, line by line; draws its figures into ``pictures``."""
+    """The report, line by line; draws its figures into `pictures`."""
     yield f"# {study.title}"
     yield ""
     yield "Made by `python -m experiments.report`; change `experiments/`, not this page."

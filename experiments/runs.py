@@ -1,6 +1,6 @@
 """One run of a study: the command that makes it, and the result that is kept of it.
 
-The commands are those a user would type, ``pretrain.py`` and ``finetune.py`` with a config file; a
+The commands are those a user would type, `pretrain.py` and `finetune.py` with a config file; a
 run that was killed goes on from its last checkpoint.
 """
 
@@ -105,7 +105,7 @@ def described(place: Place) -> str:
 
 
 def commit() -> str:
-    """The commit of the code that ran; ``+`` says that files were changed since."""
+    """The commit of the code that ran; `+` says that files were changed since."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     status = ["git", "status", "--porcelain", "--untracked-files=no"]
     changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout

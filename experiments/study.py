@@ -29,7 +29,7 @@ Overrides = Mapping[str, Any]  # dotted config keys, as on a command line
 
 @dataclass(frozen=True)
 class DataSet:
-    """Photographs; paths are relative to the folder given by ``--data``."""
+    """Photographs; paths are relative to the folder given by `--data`."""
 
     train_images: str
     train_annotations: str
@@ -46,7 +46,7 @@ class Start:
 
     title: str
     pretraining: Overrides | None = None  # of a pre-training of its own; None: it has none
-    module: str = "pretrain"  # what runs that pre-training, as in ``python -m``
+    module: str = "pretrain"  # what runs that pre-training, as in `python -m`
     proposals: str = "search"  # its boxes: one of PROPOSALS
     init_of: str | None = None  # the start whose pre-training it takes instead
     finetuning: Overrides = field(default_factory=dict)
@@ -162,7 +162,7 @@ class Study:
         return study
 
     def check(self, path: str | Path) -> None:
-        """See ``read``."""
+        """See `read`."""
         groups = [*self.blocks.items(), ("tuning", self.tuning)]
         for place, group in groups:
             for key in ("sets", "detectors", "starts"):

@@ -9,9 +9,9 @@ every sample of either view with another id, background included, is a negative:
 The second form needs the negatives once per online sample, not once per pair, so that memory grows
 with the number of samples squared and no cap on proposals is needed.
 
-``instance_contrastive_loss`` is the loss of given samples. Pre-training also wants to know whether
-a run is healthy: ``find_pairs`` prepares the samples, ``contrastive_loss`` and
-``contrastive_statistics`` use them.
+`instance_contrastive_loss` is the loss of given samples. Pre-training also wants to know whether
+a run is healthy: `find_pairs` prepares the samples, `contrastive_loss` and
+`contrastive_statistics` use them.
 
 Legend: Q online samples, S target samples, B samples to contrast with, R queries (online samples
 that have a pair), D embedding width.
@@ -63,11 +63,11 @@ def instance_contrastive_loss(
     """Mean over the pairs of one id, then mean over the ids that have at least one pair.
 
     Args:
-        query, key, query_ids, key_ids, across_ranks: see ``find_pairs``.
+        query, key, query_ids, key_ids, across_ranks: see `find_pairs`.
         temperature: tau > 0; 0.5 in the paper.
 
     Returns:
-        See ``contrastive_loss``.
+        See `contrastive_loss`.
     """
     pairs = find_pairs(query, key, query_ids, key_ids, across_ranks)
     return contrastive_loss(pairs, temperature)
@@ -117,7 +117,7 @@ def contrastive_loss(pairs: Pairs, temperature: float) -> Tensor:
     """The equation above, averaged over the pairs of one id and then over the ids.
 
     Returns:
-        float32 scalar >= 0. Its floor is not 0, see ``contrastive_statistics``. Without any pair it
+        float32 scalar >= 0. Its floor is not 0, see `contrastive_statistics`. Without any pair it
         is a zero that is still attached to the online samples.
     """
     samples, blocks = pairs.samples, pairs.blocks()
@@ -153,11 +153,11 @@ def contrastive_statistics(pairs: Pairs, temperature: float) -> dict[str, Tensor
     """What tells a healthy run from a stuck one.
 
     Returns:
-        ``contrast_floor``: the loss at cosine 1 for all positives and 0 for all negatives,
-        log(1 + K e^{-1/tau}) with K negatives per query; ``cos_positive`` and ``cos_negative``:
-        mean cosines of the pairs and of the queries with their negatives; ``retrieval``: share of
-        queries whose most similar target sample of any instance is of their own; ``queries`` and
-        ``instances``: how many online samples, and ids, have a pair. Scalars, 0 where undefined;
+        `contrast_floor`: the loss at cosine 1 for all positives and 0 for all negatives,
+        log(1 + K e^{-1/tau}) with K negatives per query; `cos_positive` and `cos_negative`:
+        mean cosines of the pairs and of the queries with their negatives; `retrieval`: share of
+        queries whose most similar target sample of any instance is of their own; `queries` and
+        `instances`: how many online samples, and ids, have a pair. Scalars, 0 where undefined;
         float32 under autocast too.
     """
     with torch.autocast(pairs.pool.device.type, enabled=False):

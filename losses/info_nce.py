@@ -35,6 +35,6 @@ def info_nce_loss(logits: Tensor) -> Tensor:
     similarities are equal.
 
     Args:
-        logits: (N, 1 + Q), of ``info_nce_logits``.
+        logits: (N, 1 + Q), of `info_nce_logits`.
     """
     return (logits.logsumexp(dim=1) - logits[:, 0]).mean()

@@ -100,7 +100,7 @@ def class_folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def content(dataset):
-    """Nested config of a tiny run on ``dataset``; every call gives a copy, with dotted changes."""
+    """Nested config of a tiny run on `dataset`; every call gives a copy, with dotted changes."""
 
     def make(output_dir, **changes):
         result = {
@@ -140,7 +140,7 @@ def content(dataset):
 
 @pytest.fixture(scope="session")
 def write_config(content):
-    """Write such a config to ``FILE.yaml`` beside its output directory; returns the path."""
+    """Write such a config to `FILE.yaml` beside its output directory; returns the path."""
 
     def write(output_dir, **changes):
         path = output_dir.parent / f"{output_dir.name}.yaml"
@@ -152,7 +152,7 @@ def write_config(content):
 
 @pytest.fixture(scope="session")
 def script():
-    """Call ``main()`` of a script in this process: ``script("pretrain", "--config", path)``."""
+    """Call `main()` of a script in this process: `script("pretrain", "--config", path)`."""
 
     def call(module, *arguments):
         argv = sys.argv
@@ -167,7 +167,7 @@ def script():
 
 @pytest.fixture
 def error_of(script, capsys):
-    """The message of a script that must end with status 1 and one ``error:`` line on stderr."""
+    """The message of a script that must end with status 1 and one `error:` line on stderr."""
 
     def call(module, *arguments):
         capsys.readouterr()

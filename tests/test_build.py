@@ -1,4 +1,4 @@
-"""From the ``data`` section to datasets: what each stage reads, and errors that name the key."""
+"""From the `data` section to datasets: what each stage reads, and errors that name the key."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_hue_equals_torchvisions(turns):
 
 
 class FixedDraws(random.Random):
-    """Draws of ``uniform`` and the order of ``shuffle`` as told."""
+    """Draws of `uniform` and the order of `shuffle` as told."""
 
     def __init__(self, values, order):
         super().__init__(0)

@@ -17,8 +17,8 @@ from tests.helpers.study_files import read_study, score, write_study
 
 @pytest.fixture
 def made(monkeypatch):
-    """Runs score 5 instead of being made; returns them in order. ``made.fail`` names runs that
-    fail, and ``made.at_once`` is how many were under way together."""
+    """Runs score 5 instead of being made; returns them in order. `made.fail` names runs that
+    fail, and `made.at_once` is how many were under way together."""
 
     class Made(list):
         fail = ()

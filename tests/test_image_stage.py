@@ -1,4 +1,4 @@
-"""``pretrain.py --stage image`` as it is called, and the whole chain behind it."""
+"""`pretrain.py --stage image` as it is called, and the whole chain behind it."""
 
 from __future__ import annotations
 

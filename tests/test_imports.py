@@ -49,7 +49,7 @@ def imported(source):
 
 
 def imported_files(name):
-    """Files of ours that a file imports, below ``TYPE_CHECKING`` too."""
+    """Files of ours that a file imports, below `TYPE_CHECKING` too."""
     found = set()
     for dotted in imported(read(name)):
         parts = dotted.split(".")
@@ -80,7 +80,7 @@ def circle(imports):
 
 
 def edits_path(source):
-    """Whether a source touches ``sys.path``."""
+    """Whether a source touches `sys.path`."""
     return "sys.path" in imported(source) or any(
         isinstance(node, ast.Attribute)
         and node.attr == "path"

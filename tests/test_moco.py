@@ -132,7 +132,7 @@ def test_the_queue_starts_with_unit_vectors_and_forgets_the_oldest():
 
 
 def shuffled(groups, train):
-    """Keys of images by ``shuffled_keys`` and by the target itself."""
+    """Keys of images by `shuffled_keys` and by the target itself."""
     torch.manual_seed(0)
     moco = MoCo(build_trained_backbone("resnet18", groups), CONFIG).train(train)
     images = torch.randn(8, 3, 64, 64)
@@ -155,7 +155,7 @@ def test_keys_are_normalised_in_other_company_than_queries():
 
 
 class TinyNormedBackbone(TinyBackbone):
-    """With BatchNorm in ``groups``; smooth, so that rounding stays rounding."""
+    """With BatchNorm in `groups`; smooth, so that rounding stays rounding."""
 
     def __init__(self, groups):
         super().__init__()
@@ -166,7 +166,7 @@ class TinyNormedBackbone(TinyBackbone):
 
 
 def train_tiny(steps=6):
-    """What ``fit`` does with this rank's share of eight images; the state and the losses."""
+    """What `fit` does with this rank's share of eight images; the state and the losses."""
     torch.manual_seed(0)
     groups = 4 // dist.world_size()
     moco = MoCo(TinyNormedBackbone(groups), MoCoConfig(WIDTH, 20, TEMPERATURE, MOMENTUM)).train()

@@ -79,7 +79,7 @@ def run(folder: Path, output: Path, *options: str) -> int:
 
 
 def kill_midway(folder: Path, output: Path, workers: int) -> None:
-    """Start the command, wait until ``FINISHED`` images are in the journal, SIGKILL."""
+    """Start the command, wait until `FINISHED` images are in the journal, SIGKILL."""
     command = [sys.executable, "-c", STALLED, "--images", str(folder), "--output", str(output),
                "--workers", str(workers), "--batch", "2"]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)

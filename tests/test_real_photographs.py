@@ -1,8 +1,8 @@
 """ImageNet weights classify real photographs through our backbone and its classifier.
 
-Needs photographs and weights that are not part of the project: ``ALIGNDET_DATA`` names a folder
-with ``weights/mobilenet_v2_imagenet.pth``, ``unlabelled/images/imagenet_WNID_CLASS.jpg`` and
-``coco-mini/`` in COCO's layout. Without it these tests are skipped.
+Needs photographs and weights that are not part of the project: `ALIGNDET_DATA` names a folder
+with `weights/mobilenet_v2_imagenet.pth`, `unlabelled/images/imagenet_WNID_CLASS.jpg` and
+`coco-mini/` in COCO's layout. Without it these tests are skipped.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def logits_of(classifier, images):
 
 
 def right(logits, fits):
-    """Percent of the rows whose best class, and one of whose best five, ``fits(row, class)``."""
+    """Percent of the rows whose best class, and one of whose best five, `fits(row, class)`."""
     hits = torch.tensor(
         [[fits(i, CLASSES[k]) for k in best] for i, best in enumerate(logits.topk(5).indices)]
     )

@@ -70,7 +70,7 @@ def settings(name):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, write_config, script):
-    """Uninterrupted runs ``NAME.whole``, and ``NAME.killed`` as the kill left them."""
+    """Uninterrupted runs `NAME.whole`, and `NAME.killed` as the kill left them."""
     folder = tmp_path_factory.mktemp("resume")
     children = {}
     for name in RUNS:

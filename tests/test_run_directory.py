@@ -21,7 +21,7 @@ def config(tmp_path):
 
 
 def started(config, step=4):
-    """A run directory with a checkpoint at ``step`` and metrics two steps past it."""
+    """A run directory with a checkpoint at `step` and metrics two steps past it."""
     run = RunDirectory(config.output_dir)
     assert run.open(config, "auto") is None
     for done in range(1, step + 3):

@@ -25,7 +25,7 @@ POINTS = [(1.0, 3.0), (-2.0, 1.0), (0.5, -1.0), (3.0, 2.0)]  # x and y of a line
 
 
 class Points:
-    """A dataset of ``POINTS`` that fails after a number of reads, if told to."""
+    """A dataset of `POINTS` that fails after a number of reads, if told to."""
 
     def __init__(self, fail_after=None):
         self.fail_after, self.reads = fail_after, 0
@@ -85,7 +85,7 @@ def lines(run):
 
 
 def gradient(slope, offset):
-    """Of the mean over ``POINTS`` of (slope x + offset - y)^2, by hand."""
+    """Of the mean over `POINTS` of (slope x + offset - y)^2, by hand."""
     errors = [slope * x + offset - y for x, y in POINTS]
     to_slope = sum(2 * e * x for e, (x, _) in zip(errors, POINTS, strict=True)) / len(POINTS)
     return to_slope, sum(2 * e for e in errors) / len(POINTS), sum(e * e for e in errors) / 4

@@ -118,7 +118,7 @@ def rank_main(rank, folder, contents):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, content, class_folders):
-    """Every run by two ranks, in the folder ``NAME.2``, and by one, in ``NAME.1``."""
+    """Every run by two ranks, in the folder `NAME.2`, and by one, in `NAME.1`."""
     folder = tmp_path_factory.mktemp("ranks")
     common = {"box_domain__samples": EVERYTHING, "schedule__iterations": 4}
 

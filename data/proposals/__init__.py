@@ -1,12 +1,12 @@
 """Proposals: object boxes for images without labels, found once and kept.
 
-The command ``python -m data.proposals``: ``command`` reads its options and runs it, ``sources``
-lists the images and where their boxes come from, ``workers`` spreads the search over processes,
-``journal`` keeps finished images so that a killed run can resume, ``output`` writes the COCO JSON,
-``pictures`` and ``recall`` show how good the boxes are.
+The command `python -m data.proposals`: `command` reads its options and runs it, `sources`
+lists the images and where their boxes come from, `workers` spreads the search over processes,
+`journal` keeps finished images so that a killed run can resume, `output` writes the COCO JSON,
+`pictures` and `recall` show how good the boxes are.
 
-The boxes of one image: ``propose`` searches, filters (``box_filter``) and ranks them.
+The boxes of one image: `propose` searches, filters (`box_filter`) and ranks them.
 
-While training: ``searched_images`` is a folder of images whose boxes are searched when an image is
-first read; ``cache`` keeps them on disk.
+While training: `searched_images` is a folder of images whose boxes are searched when an image is
+first read; `cache` keeps them on disk.
 """

@@ -1,4 +1,4 @@
-"""``python -m data.proposals``; see ``data/proposals/command.py``."""
+"""`python -m data.proposals`; see `data/proposals/command.py`."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""Which of an image's proposals stay: the filter ``ratio3size0008`` and the NMS of AlignDet.
+"""Which of an image's proposals stay: the filter `ratio3size0008` and the NMS of AlignDet.
 
 Source: arXiv 2307.11077 and the authors' released proposals.
 
-Letters: `P` proposals.
+Legend: P proposals.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COCO_SIDE = 640  # longer side of most COCO photos, pixels
 
 @dataclass(frozen=True)
 class BoxFilter:
-    """Which boxes stay; the default is ``ratio3size0008``."""
+    """Which boxes stay; the default is `ratio3size0008`."""
 
     max_ratio: float = 3.0  # longer side / shorter side, at most
     min_extent: float = 0.0  # sqrt(box area / image area), at least
@@ -28,10 +28,10 @@ class BoxFilter:
 
 
 def parse_filter(text: str, min_side: float = 32.0) -> BoxFilter | None:
-    """Read ``ratio<R>size<AABB>`` or ``none``.
+    """Read `ratio<R>size<AABB>` or `none`.
 
-    ``R`` is the largest ratio of the sides; ``AA`` and ``BB`` bound sqrt(box area / image area) in
-    tenths, so ``ratio3size0008`` keeps 1/3 <= w/h <= 3 and 0.0 <= sqrt(wh / WH) <= 0.8.
+    `R` is the largest ratio of the sides; `AA` and `BB` bound sqrt(box area / image area) in
+    tenths, so `ratio3size0008` keeps 1/3 <= w/h <= 3 and 0.0 <= sqrt(wh / WH) <= 0.8.
 
     Raises:
         ValueError: another form, a ratio below 1, or AA not below BB.
@@ -60,6 +60,6 @@ def filter_boxes(boxes: Tensor, height: int, width: int, box_filter: BoxFilter) 
 
 
 def suppress_overlaps(boxes: Tensor, iou: float) -> Tensor:
-    """Drop each box whose IoU with a better-ranked one that stays exceeds ``iou``; order kept."""
+    """Drop each box whose IoU with a better-ranked one that stays exceeds `iou`; order kept."""
     rank = torch.arange(len(boxes), device=boxes.device)
     return boxes[nms(boxes, -rank.float(), iou)]

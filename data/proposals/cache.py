@@ -1,11 +1,11 @@
 """Boxes that are searched once and kept on disk, by what the image and the settings are.
 
-The file of an image is ``DIRECTORY/SETTINGS/ab/cdef....npy``: ``SETTINGS`` is a digest of the
-settings, ``abcdef...`` one of the bytes of the image file. So a renamed or copied image is found,
+The file of an image is `DIRECTORY/SETTINGS/ab/cdef....npy`: `SETTINGS` is a digest of the
+settings, `abcdef...` one of the bytes of the image file. So a renamed or copied image is found,
 a changed one is searched again, and workers, ranks and runs can share a directory: whoever comes
 first writes, and if two come at once both write the same.
 
-Letters: `P` proposals.
+Legend: P proposals.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ProposalCache:
 
     Args:
         directory: folder of the cache; made if it is not there.
-        settings: of the search. Each setting has a folder of its own in ``directory``.
+        settings: of the search. Each setting has a folder of its own in `directory`.
 
     Raises:
         DataError: files cannot be written there.
@@ -46,7 +46,7 @@ class ProposalCache:
         probe.unlink(missing_ok=True)  # another rank may have removed it
 
     def boxes(self, content: bytes, image: Image.Image) -> Tensor:
-        """The boxes of an image: those a file of ``python -m data.proposals`` would hold.
+        """The boxes of an image: those a file of `python -m data.proposals` would hold.
 
         Args:
             content: bytes of the image file.
@@ -127,7 +127,7 @@ def _header(count: int) -> bytes:
 def _decode(content: bytes, width: int, height: int) -> np.ndarray | None:
     """Boxes (P, 4) of a .npy file; None if it is damaged.
 
-    Only what ``_encode`` writes is taken. ``np.load`` would take more, needs longer, and fails in
+    Only what `_encode` writes is taken. `np.load` would take more, needs longer, and fails in
     many ways when its header is damaged. Nearly all damage to the numbers themselves shows as well:
     as what is no box in an image of this size (nor are boxes with infinite or undefined numbers).
     """

@@ -5,7 +5,7 @@
         [--search fast|thorough] [--workers N] [--batch N] [--device cpu|cuda]
         [--skip-bad] [--recall ANNOTATIONS.json] [--draw DIR]
 
-Every proposal becomes an annotation of the one category ``object`` with a score that falls with
+Every proposal becomes an annotation of the one category `object` with a score that falls with
 its rank; box-domain pre-training reads the file in place of labels. The result does not depend on
 the number of processes, on the batch, or on how often the run was killed: finished images are kept
 in a journal beside the output, and the same command goes on from there. Images that cannot be used

@@ -1,4 +1,4 @@
-"""What a run of ``python -m data.proposals`` has finished, so that a killed one can go on.
+"""What a run of `python -m data.proposals` has finished, so that a killed one can go on.
 
 A journal is a file of JSON lines: a header, then one line an image. Each line is handed to the
 operating system at once; a kill costs at most the line being written, which is cut off at the next
@@ -30,7 +30,7 @@ class _Line(NamedTuple):
 
 
 class Journal:
-    """The journal at ``path``, opened for appending; one process writes to it.
+    """The journal at `path`, opened for appending; one process writes to it.
 
     Args:
         path: created with its folder if it is not there.

@@ -1,6 +1,6 @@
-"""What a run of ``python -m data.proposals`` leaves: the COCO JSON, and a list of bad images.
+"""What a run of `python -m data.proposals` leaves: the COCO JSON, and a list of bad images.
 
-Letters: `P` proposals.
+Legend: P proposals.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def write_proposals(
 
 
 def annotations_of(image_id: int | str, boxes: np.ndarray) -> Iterator[dict[str, Any]]:
-    """COCO annotations, without ``id``, of ranked boxes (P, 4) xyxy."""
+    """COCO annotations, without `id`, of ranked boxes (P, 4) xyxy."""
     for rank, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         w, h = round(x2 - x1, 2), round(y2 - y1, 2)
         yield {
@@ -56,7 +56,7 @@ def annotations_of(image_id: int | str, boxes: np.ndarray) -> Iterator[dict[str,
 
 
 def report_bad(bad: Sequence[Bad], total: int, output: Path, skip: bool) -> None:
-    """Name images that cannot be used on stderr, all of them in ``OUTPUT.bad.txt`` if many."""
+    """Name images that cannot be used on stderr, all of them in `OUTPUT.bad.txt` if many."""
     listing = output.with_name(f"{output.name}.bad.txt")
     listing.unlink(missing_ok=True)  # of an earlier run
     if not bad:

@@ -1,6 +1,6 @@
 """Pictures of the best proposals, to see at a glance whether they are any good.
 
-Letters: `P` proposals.
+Legend: P proposals.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def draw_sample(
         images: folder of the images.
         files: relative to it.
         boxes_of: gives (P, 4) xyxy boxes in pixels of a file, best first.
-        directory: gets ``NAME.jpg`` for each image drawn, subfolders kept.
+        directory: gets `NAME.jpg` for each image drawn, subfolders kept.
 
     Returns:
         The pictures.
@@ -49,7 +49,7 @@ def draw_sample(
 
 
 def evenly_spaced(files: Sequence[str], count: int) -> list[str]:
-    """At most ``count`` of the files, from the first to the last."""
+    """At most `count` of the files, from the first to the last."""
     if len(files) <= count:
         return list(files)
     return [files[i * (len(files) - 1) // (count - 1)] for i in range(count)]
@@ -62,7 +62,7 @@ def _inner_parts(file: str) -> list[str]:
 
 
 def rank_colour(rank: int) -> tuple[int, int, int]:
-    """The best ``BOLD`` from red over yellow and green to blue; violet, ever darker, for others."""
+    """The best `BOLD` from red over yellow and green to blue; violet, ever darker, for others."""
     if rank < BOLD:
         red, green, blue = colorsys.hsv_to_rgb(0.6 * rank / (BOLD - 1), 0.95, 1.0)
     else:
@@ -72,7 +72,7 @@ def rank_colour(rank: int) -> tuple[int, int, int]:
 
 
 def draw_ranked(image: Image.Image, boxes: np.ndarray) -> Image.Image:
-    """A copy of ``image`` with (P, 4) xyxy boxes, best first, of which the best lie on top."""
+    """A copy of `image` with (P, 4) xyxy boxes, best first, of which the best lie on top."""
     picture = image.convert("RGB")
     draw = ImageDraw.Draw(picture)
     unit = max(1, round(max(picture.size) / SIDE))

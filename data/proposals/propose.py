@@ -1,6 +1,6 @@
 """From images to the boxes pre-training learns from: selective search, filter, NMS.
 
-Letters: `P` proposals.
+Legend: P proposals.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _select(image: Tensor, small: Tensor, boxes: Tensor, settings: ProposalSetti
 
 
 def _shrink(image: Tensor, side: int) -> Tensor:
-    """Scale (3, H, W) down so that the longer side is at most ``side``."""
+    """Scale (3, H, W) down so that the longer side is at most `side`."""
     height, width = image.shape[-2:]
     scale = side / max(height, width, 1)
     if scale >= 1:

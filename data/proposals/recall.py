@@ -1,6 +1,6 @@
 """How well proposals cover the objects of labelled images.
 
-Letters: `P` proposals, `M` ground-truth boxes.
+Legend: P proposals, M ground-truth boxes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def measure_recall(proposals: Sequence[Tensor], objects: Sequence[Tensor]) -> di
         objects: per image (M, 4) xyxy.
 
     Returns:
-        ``objects`` (their number), ``recall`` (share with a proposal of IoU >= 0.5) and
-        ``mean_best_iou``; the same three with ``large_`` before them for objects of more than
-        32 x 32 pixels; ``boxes_per_image``. Shares lie in 0..1 and are NaN without objects.
+        `objects` (their number), `recall` (share with a proposal of IoU >= 0.5) and
+        `mean_best_iou`; the same three with `large_` before them for objects of more than
+        32 x 32 pixels; `boxes_per_image`. Shares lie in 0..1 and are NaN without objects.
     """
     best, area = [torch.zeros(0)], [torch.zeros(0)]
     for boxes, truth in zip(proposals, objects, strict=True):

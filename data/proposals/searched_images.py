@@ -15,7 +15,7 @@ from data.proposals.cache import ProposalCache
 class SearchedImages:
     """All images of a folder with their proposals, without a file that lists them.
 
-    In the place of a ``CocoDataset`` of a file of ``python -m data.proposals``, it gives the same
+    In the place of a `CocoDataset` of a file of `python -m data.proposals`, it gives the same
     images in the same order with the same boxes.
 
     Args:
@@ -37,7 +37,7 @@ class SearchedImages:
         return len(self.files)
 
     def read(self, index: int) -> tuple[Image.Image, Record]:
-        """Decode image ``index``; its boxes come from the cache or, the first time, a search.
+        """Decode image `index`; its boxes come from the cache or, the first time, a search.
 
         Raises:
             DataError: the file is unreadable, or the boxes cannot be kept.

@@ -3,7 +3,7 @@
 Boxes that are given are made class-agnostic, clipped to their image and ranked; those without area
 are left out.
 
-Letters: `P` proposals, `M` ground-truth boxes.
+Legend: P proposals, M ground-truth boxes.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def list_work(images: Path, annotations: str | None, source: str) -> Work:
     Args:
         images: folder of the images.
         annotations: COCO JSON whose images are used; None takes every image of the folder and
-            allows no source but ``search``.
-        source: ``search``, ``gt`` (the boxes of ``annotations``, in their order) or the path of
+            allows no source but `search`.
+        source: `search`, `gt` (the boxes of `annotations`, in their order) or the path of
             a detector's results (best score first).
 
     Raises:
@@ -76,7 +76,7 @@ def objects_by_file(path: str) -> dict[str, Tensor]:
     """Ground-truth boxes (M, 4) float32 xyxy of each image of a COCO JSON, crowds left out.
 
     Raises:
-        DataError: see ``load_coco``.
+        DataError: see `load_coco`.
     """
     content = load_coco(path)
     boxes, _ = _labels(content)
@@ -116,7 +116,7 @@ def _labels(content: dict[str, Any]) -> tuple[dict[Any, list[list[float]]], int]
 def _results(
     path: str, content: dict[str, Any], annotations: str
 ) -> tuple[dict[Any, list[list[float]]], int]:
-    """xywh boxes by image id of ``content``, best score first, and how many there were in all."""
+    """xywh boxes by image id of `content`, best score first, and how many there were in all."""
     results, known_as = _read_results(path)
     ids = {image["id"]: image["id"] for image in content["images"]}
     if known_as is not None:  # the file lists images itself: its ids are not those of annotations

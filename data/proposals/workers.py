@@ -3,7 +3,7 @@
 How files are grouped and who works on them changes the speed only. An image that cannot be used is
 an outcome like any other; it stops nothing.
 
-Letters: `P` proposals.
+Legend: P proposals.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def file_state(path: Path) -> FileState:
 
 
 def size_problem(path: Path, job: Job, size: tuple[int, int]) -> str | None:
-    """Why an image of ``size`` (height, width) is not the one annotations describe, or None."""
+    """Why an image of `size` (height, width) is not the one annotations describe, or None."""
     if job.size in (None, size):
         return None
     return (
@@ -131,7 +131,7 @@ def propose_files_on_device(
     threads: int = 1,
     batch: int = 16,
 ) -> Iterator[Found | Bad]:
-    """Yield the outcome of every job, in order: threads decode ahead, ``device`` searches."""
+    """Yield the outcome of every job, in order: threads decode ahead, `device` searches."""
     with ThreadPoolExecutor(threads) as pool:
         reads = _read_ahead(pool, directory, jobs, ahead=batch + threads)
         yield from _propose_reads(reads, settings, batch, device)
@@ -140,7 +140,7 @@ def propose_files_on_device(
 def _read_ahead(
     pool: ThreadPoolExecutor, directory: Path, jobs: Iterable[Job], ahead: int
 ) -> Iterator[_Picture | Bad]:
-    """Yield what ``_read`` gives for each job, in order, with ``ahead`` images on their way."""
+    """Yield what `_read` gives for each job, in order, with `ahead` images on their way."""
     waiting = iter(jobs)
     running = deque(pool.submit(_read, directory, job) for job in islice(waiting, ahead))
     try:

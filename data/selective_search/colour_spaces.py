@@ -4,7 +4,7 @@ Each is a function of (N, 3, H, W) float32 RGB, whole numbers in 0..255, to (N, 
 in about 0..255. The numbers do not depend on the batch or the layout in memory, not even in the
 last bit: roots and powers, which may, are looked up in tables.
 
-Letters: `N` images, `C` channels, `H`, `W` height and width.
+Legend: N images, C channels, H, W height and width.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ pair can only be torn apart if a merge elsewhere gives one of the two a neighbou
 similar, which is rare: a union resembles others about as much as its parts do. So the hierarchies
 are nearly the paper's, in a few dozen rounds.
 
-Letters: `T` trees (an image under one notion of similarity), `R` regions, `G` regions given and
-merged, `E` pairs of neighbours, `F` histogram bins.
+Legend: T trees (an image under one notion of similarity), R regions, G regions given and
+merged, E pairs of neighbours, F histogram bins.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def group_regions(parts: Sequence[tuple[Regions, str]], pixels: Tensor) -> tuple
     """Group regions of a batch of images under several notions of similarity.
 
     Args:
-        parts: regions of the batch and what to compare them by, letters of ``MEASURES``.
+        parts: regions of the batch and what to compare them by, letters of `MEASURES`.
         pixels: (N,) of every image.
 
     Returns:
-        The hierarchies and the image (T,) of each tree; tree ``part * N + image``.
+        The hierarchies and the image (T,) of each tree; tree `part * N + image`.
     """
     count = len(pixels)
     forest = _Forest(parts, pixels)

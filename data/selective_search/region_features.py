@@ -2,7 +2,7 @@
 
 Source: Uijlings et al., "Selective Search for Object Recognition", IJCV 2013, Section 3.2.
 
-Letters: `N` images, `H`, `W` height and width, `R` regions, `C` channels.
+Legend: N images, H, W height and width, R regions, C channels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def describe_regions(segmentation: Segmentation, colours: Tensor, texture: Tenso
     Args:
         segmentation: of the batch.
         colours: (N, C, H, W) float32 in 0..255, for the colour histograms.
-        texture: (N, 4, H, W), see ``texture_levels``.
+        texture: (N, 4, H, W), see `texture_levels`.
     """
     labels = segmentation.labels
     where = labels.flatten().ge(0).nonzero()[:, 0]
@@ -85,7 +85,7 @@ def round_histogram(histogram: Tensor) -> Tensor:
 
 
 def _histogram(region: Tensor, where: Tensor, levels: Tensor, bins: int, size: Tensor) -> Tensor:
-    """Bins (N, C, H, W) of the pixels ``where`` to (R, C * bins) histograms that sum to 1."""
+    """Bins (N, C, H, W) of the pixels `where` to (R, C * bins) histograms that sum to 1."""
     channels = levels.shape[1]
     level = levels.transpose(0, 1).flatten(1).index_select(1, where)  # (C, pixels)
     channel = torch.arange(channels, device=region.device)[:, None]

@@ -7,10 +7,10 @@ Several strategies (colour space, region scale, notion of similarity) are pooled
 one suits every image.
 
 Everything happens for a batch of images at once, with the same PyTorch operations on a CPU and a
-GPU: ``segment`` (pixels to regions), ``describe_regions`` (histograms), ``group_regions`` (regions
-to hierarchies) and ``rank_boxes`` (hierarchies to a list).
+GPU: `segment` (pixels to regions), `describe_regions` (histograms), `group_regions` (regions
+to hierarchies) and `rank_boxes` (hierarchies to a list).
 
-Letters: `N` images, `H`, `W` image height and width, `G` regions given and merged, `P` boxes.
+Legend: N images, H, W image height and width, G regions given and merged, P boxes.
 """
 
 from __future__ import annotations

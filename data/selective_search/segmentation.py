@@ -15,7 +15,7 @@ between levels and given up inside them.
 The numbers are the same for any batch an image is in: sums are of multiples of 1/16 and so exact,
 and everything else is element by element.
 
-Letters: `N` images, `C` channels, `H`, `W` height and width, `E` edges, `R` regions.
+Legend: N images, C channels, H, W height and width, E edges, R regions.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _levels() -> list[float]:
 
 
 def _absorb_small(edges: Edges, size: Tensor, min_size: int) -> tuple[Tensor, Tensor, Edges]:
-    """Join regions of fewer pixels to their most similar neighbour; returns as ``_grow``."""
+    """Join regions of fewer pixels to their most similar neighbour; returns as `_grow`."""
     number = torch.arange(len(size), device=size.device)
     while True:
         small = size < min_size

@@ -22,7 +22,7 @@ def source(name):
 
 
 def prefixed(weights, prefix, **others):
-    """``weights`` under a prefix, and other keys."""
+    """`weights` under a prefix, and other keys."""
     extra = {key.replace("__", "."): torch.zeros(2) for key in others}
     return {f"{prefix}{key}": value for key, value in weights.items()} | extra
 

@@ -24,6 +24,6 @@ BOX_LOSSES = {
 
 
 def model_config(detector="fcos", **changes):
-    """A detector on a ResNet-18; ``options`` replace those here."""
+    """A detector on a ResNet-18; `options` replace those here."""
     changes = {"backbone": "resnet18", "options": OPTIONS[detector], **changes}
     return ModelConfig(detector=detector, **changes)

@@ -1,4 +1,4 @@
-"""A small study for the tests of ``experiments/``, and results for it that nobody had to run."""
+"""A small study for the tests of `experiments/`, and results for it that nobody had to run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CONTENT = {
 
 
 def write_study(tmp_path, change=lambda content: None):
-    """The file of the study above, after ``change`` has changed its content."""
+    """The file of the study above, after `change` has changed its content."""
     content = copy.deepcopy(CONTENT)
     change(content)
     path = tmp_path / "study.yaml"
@@ -84,7 +84,7 @@ def score(results, cell, ap):
 
 
 def tune(study, results, **best):
-    """Results of the tuning: ``best[start]`` is the learning rate with the highest AP."""
+    """Results of the tuning: `best[start]` is the learning rate with the highest AP."""
     for cell in study.all_tuning_cells():
         lr = dict(cell.recipe)["optim.lr"]
         score(results, cell, 5.0 if lr == best[cell.start] else 4.0)
