@@ -1,1 +1,11 @@
-"""What AlignDet adds to plain detection, and the plumbing of a run."""
+"""What AlignDet adds to plain detection, in three groups.
+
+The method: `box_domain` (one step of box-domain pre-training), `adapters` (one per detector),
+`projectors`, `feature_scale`, `momentum`; `transfer` (from pre-training to fine-tuning);
+`image_domain` with its methods `moco` and `supervised`.
+
+The run: `config` (with `strict_yaml`), `optim`, `checkpoint`, `run_directory`, `dist`, `amp`,
+`evaluate`, and `cli`, which the scripts share.
+
+The tools: `predict`, `visual`, `probe`, `export_backbone`, `demo`.
+"""
