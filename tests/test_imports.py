@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -100,6 +101,14 @@ def test_all_parts_are_looked_at():
     code = {path.parent.name for path in ROOT.glob("*/*.py")} | {p.name for p in ROOT.glob("*.py")}
     ignored = {name for name in code if name.startswith(".") or name in ("datasets", "runs")}
     assert code - ignored == {name.split("/")[0] for name in FILES}
+
+
+def test_every_package_is_installed():
+    """`pip install -e .` must find what the scripts import; the list is explicit."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"packages = \[(.*?)\]", text, re.DOTALL)[1]
+    folders = {name.rsplit("/", 1)[0] for name in PRODUCT if "/" in name}
+    assert set(re.findall(r'"([\w.]+)"', listed)) == {f.replace("/", ".") for f in folders}
 
 
 def test_the_parser_sees_every_form():
