@@ -73,6 +73,9 @@ def test_the_walk_names_enough_to_be_checked():
 def test_the_groups_name_every_file():
     files = {path.stem for path in (ROOT / "aligndet").glob("*.py")} - {"__init__"}
     assert set(re.findall(r"`(\w+)`", aligndet.__doc__)) == files
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = readme[readme.index("in three groups") : readme.index("| `train.py`")]
+    assert set(re.findall(r"`(\w+)`", rows)) == files
     for package in ("data/proposals", "data/selective_search"):
         files = {p.stem for p in (ROOT / package).glob("*.py") if not p.stem.startswith("__")}
         text = (ROOT / package / "__init__.py").read_text(encoding="utf-8").split('"""')[1]
