@@ -44,7 +44,7 @@ def fit(
         batches: its data.
         config: of the run.
         run: where to log and save.
-        resume: checkpoint to go on from, of `run.open`.
+        resume: checkpoint to resume from, see `run.open`.
         device: of this process.
         evaluate: called on all ranks every `evaluation.every` steps.
 
@@ -123,7 +123,7 @@ class Batches:
     collate: Callable[[list[Any]], Any]
 
     def sampler(self, config: Config, start: int = 0) -> GroupedBatchSampler:
-        """Sampler of this rank, going on after `start` batches."""
+        """Sampler of this rank, starting after `start` batches."""
         return GroupedBatchSampler(
             self.aspect_ratios,
             config.data.batch_size,
@@ -134,7 +134,7 @@ class Batches:
         )
 
     def loader(self, config: Config, start: int, device: torch.device) -> DataLoader[Any]:
-        """Endless loader, going on after `start` batches."""
+        """Endless loader, starting after `start` batches."""
         sampler = self.sampler(config, start)
         pin = device.type == "cuda"
         return train_loader(self.dataset, sampler, self.collate, config.data.workers, pin)
@@ -155,22 +155,22 @@ def build_schedule(config: Config, batches: Batches) -> Schedule:
         base = config.optim.base_batch
         note = f" (scaled from {config.optim.lr:g} for {base} images)" if base else ""
         print(
-            f"{schedule.total_steps} steps of {images} images, {steps_per_epoch:g} steps an epoch, "
-            f"peak learning rate {peak:g}{note}"
+            f"{schedule.total_steps} steps of {images} images, {steps_per_epoch:g} steps per "
+            f"epoch, peak learning rate {peak:g}{note}"
         )
     return schedule
 
 
 @dataclass(frozen=True)
 class State:
-    """What changes from step to step, and therefore goes into last.pt."""
+    """What changes from step to step, and therefore belongs into last.pt."""
 
     task: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 
     def save(self, run: RunDirectory, step: int, config: Config) -> None:
-        """Write last.pt, from which a run goes on exactly after `step` steps."""
+        """Write last.pt, from which a run resumes exactly after `step` steps."""
         content = {
             "step": step,
             "task": type(self.task).__name__,
@@ -200,7 +200,7 @@ class State:
             self.task.load_state_dict(content["model"])
         except RuntimeError:  # names or shapes differ, though the settings are the same
             raise DataError(
-                "the checkpoint was written by another version of this project; go on with that "
+                "the checkpoint was written by another version of this project; resume with that "
                 "one, choose another output_dir, or start over with --resume none"
             ) from None
         self.optimizer.load_state_dict(content["optimizer"])
@@ -260,5 +260,5 @@ def check_finite(loss: Tensor, losses: dict[str, Tensor], step: int) -> None:
     terms = ", ".join(f"{name}={value.item():g}" for name, value in losses.items())
     raise FloatingPointError(
         f"the loss is not finite at step {step} ({terms}); lower optim.lr, set optim.clip_norm or "
-        "amp=none, and go on from the last checkpoint with --resume auto"
+        "amp=none, and resume from the last checkpoint with --resume auto"
     )

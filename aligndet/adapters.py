@@ -44,14 +44,14 @@ class Adapter(nn.Module):
     """Base of the adapters.
 
     Args:
-        detector: built by `models.build_detector`; taken over. Its `backbone` is not used, and
-            its classifier is set aside: it stays in its place, untrained.
+        detector: built by `models.build_detector`. Its `backbone` is not used, and its classifier
+            is set aside: it keeps its place, untrained.
         width: D.
         samples: how many predictions are contrasted; None for the paper's number, `samples`.
     """
 
     samples: int  # the paper's number
-    classifier: tuple[str, ...]  # prefixes of the weights that the projector stands in for
+    classifier: tuple[str, ...]  # prefixes of the weights that the projector replaces
     box_outputs: tuple[str, ...]  # prefixes of the weights of the last layers of the box branch
     detector: nn.Module
 
@@ -198,8 +198,8 @@ class RetinaNetAdapter(Adapter):
 
 
 class FasterRCNNAdapter(Adapter):
-    """Faster R-CNN: the RPN learns to find the boxes, and every RoI that overlaps one enough is
-    embedded. RoIs are the RPN's own proposals and the boxes themselves; none is background."""
+    """Faster R-CNN: the RPN learns to find the boxes, and every RoI that overlaps a box enough is
+    embedded. RoIs are the RPN's own proposals and the boxes themselves; background is left out."""
 
     samples = 4096  # RoIs of an image; `model.options.rpn_samples` is for the RPN's own losses
     classifier = ("roi_head.classifier.",)

@@ -29,17 +29,17 @@ class BoxDomainConfig:
     embedding_width: int = 256  # D of the projector's output
     # tau of the contrastive loss; the paper's 0.5 measured worse (docs/results.md)
     temperature: float = 0.2
-    # Contrasted predictions of a view: for FCOS of the whole batch, else of each image; null: the
-    # paper's number for the detector (docs/adapters.md).
+    # Predictions of a view to contrast: per batch for FCOS, per image for the others; null takes
+    # the paper's number for the detector (docs/adapters.md).
     samples: int | None = None
     momentum: float = 0.996  # of the target at the start; it rises to 1
     contrast_weight: float = 1.0  # of the contrastive loss
     box_weight: float = 1.0  # of the detector's box losses
     across_ranks: bool = False  # contrast with the samples of all ranks; the paper does not
-    # Per image, the best ranked; null: all, which measured worse (docs/results.md). Images of 128
-    # pixels do as well with 10.
+    # The best-ranked boxes of each image; null takes all, which measured worse (docs/results.md).
+    # For images of 128 pixels, 10 are as good.
     max_proposals: int | None = 50
-    freeze_backbone: bool = True  # false trains it too, where no image-domain weights exist
+    freeze_backbone: bool = True  # false trains it too, for lack of image-domain weights
 
     def __post_init__(self) -> None:
         require_range("box_domain.temperature", self.temperature, above=0)
@@ -52,7 +52,7 @@ class BoxDomain(nn.Module):
     """Both branches and the backbone they share.
 
     Args:
-        detector: built by `models.build_detector`; taken over and changed.
+        detector: built by `models.build_detector`; modified in place.
         name: its key in `aligndet.adapters.ADAPTERS`.
     """
 
@@ -123,6 +123,6 @@ class BoxDomain(nn.Module):
 
 
 def instance_ids(boxes: Sequence[Tensor]) -> list[Tensor]:
-    """Consecutive ids, unique over the images of the batch, one a box: 0.. for the first image."""
+    """Consecutive ids, one per box, unique over the batch; the first image's start at 0."""
     ids = torch.arange(sum(len(b) for b in boxes), device=boxes[0].device)
     return list(ids.split([len(b) for b in boxes]))

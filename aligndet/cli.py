@@ -18,7 +18,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--resume",
         default="auto",
         metavar="auto|none|FILE",
-        help="auto (default): go on from output_dir/last.pt if there is one; none: start over",
+        help="auto (default): resume from output_dir/last.pt if there is one; none: start over",
     )
     result.add_argument(
         "overrides", nargs="*", metavar="key=value", help="config overrides, e.g. optim.lr=0.01"

@@ -1,7 +1,7 @@
-"""Configs: one YAML file a run, dotted overrides, checked against dataclasses.
+"""Configs: one YAML file per run, dotted overrides, checked against dataclasses.
 
-Each section is the config dataclass of a component and lives beside it; this file only puts them
-together and reads them. There is no inheritance: a file says everything that is not a default.
+Each section is the config dataclass of a component, defined beside it; this file only combines and
+reads them. There is no inheritance: a file says everything that is not a default.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All of a run."""
+    """All settings of a run."""
 
     output_dir: str  # the run directory
     seed: int = 0  # of initialisation, order, augmentation and sampling
@@ -83,7 +83,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ValueError(f"{path}: not a mapping of config keys; see the examples in configs/")
     given = {override.partition("=")[0] for override in overrides}
     if len(LENGTHS & given) == 1 and isinstance(content.get("schedule"), dict):
-        for key in LENGTHS:  # the length on the command line takes the place of the file's
+        for key in LENGTHS:  # the length on the command line replaces that of the file
             content["schedule"].pop(key.split(".")[1], None)
     for override in overrides:
         _apply_override(content, override)

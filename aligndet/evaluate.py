@@ -30,7 +30,7 @@ class EvaluationConfig:
     """The `evaluation` section."""
 
     every: int | None = None  # steps between evaluations in training; null: at the end only
-    batch_size: int | None = None  # images a process; null: as in training
+    batch_size: int | None = None  # images per process; null: as in training
 
     def __post_init__(self) -> None:
         for key in ("every", "batch_size"):
@@ -51,7 +51,7 @@ def coco_results(
     """Detections of a batch as entries of a COCO results file, in pixels of the original images.
 
     Args:
-        detections: a dict of boxes (D, 4) xyxy, scores (D,), labels (D,) an image.
+        detections: for each image a dict of boxes (D, 4) xyxy, scores (D,), labels (D,).
         image_ids: their COCO ids.
         image_sizes: (N, 2) (h, w) the detector saw.
         original_sizes: (h, w) of the files.
@@ -135,7 +135,7 @@ def _none_found(truth: COCO) -> COCO:
 
 
 def _complete(annotations: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what pycocotools needs but files may lack; ids from 1, as it takes id 0 for none."""
+    """Fill in what pycocotools needs but files may lack; ids from 1, since it reads 0 as none."""
     content = copy.copy(dict(annotations))
     content["annotations"] = [
         {

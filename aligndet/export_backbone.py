@@ -1,4 +1,4 @@
-"""Our backbones for others: a state_dict under torchvision's names.
+"""Export a backbone for other code: a state_dict under torchvision's names.
 
 `python -m aligndet.export_backbone --weights FILE --output FILE.pth` takes the `weights.pt` of
 any stage. The classifier of a supervised backbone comes along, so that torchvision's model loads

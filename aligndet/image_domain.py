@@ -1,8 +1,8 @@
 """Image-domain pre-training (AlignDet, section 3.2): the backbone learns from whole images, before
 neck and head learn from boxes.
 
-The paper takes any backbone that others have pre-trained; here are two ways to make one:
-`moco_v2` without labels and `supervised` with them.
+The paper takes backbones that others have pre-trained; here are two ways to train one: `moco_v2`
+without labels and `supervised` with them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class ImageDomainConfig:
     crop_size: int = 224  # pixels of a view's sides
     least_area: float | None = None  # of a crop, part of the image; null: 0.2, supervised 0.08
     blur: float = 0.5  # moco_v2: probability; its strength is meant for crops of 224 px
-    # Parts of the global batch that BatchNorm takes its statistics of, at least one a process.
-    # null: 8 for moco_v2, as on the paper's 8 GPUs; for supervised one a process.
+    # BatchNorm computes its statistics over this many parts of the global batch, at least one per
+    # process. null: 8 for moco_v2, as on the paper's 8 GPUs; one per process for supervised.
     norm_groups: int | None = None
     moco: MoCoConfig = field(default_factory=MoCoConfig)
     label_smoothing: float = 0.1  # supervised
-    # Folders with a subfolder a class: the accuracy of k-NN and of a linear layer on frozen
+    # Folders with one subfolder per class: the accuracy of k-NN and of a linear layer on frozen
     # features is measured at the end, and every evaluation.every steps.
     probe_train: str | None = None
     probe_val: str | None = None
@@ -67,7 +67,7 @@ class ImageDomainConfig:
         """How many parts BatchNorm splits the batch of a process into.
 
         Raises:
-            ValueError: the batch cannot be split so, into parts of at least two images.
+            ValueError: the batch cannot be split into that many parts of at least two images.
         """
         groups = self.spec.norm_groups if self.norm_groups is None else self.norm_groups
         mine = max(1, groups // dist.world_size())
@@ -134,8 +134,8 @@ def build_image_domain(
         images: the training images.
 
     Raises:
-        ValueError: unknown names, a file that does not fit the backbone, or a batch size that does
-            not go with the config.
+        ValueError: an unknown name, a file that does not fit the backbone, or a batch size that
+            does not suit the config.
     """
     backbone = build_trained_backbone(model.backbone, config.groups_per_process(batch_size))
     if model.backbone_weights is not None:
@@ -144,7 +144,7 @@ def build_image_domain(
 
 
 def build_trained_backbone(name: str, norm_groups: int) -> StagedBackbone:
-    """A random backbone all of which is trained, with BatchNorm in groups; `model.norm` and
-    `model.frozen_stages` are for detectors."""
+    """A random backbone that is trained as a whole, with BatchNorm in groups; `model.norm` and
+    `model.frozen_stages` apply to detectors only."""
     require_choice("model.backbone", name, BACKBONES)
     return BACKBONES[name](norm=partial(GroupedBatchNorm2d, groups=norm_groups))

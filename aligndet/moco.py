@@ -1,8 +1,8 @@
-"""MoCo v2 (He et al., CVPR 2020, algorithm 1; Chen et al., arXiv 2003.04297): a view of an image is
-to be told from a queue of other images by its likeness to another view of the same image.
+"""MoCo v2 (He et al., CVPR 2020, algorithm 1; Chen et al., arXiv 2003.04297): each view must
+recognise the other view of its image among a queue of others.
 
 The query comes from the online encoder, the keys from its moving average, so that keys of earlier
-batches are still comparable.
+batches remain comparable.
 
 Legend: N images of this process, B of all processes, S pixels, C channels of the last map, D
 embedding width, Q keys in the queue.
@@ -55,7 +55,7 @@ class MoCoConfig:
 
 
 class Encoder(nn.Module):
-    """Backbone, mean over its last map, and two linear layers; the latter are dropped later."""
+    """Backbone, mean over its last map, and two linear layers, which the next stage drops."""
 
     def __init__(self, backbone: StagedBackbone, width: int) -> None:
         super().__init__()
@@ -71,16 +71,16 @@ class Encoder(nn.Module):
 
 
 class KeyQueue(nn.Module):
-    """The latest Q keys, first in, first out; at the start, random unit vectors."""
+    """The latest Q keys, first in, first out; random unit vectors at the start."""
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.register_buffer("keys", F.normalize(torch.randn(size, width), dim=1))  # (Q, D)
-        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))  # place to write to
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))  # index to write to next
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Put `keys` (B, D) in the place of the oldest; B is at most Q."""
+        """Replace the oldest keys by `keys` (B, D); B is at most Q."""
         places = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.keys)
         self.keys[places] = keys
         self.oldest.copy_((places[-1] + 1) % len(self.keys))
@@ -90,7 +90,7 @@ class MoCo(nn.Module):
     """The task of `train.fit`.
 
     Args:
-        backbone: with BatchNorm in groups, see `shuffled_keys`; taken over.
+        backbone: with BatchNorm in groups, see `shuffled_keys`; modified in place.
         config: of the method.
     """
 
@@ -107,7 +107,7 @@ class MoCo(nn.Module):
         return self.online.backbone
 
     def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One step's loss; the keys go into the queue behind it.
+        """One step's loss; afterwards the keys enter the queue.
 
         Args:
             batch: of `collate_image_views`, with two views.
@@ -135,10 +135,10 @@ class MoCo(nn.Module):
     def shuffled_keys(self, images: Tensor) -> Tensor:
         """Keys (B, D) of all processes' images, in their order.
 
-        BatchNorm tells which images were normalised together, and so which key belongs to a query,
-        without a look at the image (section 3.3, "shuffling BN"). So the keys are computed with the
-        images of all processes mixed: in a group of BatchNorm a query has other company than its
-        key has. One process needs BatchNorm in groups for that.
+        BatchNorm's statistics reveal which images were normalised together, and thus which key
+        belongs to a query, without a look at the image (section 3.3, "shuffling BN"). Therefore the
+        images of all processes are shuffled before their keys are computed: a query and its key are
+        normalised among different images. A single process needs BatchNorm in groups for that.
         """
         images = dist.all_gather(images)  # (B, 3, S, S)
         order = dist.broadcast(torch.randperm(len(images)).to(images.device))
@@ -163,7 +163,7 @@ class MoCo(nn.Module):
             return []
         return [
             f"image.moco.queue is {self.config.queue:,}, but there are {num_images:,} images: it "
-            "will hold keys of the very image that is to be told from it; set it to fewer"
+            "will hold keys of the query's own image as negatives; set it lower"
         ]
 
     def weights(self) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ class OptimConfig:
         require_range("optim.momentum", self.momentum, least=0, most=1)
 
     def scaled_lr(self, global_batch: int) -> float:
-        """Peak learning rate for `global_batch` images a step (Goyal et al., linear scaling)."""
+        """Peak learning rate for `global_batch` images per step (Goyal et al., linear scaling)."""
         return self.lr if self.base_batch is None else self.lr * global_batch / self.base_batch
 
 
@@ -92,8 +92,8 @@ class Schedule:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Optimiser over the trainable parameters; the loop sets its learning rate in every step,
-    to that of the schedule times `lr_scale` of the group."""
+    """Optimiser over the trainable parameters; in every step the loop sets the learning rate of
+    each group to that of the schedule times its `lr_scale`."""
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

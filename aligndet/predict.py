@@ -59,11 +59,11 @@ class Predictor:
 
 def main() -> None:
     """Parse the command line and predict."""
-    parser = argparse.ArgumentParser(description="Draw a detector's findings on images.")
+    parser = argparse.ArgumentParser(description="Detect objects: pictures and COCO JSON.")
     parser.add_argument("--weights", required=True, help="weights.pt of finetune.py")
     parser.add_argument("--images", required=True, help="an image, or a folder of them")
     parser.add_argument("--output", required=True, help="folder for pictures and detections.json")
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score that is drawn")
+    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score to draw")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     with cli.one_line_errors(ValueError), dist.process_group(args.device) as device:

@@ -1,13 +1,13 @@
-"""How good are a backbone's features for images of known classes? Two measures that leave the
-backbone as it is:
+"""How well do a backbone's features tell classes apart? Two measures that do not change the
+backbone:
 
-- k-NN: an image is given the class that its most similar training images vote for, each with the
-  weight exp(cosine / T) (Wu et al., "Unsupervised feature learning via non-parametric instance
+- k-NN: the most similar training images vote for the class of an image, each with the weight
+  exp(cosine / T) (Wu et al., "Unsupervised feature learning via non-parametric instance
   discrimination", CVPR 2018, section 3.4). Nothing is trained.
 - linear probe: logistic regression on standardised features.
 
 `python -m aligndet.probe --weights FILE --backbone resnet50 --train DIR --val DIR`; both folders
-have one subfolder a class.
+have one subfolder per class.
 
 Legend: I training images, J validation images, C channels, K classes, k neighbours.
 """
@@ -63,7 +63,7 @@ class ProbeData:
 
     @classmethod
     def read(cls, train: str, val: str) -> ProbeData:
-        """List two folders with a subfolder a class.
+        """List two folders with one subfolder per class.
 
         Raises:
             DataError: a folder is unusable, or they differ in their classes.
@@ -213,8 +213,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="k-NN and linear-probe accuracy of a backbone.")
     parser.add_argument("--backbone", required=True, choices=sorted(BACKBONES))
     parser.add_argument("--weights", metavar="FILE", help="of any known layout; without: random")
-    parser.add_argument("--train", required=True, metavar="DIR", help="one subfolder a class")
-    parser.add_argument("--val", required=True, metavar="DIR", help="one subfolder a class")
+    parser.add_argument("--train", required=True, metavar="DIR", help="one subfolder per class")
+    parser.add_argument("--val", required=True, metavar="DIR", help="one subfolder per class")
     parser.add_argument("--size", type=int, default=224, help="pixels of the crops (224)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)

@@ -1,10 +1,10 @@
-"""What takes the place of a detector's classification layer in box-domain pre-training.
+"""Projectors: used instead of a detector's classification layer in box-domain pre-training.
 
-A projector is layer - ReLU - layer, from the features that the classification layer sees to one
-embedding a prediction (AlignDet, section 3.3). Fine-tuning drops it.
+A projector is layer - ReLU - layer, from the features that the classification layer reads to one
+embedding per prediction (AlignDet, section 3.3). Fine-tuning drops it.
 
-Legend: N images, C channels of a tower, F features of an RoI, B anchors a cell, D embedding width,
-R RoIs, S samples.
+Legend: N images, C channels of a tower, F features of an RoI, B anchors per cell, D embedding
+width, R RoIs, S samples.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from models.anchors import flatten_predictions
 
 
 def conv_projector(channels: int, width: int) -> nn.Sequential:
-    """(N, C, H, W) to (N, D, H, W), one embedding a position. The hidden layer looks as far as the
-    classification layer it replaces."""
+    """(N, C, H, W) to (N, D, H, W), one embedding per position. The hidden layer has the receptive
+    field of the classification layer."""
     return _initialised(
         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, width, 1)
     )
 
 
 def fc_projector(features: int, width: int) -> nn.Sequential:
-    """(R, F) to (R, D), one embedding an RoI."""
+    """(R, F) to (R, D), one embedding per RoI."""
     return _initialised(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width))
 
 
 class AnchorProjector(nn.Module):
-    """One embedding an anchor, of chosen anchors only; the last layer runs on their cells alone.
+    """One embedding per chosen anchor; the last layer runs on the cells of these anchors only.
 
-    All of them would be big: 100,000 anchors of an 800 px image take 100 MB at D = 256, several
-    times over with their gradients, and a few thousand are contrasted.
+    Embedding all anchors would take too much memory: the 100,000 of an 800 px image take 100 MB at
+    D = 256, several times that with gradients, and only a few thousand are contrasted.
     """
 
     def __init__(self, channels: int, anchors_per_cell: int, width: int) -> None:
@@ -49,8 +49,8 @@ class AnchorProjector(nn.Module):
 
         Args:
             features: class features (N, C, H_i, W_i) of each level.
-            chosen: (S,) indices into the anchors of all images, one image after the other, in the
-                order of `models.anchors.grid_anchors`.
+            chosen: (S,) indices into the anchors of all images, image by image, in the order of
+                `models.anchors.grid_anchors`.
 
         Returns:
             (S, D).

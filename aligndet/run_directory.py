@@ -42,11 +42,11 @@ class RunDirectory:
 
         Args:
             config: of this run.
-            resume: `auto` goes on from last.pt if there is one, `none` starts over, a path
-                goes on from that file.
+            resume: `auto` resumes from last.pt if there is one, `none` starts over, a path resumes
+                from that file.
 
         Returns:
-            The checkpoint to go on from, or None.
+            The checkpoint to resume from, or None.
 
         Raises:
             ValueError: the checkpoint is unreadable or was made with other settings.

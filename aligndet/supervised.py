@@ -19,7 +19,7 @@ class Supervised(nn.Module):
     """The task of `train.fit`: classify images.
 
     Args:
-        backbone: all of it is trained; taken over.
+        backbone: all of it is trained, in place.
         num_classes: K.
         label_smoothing: part of the target that is spread over all classes, 0..1.
     """

@@ -22,13 +22,13 @@ from models.renaming import count_modules
 class TransferConfig:
     """The `transfer` section: what is taken from `--init`."""
 
-    # Output layers of box regression and centerness are class-agnostic in pre-training, so they fit
-    # if they are so here too. The authors drop them; kept, they measured as well or better
-    # (docs/results.md).
+    # The output layers of box regression and centerness are class-agnostic in pre-training, so they
+    # fit if they are class-agnostic here too. The authors drop them; keeping them measured as good
+    # or better (docs/results.md).
     keep_box_outputs: bool = True
-    # Take the backbone alone from --init: the comparison that shows what neck and head bring.
+    # Take only the backbone from --init, to measure what neck and head bring.
     backbone_only: bool = False
-    leave_out: tuple[str, ...] = ()  # further parts not to take: "neck.", "head.cls_tower.", ...
+    leave_out: tuple[str, ...] = ()  # more parts to leave out: "neck.", "head.cls_tower.", ...
 
     def drops(self, key: str, prefixes: tuple[str, ...]) -> bool:
         """Whether a weight of the file is left out; `prefixes` are those of dropped layers."""
@@ -45,7 +45,7 @@ class TransferConfig:
         )
 
     def check(self, names: Iterable[str]) -> None:
-        """Every entry of `leave_out` must be the beginning of a weight's name.
+        """Every entry of `leave_out` must be the start of a weight's name.
 
         Raises:
             ValueError: naming the one that is not.
@@ -55,8 +55,8 @@ class TransferConfig:
             if not prefix or not any(name.startswith(prefix) for name in names):
                 parts = ", ".join(sorted({f"{_module_of(name)}." for name in names}))
                 raise ValueError(
-                    f"transfer.leave_out names {prefix!r}, with which no weight of the file "
-                    f"begins; its parts are {parts}"
+                    f"transfer.leave_out names {prefix!r}, but no weight in the file starts with "
+                    f"it; its parts are {parts}"
                 )
 
 
@@ -154,7 +154,7 @@ def load_pretrained(
     content = checkpoint.load(path, "--init")
     if content.get("stage") == "image":
         raise ValueError(
-            f"{path}: holds a backbone alone; set model.backbone_weights to it and leave out --init"
+            f"{path}: holds only a backbone; set model.backbone_weights to it and leave out --init"
         )
     if "stage" not in content:
         raise ValueError(f"{path}: is the state of a run, not its result; give --init weights.pt")

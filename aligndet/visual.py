@@ -13,7 +13,7 @@ TITLE_HEIGHT = 18
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
-    """A colour for class 0, 1, ...: neighbours differ much (golden-ratio hues)."""
+    """A colour for class 0, 1, ...: neighbouring classes have very different hues."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1.0, 0.85, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -39,7 +39,7 @@ def draw_boxes(
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
-    """Pictures in rows, one column a title."""
+    """Pictures in rows, one column per title."""
     widths = [max(row[c].width for row in rows) + MARGIN for c in range(len(titles))]
     heights = [max(picture.height for picture in row) + MARGIN for row in rows]
     canvas = Image.new("RGB", (sum(widths), TITLE_HEIGHT + sum(heights)), "white")

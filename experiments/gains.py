@@ -4,7 +4,7 @@
     python -m experiments.gains --data DIR --list    # names the runs, made and missing
     python -m experiments.report                     # docs/results.md
 
-A run that was stopped goes on from its last checkpoint with the same command. Each run that ends
+The same command resumes a run that was stopped from its last checkpoint. Each run that ends
 writes one JSON below `--results`; nothing else is needed for the report.
 """
 

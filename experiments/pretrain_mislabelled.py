@@ -19,7 +19,7 @@ from aligndet.projectors import AnchorProjector
 
 
 def level_by_level(images: int, anchors_of_level: Sequence[int]) -> Tensor:
-    """Which anchor stands at each place of a list that runs level by level.
+    """Which anchor is at each place of a list ordered level by level.
 
     Args:
         images: N.

@@ -1,7 +1,7 @@
 """One run of a study: the command that makes it, and the result that is kept of it.
 
 The commands are those a user would type, `pretrain.py` and `finetune.py` with a config file; a
-run that was killed goes on from its last checkpoint.
+run that was killed resumes from its last checkpoint.
 """
 
 from __future__ import annotations

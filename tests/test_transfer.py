@@ -316,7 +316,7 @@ def test_a_backbone_alone_is_no_init(tmp_path):
     weights = build_backbone("resnet18").state_dict()
     content = backbone_file(weights, model_config("fcos"), ())
     checkpoint.save(content, tmp_path / "image.pt")
-    with pytest.raises(ValueError, match=r"image\.pt: holds a backbone .* model\.backbone_weights"):
+    with pytest.raises(ValueError, match=r"image\.pt: holds only a backbone.* model\.backbone_weights"):
         load_pretrained(detector(), "fcos", tmp_path / "image.pt", CLASSES, TransferConfig())
 
 
