@@ -1,5 +1,5 @@
 # Three commands: `make demo`, `make test` and `make study-smoke` (the machinery of experiments/ on the
-# built-in dataset). Each sets up .venv on its first call.
+# built-in dataset). Each sets up .venv on its first run.
 
 PYTHON ?= python3
 DETECTOR ?= fcos
