@@ -1,4 +1,4 @@
-"""From the `data` section of a config to datasets."""
+"""Build datasets from the `data` section of a config."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SplitConfig:
     images: str | None = None  # folder of the images
     annotations: str | None = None  # COCO JSON with labelled boxes (fine-tuning, evaluation)
     proposals: str | None = None  # COCO JSON of `python -m data.proposals` (pre-training);
-    # null: boxes are searched when an image is first read, see data.proposal_cache
+    # null: the search finds boxes when an image is first read, see data.proposal_cache
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class DataConfig:
 
     train: SplitConfig = field(default_factory=SplitConfig)
     val: SplitConfig = field(default_factory=SplitConfig)
-    proposal_cache: str = "datasets/proposal_cache"  # folder of boxes searched while training
-    batch_size: int = 2  # images a process and step
-    workers: int = 2  # loader processes a process; 0 loads in the training process
+    proposal_cache: str = "datasets/proposal_cache"  # folder of boxes found while training
+    batch_size: int = 2  # images per process and step
+    workers: int = 2  # loader processes per process; 0 loads in the training process
     short_sides: tuple[int, ...] = (800,)  # one is drawn for each view
     max_side: int = 1333  # cap of the long side
     val_short_side: int | None = None  # null: the largest of short_sides
@@ -67,9 +67,9 @@ def _required(split: SplitConfig, name: str, key: str) -> str:
 
 
 def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDataset:
-    """Dataset of box-domain pre-training: images and their proposals, no labels.
+    """Dataset for box-domain pre-training: images and their proposals, no labels.
 
-    Without a file of proposals the boxes are searched when an image is first read.
+    Without a file of proposals the search finds the boxes when an image is first read.
     """
     images = _required(config.train, "train", "images")
     source: BoxSource
@@ -83,7 +83,7 @@ def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDat
 
 
 def build_image_files(config: DataConfig, with_classes: bool) -> ImageFiles:
-    """Images of image-domain pre-training: those that `data.train.annotations` lists, if it is
+    """Images for image-domain pre-training: those that `data.train.annotations` lists, if it is
     set, else those below `data.train.images`; with classes, its subfolders are the classes."""
     images = _required(config.train, "train", "images")
     if with_classes:
@@ -94,7 +94,7 @@ def build_image_files(config: DataConfig, with_classes: bool) -> ImageFiles:
 
 
 def build_train(config: DataConfig) -> DetectionDataset:
-    """Dataset of fine-tuning."""
+    """Dataset for fine-tuning."""
     images = _required(config.train, "train", "images")
     annotations = _required(config.train, "train", "annotations")
     coco = CocoDataset(images, annotations, config.skip_empty, config.bad_boxes)
@@ -103,7 +103,7 @@ def build_train(config: DataConfig) -> DetectionDataset:
 
 
 def build_val(config: DataConfig) -> DetectionDataset:
-    """Dataset of evaluation: every image, resized only."""
+    """Dataset for evaluation: every image, only resized."""
     images = _required(config.val, "val", "images")
     annotations = _required(config.val, "val", "annotations")
     # Evaluation scores against the file itself, so bad boxes are no reason to stop here.

@@ -1,4 +1,4 @@
-"""COCO JSON: reading it with checks that name what is wrong.
+"""Read COCO JSON, with checks that name what is wrong.
 
 Boxes are xywh in the file and float32 xyxy pixels everywhere in Python. Category ids are mapped to
 contiguous labels 0..K-1 in the order of the ids, and back.
@@ -58,7 +58,7 @@ def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         DataError: the file is missing, not JSON, lacks a field, repeats an id, or an annotation
-            refers to an image or a category that is not listed or has no four numbers as its box.
+            refers to an image or a category that is not listed, or its box is not four numbers.
     """
     content = read_json(path)
     check_coco(path, content)
@@ -124,7 +124,9 @@ FIELDS = {
 
 def _check_lists(path: str | Path, content: Any) -> None:
     if not isinstance(content, dict):
-        raise DataError(f"{path}: not a COCO JSON (the top level is no object); convert it first")
+        raise DataError(
+            f"{path}: not a COCO JSON (its top level is not an object); convert it first"
+        )
     for key, fields in FIELDS.items():
         if not isinstance(content.get(key), list):
             raise DataError(f"{path}: not a COCO JSON, it has no list '{key}'; convert it first")
@@ -137,7 +139,7 @@ def _check_lists(path: str | Path, content: Any) -> None:
                     )
                 if not KINDS[kind](entry[field]):
                     raise DataError(
-                        f"{path}: an entry of '{key}' has the '{field}' of "
+                        f"{path}: an entry of '{key}' has '{field}' "
                         f"{json.dumps(entry[field])[:80]}, which is not {kind}; correct it"
                     )
 
@@ -175,7 +177,7 @@ class CocoDataset:
 
     Args:
         images: folder of the images.
-        annotations: COCO JSON; its proposals (one category `object`) are read the same way.
+        annotations: COCO JSON; a file of proposals (one category `object`) is read the same way.
         skip_empty: leave out images without a box that can be trained on.
         bad_boxes: what to do with boxes without area or outside the image: `error` names the
             first, `drop` leaves them out and counts them in `dropped` (COCO 2017 has two).

@@ -1,4 +1,4 @@
-"""Views of whole images, for learning a backbone: random crops with colour changes, centre crops.
+"""Views of whole images, to train a backbone: random crops with colour changes, centre crops.
 
 As in `data.transforms`, functions are deterministic and the classes draw their arguments from the
 random stream they are given.
@@ -17,8 +17,8 @@ from torch import Tensor
 from data.transforms import resized_size, to_tensor
 
 LOG_ASPECT = math.log(4 / 3)  # crops have an aspect ratio of 3/4 to 4/3, uniform in its logarithm
-ATTEMPTS = 10  # draws of a crop that fits into the image
-CENTRE = 224 / 256  # part of the resized short side that a centre crop keeps, as is customary
+ATTEMPTS = 10  # to draw a crop that fits into the image
+CENTRE = 224 / 256  # fraction of the resized short side that a centre crop keeps, as is customary
 
 
 class Box(NamedTuple):
@@ -33,8 +33,8 @@ class Box(NamedTuple):
 def random_crop(width: int, height: int, least_area: float, rng: random.Random) -> Box:
     """Draw a crop (Szegedy et al., "Going deeper with convolutions", section 6).
 
-    Its area is uniform in `least_area`..1 of the image's. If no draw fits, which happens to very
-    long images, it is the largest centred crop of an allowed aspect ratio.
+    Its area is uniform in `least_area`..1 of the image's. If no draw fits, which happens with very
+    long images, the crop is the largest centred one of an allowed aspect ratio.
     """
     for _ in range(ATTEMPTS):
         area = rng.uniform(least_area, 1.0) * width * height
@@ -86,14 +86,14 @@ ENHANCERS = {
 class RandomCrop:
     """A training view: random crop, flip and, for contrastive learning, changes of colour.
 
-    The defaults of the colour changes are those of MoCo v2 (arXiv 2003.04297, section 3) once
-    `colour` is set; without it there is the crop and the flip, as supervised training has it.
+    With `colour`, the colour changes default to those of MoCo v2 (arXiv 2003.04297, section 3);
+    without it there are only the crop and the flip, as in supervised training.
     """
 
     size: int  # pixels of either side
-    least_area: float  # of a crop, as a part of the image
+    least_area: float  # of a crop, as a fraction of the image
     colour: bool  # jitter, grey and blur
-    jitter: float = 0.8  # probability of a change of colours
+    jitter: float = 0.8  # probability of changing the colours
     grey: float = 0.2  # probability
     blur: float = 0.5  # probability
     flip: float = 0.5  # probability

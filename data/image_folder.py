@@ -1,4 +1,4 @@
-"""Images to learn a backbone from: a folder tree, one folder a class, or those of a COCO JSON."""
+"""Images to train a backbone on: from a folder tree, one folder per class, or a COCO JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def images_of_tree(directory: str | Path) -> ImageFiles:
 
 
 def images_of_coco(directory: str | Path, annotations: str | Path) -> ImageFiles:
-    """The images that a COCO JSON lists, without labels; its boxes are not looked at, and may be
+    """The images that a COCO JSON lists, without labels; its boxes are ignored and may be
     missing (as in COCO's own lists of unlabelled images).
 
     Raises:
@@ -60,12 +60,12 @@ def _file_name(annotations: str | Path, entry: Any) -> str:
 
 
 def images_of_classes(directory: str | Path) -> ImageFiles:
-    """Images in one folder a class (torchvision's `ImageFolder`), subfolders included; the
-    classes are in the order of their names.
+    """Images in one folder per class (as in torchvision's `ImageFolder`), subfolders included;
+    the classes are ordered by name.
 
     Raises:
-        DataError: an image lies outside the class folders, there are fewer than two of them, or
-            see `images_of_tree`.
+        DataError: an image is outside the class folders, or there are fewer than two of them;
+            also see `images_of_tree`.
     """
     files = list_images(directory)
     stray = next((file for file in files if "/" not in file), None)
@@ -78,7 +78,7 @@ def images_of_classes(directory: str | Path) -> ImageFiles:
     classes = tuple(sorted(set(folders)))
     if len(classes) < 2:
         raise DataError(
-            f"{directory}: has images of the one class {classes[0]!r} only; give the folder that "
+            f"{directory}: has images of only one class, {classes[0]!r}; give the folder that "
             "holds the class folders"
         )
     number = {name: label for label, name in enumerate(classes)}

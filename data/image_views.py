@@ -1,4 +1,4 @@
-"""Samples of image-domain pre-training: views of whole images."""
+"""Samples for image-domain pre-training: views of whole images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ImageViews(Dataset[dict[str, Any]]):
     Args:
         images: the files.
         augment: makes a view (3, S, S) from an image and a random stream.
-        views: how many an image.
+        views: how many per image.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ImageViews(Dataset[dict[str, Any]]):
 
 
 def collate_image_views(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """`views`: a list of (N, 3, S, S), one a view; `labels` and `indices` (N,) int64."""
+    """`views`: a list of (N, 3, S, S), one per view; `labels` and `indices` (N,) int64."""
     return {
         "views": [torch.stack(view) for view in zip(*(s["views"] for s in samples), strict=True)],
         "labels": torch.tensor([sample["label"] for sample in samples]),

@@ -1,4 +1,4 @@
-"""Finding and reading image files, with errors that name the file."""
+"""Find and read image files, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 END_MARKERS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}
-# What Pillow raises for files that are missing, cut off or something else.
+# What Pillow raises for files that are missing, cut off or not images.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 Result = TypeVar("Result")
 
@@ -89,7 +89,7 @@ def _decode(source: str | Path | BinaryIO, path: str | Path) -> Image.Image:
 def _unusable(path: str | Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: image is missing; restore it or remove its entry")
-    # Pillow's own words name the stream, not the file, when it was given bytes.
+    # Pillow's own message names the stream, not the file, when it was given bytes.
     reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
     return DataError(
         f"{path}: image is truncated or unreadable ({reason}); replace it or remove its entry"
@@ -112,11 +112,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def check_images(directory: str | Path, files: Iterable[str]) -> None:
     """Find missing, empty and truncated files before training starts.
 
-    Only the end of each file is read: a JPEG or PNG that has its end marker there is taken as
-    whole, any other is decoded to make sure.
+    Only the end of each file is read: a JPEG or PNG that has its end marker there is taken to be
+    whole; any other file is decoded to make sure.
 
     Raises:
-        DataError: naming the first file that cannot be used, and how many there are.
+        DataError: names the first file that cannot be used, and says how many there are.
     """
     root = Path(directory)
     if not root.is_dir():
@@ -125,16 +125,16 @@ def check_images(directory: str | Path, files: Iterable[str]) -> None:
 
 
 def image_sizes(directory: str | Path, files: Sequence[str]) -> list[tuple[int, int]]:
-    """(height, width) in pixels of each file, of which only the header is read.
+    """(height, width) in pixels of each file; only the headers are read.
 
     Raises:
-        DataError: naming the first file that has no readable header, and how many there are.
+        DataError: names the first file without a readable header, and says how many there are.
     """
     return _for_each(lambda name: _size(Path(directory) / name), files)
 
 
 def _for_each(function: Callable[[str], Result], files: Iterable[str]) -> list[Result]:
-    """Call in threads; all files are looked at before the first error is raised."""
+    """Call for each file, in threads; all are tried before the first error is raised."""
 
     def attempt(name: str) -> Result | DataError:
         try:

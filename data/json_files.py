@@ -1,4 +1,4 @@
-"""Reading JSON files, and writing any file all or nothing."""
+"""Read JSON files, and write any file all or nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_json_atomic(content: Any, path: str | Path) -> None:
 def open_atomic(path: str | Path, binary: bool = False, sync: bool = True) -> Iterator[IO[Any]]:
     """Open a file for writing that replaces `path` once the block has ended without an error.
 
-    After an error or a kill `path` still holds what it held before.
+    After an error or a kill, `path` still holds what it held before.
 
     Args:
         path: the file; its folder is made if it is missing.

@@ -1,8 +1,8 @@
 """Batches for training (endless, grouped, sharded, resumable) and for evaluation.
 
 The order of the samples of an epoch is a function of (seed, epoch), and a rank takes its slice of
-each *global* batch: any number of ranks sees the same images in the same steps, and a resumed run
-goes on at a step by starting the sampler there.
+each *global* batch: any number of ranks sees the same images in the same steps, and a run resumes
+at a step by starting the sampler there.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from data.views import SampleKey
 
 
 class GroupedBatchSampler(Sampler[list[SampleKey]]):
-    """Endless batches of images that are all portrait or all landscape, to pad little.
+    """Endless batches of images that are all portrait or all landscape, for little padding.
 
-    If either group has fewer images than a global batch, both are one group: filling its batch
-    would repeat images within it.
+    If either group has fewer images than a global batch, both become one group: filling the
+    smaller one's batch would repeat images within it.
 
     Args:
         aspect_ratios: height / width of every image.
         batch_size: images per rank and step.
         rank, world_size: which slice of each global batch is ours.
         seed: the order is reseeded from (seed, epoch) in every epoch.
-        start_step: where to go on, counted from the start of the first epoch.
+        start_step: where to resume, counted from the start of the first epoch.
 
     The last global batch of a group is filled with images from the start of that group's order, so
     that all ranks take the same number of full steps. Only a dataset smaller than a global batch
@@ -90,7 +90,7 @@ def train_loader(
     workers: int,
     pin_memory: bool = False,
 ) -> DataLoader[Any]:
-    """Loader over the sampler's endless batches; workers need no seeds, the samples carry them."""
+    """Loader over the sampler's endless batches; workers need no seeds: the samples carry them."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -110,7 +110,7 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Any]:
-    """This rank's share of the images, each once, sorted by aspect ratio to pad little."""
+    """This rank's share of the images, each once, sorted by aspect ratio for little padding."""
     order = sorted(range(len(aspect_ratios)), key=lambda index: (aspect_ratios[index], index))
     keys = [SampleKey(index, f"eval {index}") for index in order[rank::world_size]]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
@@ -129,7 +129,7 @@ def _one_thread(worker: int) -> None:
 
 
 def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Iterate a loader; a worker's DataError comes without the worker's traceback around it."""
+    """Iterate over a loader; a worker's DataError comes without the worker's traceback."""
     try:
         yield from loader
     except DataError as error:

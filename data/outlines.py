@@ -1,6 +1,6 @@
-"""The kinds of shape of the built-in dataset, as outlines.
+"""Outlines of the kinds of shape in the built-in dataset.
 
-An outline is a signed distance in local coordinates, which put a shape into the unit circle:
+An outline is a signed distance in local coordinates, in which a shape fits into the unit circle:
 negative inside, nearly exact at the edge.
 """
 

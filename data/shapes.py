@@ -3,10 +3,10 @@
     python -m data.shapes --output datasets/shapes --train 2000 --val 500
 
 It lets every script of this project run, and be measured, where no labelled images are at hand.
-As in photographs, kinds of object look alike: three of four shapes have the hue and the texture
-that are typical of their kind, the fourth has any. What a shape is can be told for certain by its
-outline only; shading, size, rotation and aspect ratio are independent of it. Backgrounds are
-cluttered with lines and blobs of no class. Shapes hide each other and leave the image, but at least
+As in photographs, objects of a kind look alike: three in four shapes have the hue and the texture
+that are typical of their kind, the fourth has any. Only the outline tells for certain what a shape
+is; shading, size, rotation and aspect ratio are independent of it. Backgrounds are cluttered with
+lines and blobs of no class. Shapes hide each other and reach beyond the image, but at least
 40 % of every shape stays visible; a shape that would break this rule is not drawn, so every shape
 in a picture is annotated.
 
@@ -14,8 +14,8 @@ A box is the full extent of the *visible mask* inside the image: the smallest bo
 shape's pixels that no later shape covers. `area` and `segmentation` (uncompressed RLE) are of
 the same mask.
 
-Legend: `H` x `W` the image, `h` x `w` a window around one shape; pixel (0, 0) is centred
-at (0.5, 0.5). Lengths are in pixels; local coordinates put a shape into the unit circle.
+Legend: H x W the image, h x w a window around one shape; pixel (0, 0) is centred at (0.5, 0.5).
+Lengths are in pixels; in local coordinates, a shape fits into the unit circle.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Shape:
     kind: str  # a key of OUTLINES
     x: float  # centre, pixels
     y: float
-    radius: float  # pixels a local unit stands for, before the stretch
+    radius: float  # pixels per local unit, before the stretch
     stretch: float  # local x grows by sqrt(stretch), local y shrinks by it
     angle: float  # radians
 
 
 @dataclass(frozen=True)
 class Window:
-    """The pixels around a shape; it may reach out of the image."""
+    """The pixels around a shape; it may reach beyond the image."""
 
     top: int
     left: int
@@ -91,7 +91,7 @@ def _window(shape: Shape) -> Window:
 
 
 def silhouette(shape: Shape, height: int, width: int) -> tuple[np.ndarray, int]:
-    """A shape's pixels inside the image, (H, W) bool, and their number outside included."""
+    """A shape's pixels inside the image, (H, W) bool, and the number of all its pixels."""
     window = _window(shape)
     mask = OUTLINES[shape.kind](window.u, window.v) < 0
     in_image, in_window = window.inside(height, width)
@@ -117,8 +117,8 @@ def place_shapes(
 ) -> tuple[list[Shape], list[np.ndarray]]:
     """Draw shapes, back to front, and the visible mask (H, W) of each.
 
-    A candidate is given up if it, or a shape that it covers, would keep less than MIN_VISIBLE of
-    its pixels; a crowded image may therefore end with fewer shapes than it set out for.
+    A candidate is rejected if it, or a shape that it covers, would keep less than MIN_VISIBLE of
+    its pixels; a crowded image may therefore end up with fewer shapes than wanted.
     """
     shapes: list[Shape] = []
     masks: list[np.ndarray] = []
@@ -166,8 +166,8 @@ def _pattern(rng: np.random.Generator, kind: int, u: np.ndarray, v: np.ndarray) 
 def _contrasting_colour(
     rng: np.random.Generator, covered: np.ndarray, hue: float | None
 ) -> np.ndarray:
-    """An RGB colour, of about this hue if given, that stands out from the `covered` pixels'
-    mean; (n, 3)."""
+    """An RGB colour, of about this hue if given, that stands out from the mean of the `covered`
+    pixels (n, 3)."""
     mean = covered.mean(axis=0) if len(covered) else np.full(3, 128.0)
     while True:
         if hue is None:
@@ -188,7 +188,7 @@ def _paint(
     kind: str | None,
 ) -> None:
     """Fill `distance < 0` (h, w), in pixels, on the canvas (H, W, 3) with a shaded texture;
-    most often with what is typical of `kind`, if it is one."""
+    most often the one typical of `kind`, if given."""
     in_image, part = window.inside(*canvas.shape[:2])
     coverage = np.clip(0.5 - distance[part], 0, 1)[..., None]  # anti-aliased edge
     hue, pattern = None, int(rng.integers(PATTERNS))
@@ -325,13 +325,13 @@ def generate(
 
     `output` gets `images/{train,val}/000000.jpg ...`, `annotations/{train,val}.json` and
     `shapes.json` (the settings). It returns at once if exactly this dataset is there already.
-    An image depends on (seed, split, index, size) only: a larger dataset begins with the smaller.
+    An image depends only on (seed, split, index, size): a larger dataset begins with the smaller.
 
     Args:
         output: folder to create; an empty one may exist.
         train, val: numbers of images, at least 1.
         size: longer image side in pixels, at least 32; the shorter is 80, 90 or 100 % of it.
-        seed: any integer from 0.
+        seed: any integer from 0 up.
 
     Raises:
         ValueError: a number is out of range.
@@ -364,7 +364,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=2000, help="training images (2000)")
     parser.add_argument("--val", type=int, default=500, help="validation images (500)")
     parser.add_argument("--size", type=int, default=160, help="longer image side, pixels (160)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures (0)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other pictures (0)")
     options = parser.parse_args(arguments)
     try:
         generate(**vars(options))

@@ -2,8 +2,8 @@
 
     python -m data.subset --annotations instances_train2017.json --percent 1 --fold 0
 
-AlignDet's gain is largest where labels are few (paper, Figure 1). The files written here say which
-images those are; results are the mean over the folds. A fold is a random draw of its own, so two
+AlignDet's gain is largest when labels are few (paper, Figure 1). The files written here say which
+images those are; results are the mean over the folds. Each fold is drawn independently, so two
 folds may share images.
 """
 
@@ -40,7 +40,7 @@ def choose_ids(image_ids: Collection[int], percent: float, fold: int) -> list[in
         raise ValueError(f"percent is {percent:g}; give a number above 0 and up to 100")
     if not 0 <= fold < FOLDS:
         raise ValueError(f"fold is {fold}; give a number from 0 to {FOLDS - 1}")
-    # random() of a string seed is the part of `random` that Python promises to keep the same.
+    # random() with a string seed is the part of `random` that Python promises to keep the same.
     generator = random.Random(f"percent {percent:g} fold {fold}")
     shuffled = sorted((generator.random(), image_id) for image_id in sorted(image_ids))
     exact_percent = Fraction(f"{percent:g}")  # 32.3 % of 1000 is 322.99... in floats
@@ -54,7 +54,7 @@ def subset(content: dict[str, Any], percent: float, fold: int) -> dict[str, Any]
     Categories and all other entries (`info`, `licenses`) stay as they are.
 
     Raises:
-        ValueError: as `choose_ids`, or `content` lists no image.
+        ValueError: see `choose_ids`; also if `content` lists no image.
     """
     if not content["images"]:
         raise ValueError("there is no image to choose from; give a file that lists some")

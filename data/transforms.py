@@ -32,7 +32,7 @@ def resized_size(height: int, width: int, short_side: int, max_side: int) -> tup
 def resize(
     image: Image.Image, boxes: Tensor, short_side: int, max_side: int
 ) -> tuple[Image.Image, Tensor]:
-    """Resize with the aspect kept (bilinear, anti-aliased); boxes (M, 4) xyxy scale along."""
+    """Resize, keeping the aspect ratio (bilinear, anti-aliased); boxes (M, 4) xyxy scale too."""
     height, width = resized_size(image.height, image.width, short_side, max_side)
     # Rounding to whole pixels makes the two factors differ a little; each axis takes its own.
     factors = torch.tensor([width / image.width, height / image.height]).repeat(2)

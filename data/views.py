@@ -1,6 +1,6 @@
 """Samples for the stages: one labelled view for fine-tuning, two views for box-domain pre-training.
 
-A sample is asked for by a `SampleKey`: which image, and the seed of its random stream.
+A `SampleKey` selects a sample: which image, and the seed of its random stream.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Pascal VOC annotations (XML) as one COCO JSON, several years joined.
+"""Convert Pascal VOC annotations (XML) to one COCO JSON, joining several years.
 
     python -m data.voc --voc VOCdevkit/VOC2007 --voc VOCdevkit/VOC2012 --split trainval \
         --output VOCdevkit/voc0712_trainval.json
 
 VOC counts pixels from 1 and includes the last one; COCO counts from 0 and gives width and height.
-VOC's evaluation neither rewards nor punishes finding a `difficult` object. COCO's way to say so
+VOC's evaluation neither rewards nor punishes finding a `difficult` object. COCO's way to say this
 is `iscrowd` 1, the default here: training skips the box, evaluation ignores it (and, because
 crowds are matched by the part of the detection they cover, any number of detections inside it).
 """
@@ -45,10 +45,10 @@ def convert(
         roots: folders such as `VOCdevkit/VOC2007` that hold `Annotations`, `ImageSets/Main`
             and `JPEGImages`.
         split: name of the list in `ImageSets/Main` without `.txt`.
-        images_root: folder that `file_name` is relative to; default: the folder around the roots,
+        images_root: folder that `file_name` is relative to; default: the folder above the roots,
             which gives names like `VOC2007/JPEGImages/000001.jpg`.
-        difficult: `crowd` marks difficult objects with `iscrowd` 1, `keep` writes them as any
-            other, `drop` leaves them out. The field `difficult` (0 or 1) is always written.
+        difficult: `crowd` marks difficult objects with `iscrowd` 1, `keep` writes them like
+            any other, `drop` leaves them out. The field `difficult` (0 or 1) is always written.
 
     Returns:
         COCO dict. Images are in the order of the roots and of their lists, with ids from 1.
@@ -68,7 +68,7 @@ def convert(
     annotations: list[dict[str, Any]] = []
     for folder in folders:
         if not folder.is_relative_to(base):
-            raise ValueError(f"{folder}: lies outside the images root {base}; give a folder above")
+            raise ValueError(f"{folder}: is outside the images root {base}; give a folder above")
         for name, width, height, objects in _read_folder(folder, split):
             file = (folder / "JPEGImages" / f"{name}.jpg").relative_to(base).as_posix()
             image = {"id": len(images) + 1, "file_name": file, "height": height, "width": width}
@@ -163,9 +163,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--split", required=True, help="train, val, trainval or test")
     parser.add_argument("--output", required=True, help="COCO JSON to write")
-    parser.add_argument("--images-root", help="folder that file names start from (around --voc)")
+    parser.add_argument("--images-root", help="folder that file names start from (above --voc)")
     parser.add_argument(
-        "--difficult", choices=DIFFICULT, default="crowd", help="see above (crowd: ignored)"
+        "--difficult",
+        choices=DIFFICULT,
+        default="crowd",
+        help="what to do with difficult objects; crowd: they are ignored (crowd)",
     )
     options = parser.parse_args(arguments)
     try:

@@ -39,7 +39,7 @@ def content():
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Call it with a content to write the file and its images and open them."""
+    """A function that writes a content and its images to files and opens them."""
 
     def build(content, **options):
         for entry in content["images"]:
@@ -83,18 +83,18 @@ DEFECTS = {
     "box": (without("annotations", "bbox"), "'annotations' has no 'bbox'", "add it"),
     "category id": (without("categories", "id"), "'categories' has no 'id'", "add it"),
     "category name": (without("categories", "name"), "has no 'name'", "add it"),
-    "list as id": (replaced("images", "id", [1]), "'id' of [1]", "correct it"),
-    "null width": (replaced("images", "width", None), "'width' of null", "correct it"),
-    "text width": (replaced("images", "width", "20"), "'width' of \"20\"", "correct it"),
-    "zero height": (replaced("images", "height", 0), "'height' of 0", "correct it"),
-    "number as name": (replaced("images", "file_name", 7), "'file_name' of 7", "correct it"),
-    "list as image": (replaced("annotations", "image_id", [7]), "'image_id' of [7]", "correct it"),
+    "list as id": (replaced("images", "id", [1]), "'id' [1]", "correct it"),
+    "null width": (replaced("images", "width", None), "'width' null", "correct it"),
+    "text width": (replaced("images", "width", "20"), "'width' \"20\"", "correct it"),
+    "zero height": (replaced("images", "height", 0), "'height' 0", "correct it"),
+    "number as name": (replaced("images", "file_name", 7), "'file_name' 7", "correct it"),
+    "list as image": (replaced("annotations", "image_id", [7]), "'image_id' [7]", "correct it"),
     "null class": (
         replaced("annotations", "category_id", None),
-        "'category_id' of null",
+        "'category_id' null",
         "correct it",
     ),
-    "text as category": (replaced("categories", "id", "3"), "'id' of \"3\"", "correct it"),
+    "text as category": (replaced("categories", "id", "3"), "'id' \"3\"", "correct it"),
     "unknown image": (
         replaced("annotations", "image_id", 12),
         "annotation 2 has image_id 12",

@@ -57,7 +57,7 @@ def test_an_image_outside_the_classes(folder):
 
 def test_a_single_class(folder):
     (folder / "cat" / "1.png").unlink()
-    with pytest.raises(DataError, match="cat: has images of the one class 'deep' only; give"):
+    with pytest.raises(DataError, match="cat: has images of only one class, 'deep'; give"):
         images_of_classes(folder / "cat")
 
 

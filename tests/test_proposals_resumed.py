@@ -1,4 +1,4 @@
-"""A killed run of the command goes on where it stopped, and ends as one that was not killed."""
+"""A killed run of the command resumes where it stopped, and ends like one that was not killed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent.parent
 IMAGES = 12
 FINISHED = 5  # lines in the journal when the kill comes
 
-# The command, which stops for ever after some lines of the journal, so that it can't be too late
-# for the kill.
+# The command, stalled for ever after some lines of the journal, so that the kill can't come too
+# late.
 STALLED = f"""
 import sys, time
 from data.proposals import command
@@ -63,7 +63,7 @@ def whole(folder: Path, tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Gets the number of images of each call of the search."""
+    """The number of images in each call of the search."""
     sizes: list[int] = []
 
     def counting(images: list[torch.Tensor], settings: ProposalSettings) -> list[torch.Tensor]:
@@ -79,7 +79,7 @@ def run(folder: Path, output: Path, *options: str) -> int:
 
 
 def kill_midway(folder: Path, output: Path, workers: int) -> None:
-    """Start the command, wait until `FINISHED` images are in the journal, SIGKILL."""
+    """Start the command, wait until `FINISHED` images are in the journal, send SIGKILL."""
     command = [sys.executable, "-c", STALLED, "--images", str(folder), "--output", str(output),
                "--workers", str(workers), "--batch", "2"]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
@@ -101,7 +101,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     output = tmp_path / "out.json"
     kill_midway(folder, output, workers)
     with open(journal_of(output), "a") as file:
-        file.write('{"file": "11.png", "byt')  # as if the kill had come within a line, too
+        file.write('{"file": "11.png", "byt')  # as if the kill had come in the middle of a line
     capsys.readouterr()
     assert run(folder, output, "--batch", "3") == 0
     assert f"resuming: {FINISHED} of {IMAGES} images are done" in capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_lines_of_a_killed_run_are_kept(folder: Path, tmp_path: Path) -> None:
 
 
 def leave_a_journal(folder: Path, output: Path) -> list[bytes]:
-    """A run that keeps its journal for the sake of a bad image; returns the journal's lines."""
+    """A run that keeps its journal because of a bad image; returns the journal's lines."""
     (folder / "bad.png").touch()
     assert run(folder, output) == 1
     (folder / "bad.png").unlink()
@@ -197,7 +197,7 @@ def test_a_journal_of_another_run_is_started_anew(
     searched.clear()
     assert run(folder, output) == 0
     stderr = capsys.readouterr().err
-    words = "was made with other settings" if damage == "settings" else "is no readable journal"
+    words = "was made with other settings" if damage == "settings" else "is not a readable journal"
     assert f"{journal_of(output)}: {words}; starting over\n" in stderr
     assert "resuming" not in stderr
     assert sum(searched) == IMAGES
@@ -226,7 +226,7 @@ def test_every_option_that_changes_boxes_starts_over(
 def test_another_folder_starts_over(
     folder: Path, tmp_path: Path, searched: list[int]
 ) -> None:
-    """Unpacked from an archive, files may agree in name, size and time, and yet differ."""
+    """Files unpacked from an archive may agree in name, size and time, and yet differ."""
     output = tmp_path / "out.json"
     leave_a_journal(folder, output)
     folder.rename(tmp_path / "moved")

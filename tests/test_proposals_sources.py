@@ -15,7 +15,7 @@ from aligndet.predict import predict
 from data.coco import Categories, CocoDataset
 from data.proposals.command import main
 
-# An image of 100 x 60 pixels and one of 50 x 40; ids are unlike the numbers in a sorted folder.
+# An image of 100 x 60 pixels and one of 50 x 40; ids differ from the numbers in a sorted folder.
 IMAGES = [
     {"id": 70, "file_name": "b.png", "width": 100, "height": 60},
     {"id": 30, "file_name": "a.png", "width": 50, "height": 40},
@@ -49,7 +49,7 @@ def coco(tmp_path: Path, *labels: dict[str, Any]) -> Path:
 
 
 def propose(folder: Path, source: str | Path, annotations: Path, *options: str) -> dict[int, list]:
-    """Run the command; gives (bbox, score) of each annotation by image id."""
+    """Run the command; returns (bbox, score) of each annotation by image id."""
     output = folder.parent / "out.json"
     status = main(["--images", str(folder), "--output", str(output), "--workers", "1",
                    "--source", str(source), "--annotations", str(annotations), *options])
@@ -195,18 +195,18 @@ def test_the_file_of_predict_can_list_the_images_too(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        (7, "is no object"),
+        (7, "is not an object"),
         ({"image_id": 70, "bbox": [1, 1, 5, 5]}, "has no 'score'"),
         ({"image_id": 70, "score": 0.5}, "has no 'bbox'"),
         ({"bbox": [1, 1, 5, 5], "score": 0.5}, "has no 'image_id'"),
-        (result([70], [1, 1, 5, 5], 0.5), "image_id that is no integer"),
+        (result([70], [1, 1, 5, 5], 0.5), "image_id that is not an integer"),
         (result(70, [1, 1, 5], 0.5), "bbox that is not four finite numbers"),
         (result(70, [1, 1, 5, "5"], 0.5), "bbox that is not four finite numbers"),
         (result(70, [1, 1, 5, float("nan")], 0.5), "bbox that is not four finite numbers"),
         (result(70, [1, 1, 5, 10**400], 0.5), "bbox that is not four finite numbers"),
-        (result(70, [1, 1, 5, 5], "high"), "score that is no finite number"),
-        (result(70, [1, 1, 5, 5], float("inf")), "score that is no finite number"),
-        (result(70, [1, 1, 5, 5], None), "score that is no finite number"),
+        (result(70, [1, 1, 5, 5], "high"), "score that is not a finite number"),
+        (result(70, [1, 1, 5, 5], float("inf")), "score that is not a finite number"),
+        (result(70, [1, 1, 5, 5], None), "score that is not a finite number"),
     ],
 )
 @pytest.mark.parametrize("form", ["list", "dict"])
@@ -241,7 +241,7 @@ def test_files_that_are_no_results(
     number = write(tmp_path / "number.json", 7)
     assert f"{number}: not a COCO JSON" in error(capsys, *common, "--source", number)
     others = write(tmp_path / "others.json", [result(1, [1, 1, 5, 5], 0.5)])
-    assert f"{others}: has boxes of none of the images in {truth}" in error(
+    assert f"{others}: has boxes for none of the images in {truth}" in error(
         capsys, *common, "--source", others)
 
 
@@ -267,7 +267,7 @@ def test_an_image_that_is_listed_twice(
 def test_other_given_boxes_are_other_settings(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A journal of one label file must not stand in for another."""
+    """A journal of one label file must not be used for another."""
     (folder / "b.png").unlink()  # so that the first run keeps its journal
     truth, output = coco(tmp_path, label(30, [1, 1, 5, 5])), tmp_path / "out.json"
     arguments = ["--images", str(folder), "--output", str(output), "--source", "gt",

@@ -5,8 +5,8 @@ lists the images and where their boxes come from, `workers` spreads the search o
 `journal` keeps finished images so that a killed run can resume, `output` writes the COCO JSON,
 `pictures` and `recall` show how good the boxes are.
 
-The boxes of one image: `propose` searches, filters (`box_filter`) and ranks them.
+For one image: `propose` finds boxes, filters them (`box_filter`) and ranks them.
 
-While training: `searched_images` is a folder of images whose boxes are searched when an image is
+During training: `searched_images` is a folder of images whose boxes are found when an image is
 first read; `cache` keeps them on disk.
 """

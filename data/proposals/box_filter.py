@@ -1,4 +1,4 @@
-"""Which of an image's proposals stay: the filter `ratio3size0008` and the NMS of AlignDet.
+"""Choose an image's proposals: the filter `ratio3size0008` and the NMS of AlignDet.
 
 Source: arXiv 2307.11077 and the authors' released proposals.
 
@@ -24,7 +24,7 @@ class BoxFilter:
     max_ratio: float = 3.0  # longer side / shorter side, at most
     min_extent: float = 0.0  # sqrt(box area / image area), at least
     max_extent: float = 0.8  # the same, at most
-    min_side: float = 32.0  # width and height in pixels, at least, in an image of longer side 640
+    min_side: float = 32.0  # width and height in pixels, at least, if the longer image side is 640
 
 
 def parse_filter(text: str, min_side: float = 32.0) -> BoxFilter | None:
@@ -34,7 +34,7 @@ def parse_filter(text: str, min_side: float = 32.0) -> BoxFilter | None:
     tenths, so `ratio3size0008` keeps 1/3 <= w/h <= 3 and 0.0 <= sqrt(wh / WH) <= 0.8.
 
     Raises:
-        ValueError: another form, a ratio below 1, or AA not below BB.
+        ValueError: the text has another form, a ratio below 1, or AA not below BB.
     """
     if text == "none":
         return None
@@ -45,7 +45,7 @@ def parse_filter(text: str, min_side: float = 32.0) -> BoxFilter | None:
             return BoxFilter(ratio, low, high, min_side)
     raise ValueError(
         f"--filter {text!r} is not of the form ratio<R>size<AABB> with R >= 1 and AA < BB in "
-        "tenths; use for example ratio3size0008, or none"
+        "tenths; use, for example, ratio3size0008, or none"
     )
 
 
@@ -60,6 +60,6 @@ def filter_boxes(boxes: Tensor, height: int, width: int, box_filter: BoxFilter) 
 
 
 def suppress_overlaps(boxes: Tensor, iou: float) -> Tensor:
-    """Drop each box whose IoU with a better-ranked one that stays exceeds `iou`; order kept."""
+    """Drop each box whose IoU with a better-ranked kept one exceeds `iou`; order kept."""
     rank = torch.arange(len(boxes), device=boxes.device)
     return boxes[nms(boxes, -rank.float(), iou)]

@@ -1,9 +1,9 @@
-"""Boxes that are searched once and kept on disk, by what the image and the settings are.
+"""Boxes that are found once and kept on disk, by the content of the image and the settings.
 
 The file of an image is `DIRECTORY/SETTINGS/ab/cdef....npy`: `SETTINGS` is a digest of the
 settings, `abcdef...` one of the bytes of the image file. So a renamed or copied image is found,
-a changed one is searched again, and workers, ranks and runs can share a directory: whoever comes
-first writes, and if two come at once both write the same.
+a changed one is searched again, and workers, ranks and runs can share a directory: the first one
+writes, and two at once write the same.
 
 Legend: P proposals.
 """
@@ -28,11 +28,11 @@ from data.proposals.propose import SEARCH_VERSION, ProposalSettings, propose
 
 
 class ProposalCache:
-    """Searches the boxes of an image, unless that has been done before.
+    """Finds the boxes of an image, unless that has been done before.
 
     Args:
-        directory: folder of the cache; made if it is not there.
-        settings: of the search. Each setting has a folder of its own in `directory`.
+        directory: folder of the cache; made if it is missing.
+        settings: of the search. Different settings have different folders in `directory`.
 
     Raises:
         DataError: files cannot be written there.
@@ -41,7 +41,7 @@ class ProposalCache:
     def __init__(self, directory: str | Path, settings: ProposalSettings) -> None:
         self.directory, self.settings = Path(directory), settings
         self.folder = self.directory / settings_digest(settings)
-        probe = self.folder / "probe.npy"  # now, not hours later in a worker
+        probe = self.folder / "probe.npy"  # fails now, not hours later in a worker
         self._write(probe, np.zeros((0, 4)))
         probe.unlink(missing_ok=True)  # another rank may have removed it
 
@@ -67,7 +67,7 @@ class ProposalCache:
         return torch.from_numpy(boxes)
 
     def path(self, content: bytes) -> Path:
-        """Where the boxes of an image file of these bytes are kept."""
+        """Where the boxes of an image file with these bytes are kept."""
         digest = hashlib.blake2b(content, digest_size=20).hexdigest()
         return self.folder / digest[:2] / f"{digest[2:]}.npy"
 
@@ -82,14 +82,14 @@ class ProposalCache:
     def _search(self, image: Image.Image) -> np.ndarray:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         boxes = propose([pixels], self.settings)[0].numpy()
-        # As `python -m data.proposals` rounds them and CocoDataset clips them: float32 of a number
-        # with two decimals is the same on both ways, so that a run does not depend on the way.
+        # Rounded as `python -m data.proposals` does and clipped as CocoDataset does: a number with
+        # two decimals has the same float32 either way, so a run does not depend on the way.
         boxes = boxes.astype(np.float64).round(2)
         return boxes.clip(0, (image.width, image.height) * 2).astype(np.float32)
 
     def _write(self, path: Path, boxes: np.ndarray) -> None:
         try:
-            # Not synced, which would slow the search down: a file torn by a power cut is noticed.
+            # Syncing would slow the search down, and a file torn by a power cut is noticed.
             with open_atomic(path, binary=True, sync=False) as file:
                 file.write(_encode(boxes))
         except OSError as error:
@@ -127,9 +127,9 @@ def _header(count: int) -> bytes:
 def _decode(content: bytes, width: int, height: int) -> np.ndarray | None:
     """Boxes (P, 4) of a .npy file; None if it is damaged.
 
-    Only what `_encode` writes is taken. `np.load` would take more, needs longer, and fails in
-    many ways when its header is damaged. Nearly all damage to the numbers themselves shows as well:
-    as what is no box in an image of this size (nor are boxes with infinite or undefined numbers).
+    Only what `_encode` writes is accepted. `np.load` would accept more, takes longer, and fails in
+    many ways on a damaged header. Nearly all damage to the numbers themselves shows as well: they
+    are no longer a box in an image of this size (nor are infinite or undefined numbers).
     """
     count, rest = divmod(len(content) - HEADER, 16)
     if count < 0 or rest or not content.startswith(_header(count)):

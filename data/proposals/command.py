@@ -8,7 +8,7 @@
 Every proposal becomes an annotation of the one category `object` with a score that falls with
 its rank; box-domain pre-training reads the file in place of labels. The result does not depend on
 the number of processes, on the batch, or on how often the run was killed: finished images are kept
-in a journal beside the output, and the same command goes on from there. Images that cannot be used
+in a journal beside the output, and the same command resumes from there. Images that cannot be used
 are named and left out.
 """
 
@@ -48,8 +48,8 @@ from data.proposals.workers import (
 )
 from data.selective_search import SEARCHES
 
-DEFAULT_FILTER, DEFAULT_NMS = "ratio3size0008", 0.5  # of every source but labels
-INTERRUPTED = 130  # exit status, as shells have it
+DEFAULT_FILTER, DEFAULT_NMS = "ratio3size0008", 0.5  # for every source but labels
+INTERRUPTED = 130  # exit status, as in shells
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,7 +57,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="python -m data.proposals",
         description="Propose object boxes for images without labels and write them as COCO JSON.",
-        epilog="A run that was stopped or killed goes on with the same command. Exit status: 0 all "
+        epilog="The same command resumes a run that was stopped or killed. Exit status: 0 all "
         "went well, 1 bad data (also if images were left out without --skip-bad), 2 bad option.",
     )
     add = parser.add_argument
@@ -70,7 +70,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--filter",
         help=f"ratio<R>size<AABB> or none ({DEFAULT_FILTER}; with --source gt: none)")
     add("--min-side", type=float, default=32.0, metavar="PX",
-        help="shortest side the filter lets pass, in an image of longer side 640 (%(default)s)")
+        help="shortest side the filter passes, if the longer image side is 640 (%(default)s)")
     add("--nms", type=float, metavar="IOU",
         help=f"1 turns it off ({DEFAULT_NMS}; with --source gt: 1)")
     add("--max-boxes", type=int, metavar="N", help="keep the N best of each image")
@@ -78,14 +78,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="fast takes a quarter of the time and finds fewer objects (%(default)s)")
     add("--search-side", type=int, default=320, metavar="PX",
         help="shrink larger images to this longer side for the search (%(default)s)")
-    add("--recall", metavar="FILE", help="COCO JSON with objects; print how many are covered")
+    add("--recall", metavar="FILE", help="COCO JSON with objects; print how many the boxes cover")
     add("--draw", metavar="DIR", help="write pictures of 12 images with their 30 best boxes")
     add("--skip-bad", action="store_true",
-        help="images that can't be used are left out in any case; with this the exit status is 0")
+        help="exit with status 0 even if images had to be left out because they can't be used")
     add("--workers", type=int, default=os.cpu_count(), metavar="N",
-        help="processes, or with --device cuda threads that decode (all cores)")
+        help="processes or, with --device cuda, threads that decode (all cores)")
     add("--batch", type=int, default=16, metavar="N",
-        help="images searched together; changes the speed only (%(default)s)")
+        help="images searched together; changes only the speed (%(default)s)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to search (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -96,15 +96,15 @@ def _read_settings(options: argparse.Namespace) -> ProposalSettings:
         value = getattr(options, name)
         if value is not None and not least <= value < math.inf:
             option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} {value} is too small or no number; use at least {least}")
+            raise ValueError(f"{option} {value} is too small or not a number; use at least {least}")
     if options.source != "search" and options.annotations is None:
         raise ValueError(
             f"--source {options.source} needs --annotations FILE, which lists the images; "
-            "detections.json of aligndet.predict can be both"
+            "detections.json from aligndet.predict can be both"
         )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch finds no GPU; use --device cpu")
-    labels = options.source == "gt"  # are taken as they are, unless an option says otherwise
+    labels = options.source == "gt"  # taken as they are, unless an option says otherwise
     filter_name, nms_iou = options.filter, options.nms
     if filter_name is None:
         filter_name = "none" if labels else DEFAULT_FILTER
@@ -117,7 +117,7 @@ def _read_settings(options: argparse.Namespace) -> ProposalSettings:
 
 
 def run_digest(directory: Path, work: Work, settings: ProposalSettings) -> str:
-    """Digest of all the boxes depend on but the content of the images; of given boxes, too."""
+    """Digest of all that the boxes depend on, given boxes included, but the images' content."""
     basis = {
         "search": SEARCH_VERSION,
         "images": str(directory.resolve()),
@@ -132,12 +132,12 @@ def run_digest(directory: Path, work: Work, settings: ProposalSettings) -> str:
 
 
 def unfinished(directory: Path, jobs: Sequence[Job], journal: Journal) -> list[Job]:
-    """Jobs whose image is not in the journal, has changed since or is not of the listed size."""
+    """Jobs whose image is not in the journal, has changed since or has another size than listed."""
     left = []
     for job in jobs:
         try:
             size = journal.find(job.file, file_state(directory / job.file))
-        except OSError:  # is missing: the attempt to read it says so
+        except OSError:  # missing: the attempt to read it says so
             size = None
         if size is None or size_problem(directory / job.file, job, size):
             left.append(job)
@@ -157,7 +157,7 @@ def _outcomes(
 def _finish(
     options: argparse.Namespace, work: Work, settings: ProposalSettings, journal: Journal
 ) -> dict[str, Bad]:
-    """Bring the journal to the end; returns the images that cannot be used by file name."""
+    """Process what the journal lacks; returns the images that cannot be used, by file name."""
     pending = unfinished(Path(options.images), work.jobs, journal)
     total, bad = len(work.jobs), {}
     done = total - len(pending)
@@ -174,7 +174,7 @@ def _finish(
 
 
 def _run(options: argparse.Namespace, settings: ProposalSettings, work: Work) -> int:
-    """Everything after the options are read; returns the exit status."""
+    """Run the command with its options read; returns the exit status."""
     directory, output = Path(options.images), Path(options.output)
     if output.is_dir():
         raise DataError(f"{output}: is a directory; give --output the name of a file")
@@ -203,7 +203,7 @@ def _run(options: argparse.Namespace, settings: ProposalSettings, work: Work) ->
             pictures = draw_sample(directory, files, journal.boxes, Path(options.draw))
             print(f"{len(pictures)} pictures: {options.draw}")
         if bad and not options.skip_bad:
-            return 1  # the journal stays: a run with the images mended has only them to search
+            return 1  # the journal stays: once the images are mended, only they are searched
         journal.remove()
     return 0
 
@@ -253,6 +253,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
+        _say("stopped; the same command resumes from here")
         return INTERRUPTED
 

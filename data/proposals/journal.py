@@ -1,8 +1,8 @@
-"""What a run of `python -m data.proposals` has finished, so that a killed one can go on.
+"""What a run of `python -m data.proposals` has finished, so that a killed one can resume.
 
-A journal is a file of JSON lines: a header, then one line an image. Each line is handed to the
+A journal is a file of JSON lines: a header, then one line per image. Each line is handed to the
 operating system at once; a kill costs at most the line being written, which is cut off at the next
-start. The boxes stay in the file; memory holds only where each image's line lies.
+start. The boxes stay in the file; memory holds only where each image's line is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMAT = 1  # of the lines
 
 
 class _Line(NamedTuple):
-    """Where an image's line lies, and all it says but the boxes."""
+    """Where an image's line is, and all it holds but the boxes."""
 
     offset: int  # bytes
     length: int
@@ -33,10 +33,10 @@ class Journal:
     """The journal at `path`, opened for appending; one process writes to it.
 
     Args:
-        path: created with its folder if it is not there.
-        digest: stands for everything the boxes depend on but the image. A journal of another
-            digest, or without a readable header, is started anew.
-        report: gets a sentence if a journal that was there could not be used, or not all of it.
+        path: created, with its folder, if it is missing.
+        digest: of everything the boxes depend on but the image. A journal with another digest,
+            or without a readable header, is started anew.
+        report: called with a sentence if an existing journal cannot be used, or only in part.
 
     Raises:
         OSError: the file cannot be created.
@@ -76,7 +76,7 @@ class Journal:
         """Append the line of a finished image; it replaces an earlier one of the same file.
 
         Raises:
-            DataError: the file cannot be written, the disk is full for example.
+            DataError: the file cannot be written, for example because the disk is full.
         """
         content = {
             "file": found.file,
@@ -120,13 +120,13 @@ class Journal:
         return self._file.tell() - len(data), len(data)
 
     def _load(self, header: dict[str, Any], report: Callable[[str], None]) -> str | None:
-        """Read the lines and cut off a torn last one; returns why none can be used, or None."""
+        """Read the lines and cut off a torn last one; returns why all are unusable, or None."""
         damaged = 0
         with open(self.path, "r+b") as file:
             line = file.readline()
             first = _parse(line)
             if first.get("journal") != FORMAT or "digest" not in first or line[-1:] != b"\n":
-                return "is no readable journal"
+                return "is not a readable journal"
             if first != header:
                 return "was made with other settings"
             end = file.tell()
@@ -141,7 +141,7 @@ class Journal:
         return None
 
     def _read_line(self, data: bytes, offset: int) -> bool:
-        """Take an image's line into account; returns whether it can be read."""
+        """Note where an image's line is; returns whether it can be read."""
         content = _parse(data)
         try:
             boxes = np.array(content["boxes"], dtype=np.float64)
@@ -157,7 +157,7 @@ class Journal:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """The object of a JSON line; an empty one if it is none."""
+    """The object in a JSON line; an empty one if there is none."""
     try:
         content = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a run of `python -m data.proposals` leaves: the COCO JSON, and a list of bad images.
+"""Write what `python -m data.proposals` leaves: the COCO JSON, and a list of bad images.
 
 Legend: P proposals.
 """
@@ -17,17 +17,17 @@ from data.json_files import open_atomic
 from data.proposals.workers import Bad
 
 CATEGORIES = [{"id": 1, "name": "object"}]
-NAMED = 10  # bad images on the screen; more are listed in a file
+NAMED = 10  # bad images on the screen; if there are more, a file lists all
 
 
 def write_proposals(
     images: Sequence[dict[str, Any]], boxes_of: Callable[[str], np.ndarray], output: Path
 ) -> None:
-    """Write COCO JSON all or nothing; the boxes of one image at a time are in memory.
+    """Write COCO JSON all or nothing; only one image's boxes are in memory at a time.
 
     Args:
         images: complete COCO entries.
-        boxes_of: gives (P, 4) float64 xyxy boxes in pixels of a file name, best first.
+        boxes_of: gives (P, 4) float64 xyxy boxes in pixels for a file name, best first.
         output: file to write.
     """
     count = 0
@@ -56,7 +56,7 @@ def annotations_of(image_id: int | str, boxes: np.ndarray) -> Iterator[dict[str,
 
 
 def report_bad(bad: Sequence[Bad], total: int, output: Path, skip: bool) -> None:
-    """Name images that cannot be used on stderr, all of them in `OUTPUT.bad.txt` if many."""
+    """Name unusable images on stderr; if there are many, list all in `OUTPUT.bad.txt`."""
     listing = output.with_name(f"{output.name}.bad.txt")
     listing.unlink(missing_ok=True)  # of an earlier run
     if not bad:

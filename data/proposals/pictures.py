@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.images import read_image
 
-PICTURES = 12  # of a run
-BOXES = 30  # on a picture
+PICTURES = 12  # per run
+BOXES = 30  # per picture
 BOLD = 5  # the best boxes have thick lines and their rank
 LEAST_SIDE_FOR_TEXT = 100  # pixels; ranks would hide what is in a smaller image
 SIDE = 800  # longer side in pixels for which lines are 1 and 3 pixels wide; they grow with it
@@ -29,11 +29,11 @@ def draw_sample(
     Args:
         images: folder of the images.
         files: relative to it.
-        boxes_of: gives (P, 4) xyxy boxes in pixels of a file, best first.
+        boxes_of: gives (P, 4) xyxy boxes in pixels for a file, best first.
         directory: gets `NAME.jpg` for each image drawn, subfolders kept.
 
     Returns:
-        The pictures.
+        Paths of the pictures.
 
     Raises:
         DataError: an image cannot be read.
@@ -62,7 +62,7 @@ def _inner_parts(file: str) -> list[str]:
 
 
 def rank_colour(rank: int) -> tuple[int, int, int]:
-    """The best `BOLD` from red over yellow and green to blue; violet, ever darker, for others."""
+    """From red through yellow and green to blue for the best `BOLD`; others ever darker violet."""
     if rank < BOLD:
         red, green, blue = colorsys.hsv_to_rgb(0.6 * rank / (BOLD - 1), 0.95, 1.0)
     else:
@@ -72,7 +72,7 @@ def rank_colour(rank: int) -> tuple[int, int, int]:
 
 
 def draw_ranked(image: Image.Image, boxes: np.ndarray) -> Image.Image:
-    """A copy of `image` with (P, 4) xyxy boxes, best first, of which the best lie on top."""
+    """A copy of `image` with (P, 4) xyxy boxes, best first; the best are on top."""
     picture = image.convert("RGB")
     draw = ImageDraw.Draw(picture)
     unit = max(1, round(max(picture.size) / SIDE))
@@ -99,7 +99,7 @@ def _pixel_corners(box: Sequence[float], size: tuple[int, int]) -> tuple[int, in
 def _free_patch(
     left: float, top: float, side: float, taken: Sequence[tuple[float, float, float, float]]
 ) -> tuple[float, float, float, float]:
-    """A square for a rank at a box's corner; to the right of those that lie there."""
+    """A square for a rank at a box's corner, to the right of those already there."""
     overlaps = [t for t in taken if abs(t[0] - left) <= side and abs(t[1] - top) <= side]
     if overlaps:
         return _free_patch(max(t[2] for t in overlaps) + 1, top, side, taken)

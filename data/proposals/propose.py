@@ -1,4 +1,4 @@
-"""From images to the boxes pre-training learns from: selective search, filter, NMS.
+"""Make the boxes that pre-training learns from: selective search, filter, NMS.
 
 Legend: P proposals.
 """
@@ -14,8 +14,8 @@ from torch.nn import functional
 from data.proposals.box_filter import BoxFilter, filter_boxes, suppress_overlaps
 from data.selective_search import SEARCHES, selective_search
 
-# Kept boxes are not used again when it differs. Raise it when the search, the filter or the
-# decoding of images changes such that an image gets other boxes.
+# Kept boxes are not reused when it differs. Raise it when a change to the search, the filter or
+# the decoding of images gives an image other boxes.
 SEARCH_VERSION = 2
 
 
@@ -24,10 +24,10 @@ class ProposalSettings:
     """How the boxes of one image are made."""
 
     box_filter: BoxFilter | None = field(default_factory=BoxFilter)  # None keeps every box
-    nms_iou: float = 0.5  # of two boxes that overlap more, the lower-ranked goes; 1 keeps both
+    nms_iou: float = 0.5  # the lower-ranked of two boxes that overlap more goes; 1 keeps both
     max_boxes: int | None = None  # keep this many of the best; None keeps all
     search: str = "thorough"  # key of SEARCHES; fast takes a quarter of the time
-    search_side: int = 320  # larger images are searched after shrinking their longer side to this
+    search_side: int = 320  # the longer side of larger images is shrunk to this for the search
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -37,7 +37,7 @@ class ProposalSettings:
 def propose(
     images: Sequence[Tensor], settings: ProposalSettings = ProposalSettings()
 ) -> list[Tensor]:
-    """Boxes of a batch of images, which may differ in size; an image's do not depend on the others.
+    """Boxes of images that may differ in size; an image's boxes do not depend on the others.
 
     Args:
         images: (3, H, W) RGB each, uint8 or floats in 0..1.
@@ -53,7 +53,7 @@ def propose(
 
 
 def _select(image: Tensor, small: Tensor, boxes: Tensor, settings: ProposalSettings) -> Tensor:
-    """Bring boxes of the image searched to the given one and choose among them."""
+    """Scale boxes from the searched image to the given one and choose among them."""
     height, width = image.shape[-2:]
     stretch = boxes.new_tensor([width / small.shape[-1], height / small.shape[-2]])
     boxes = boxes * stretch.repeat(2)

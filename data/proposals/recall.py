@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-LARGE_AREA = 32**2  # objects above this area in pixels get a recall of their own
+LARGE_AREA = 32**2  # objects above this area in pixels are also counted apart
 
 
 def measure_recall(proposals: Sequence[Tensor], objects: Sequence[Tensor]) -> dict[str, float]:
@@ -28,7 +28,7 @@ def measure_recall(proposals: Sequence[Tensor], objects: Sequence[Tensor]) -> di
     """
     best, area = [torch.zeros(0)], [torch.zeros(0)]
     for boxes, truth in zip(proposals, objects, strict=True):
-        padded = torch.cat([boxes, boxes.new_zeros(1, 4)])  # an empty box, lest P is 0
+        padded = torch.cat([boxes, boxes.new_zeros(1, 4)])  # an empty box, in case P is 0
         best.append(box_iou(truth, padded).amax(dim=1))
         area.append((truth[:, 2:] - truth[:, :2]).prod(dim=1))
     best_iou, large = torch.cat(best), torch.cat(area) > LARGE_AREA

@@ -1,4 +1,4 @@
-"""A folder of images whose boxes are searched when an image is first read."""
+"""A folder of images whose boxes are found when an image is first read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from data.proposals.cache import ProposalCache
 class SearchedImages:
     """All images of a folder with their proposals, without a file that lists them.
 
-    In the place of a `CocoDataset` of a file of `python -m data.proposals`, it gives the same
-    images in the same order with the same boxes.
+    It replaces a `CocoDataset` of a file from `python -m data.proposals`: it gives the same images
+    in the same order with the same boxes.
 
     Args:
-        images: folder of the images; those in its subfolders count, too.
-        cache: searches the boxes and keeps them.
+        images: folder of the images; those in its subfolders count too.
+        cache: finds the boxes and keeps them.
 
     Raises:
         DataError: the folder does not exist or holds no image, or an image is truncated or
@@ -37,7 +37,7 @@ class SearchedImages:
         return len(self.files)
 
     def read(self, index: int) -> tuple[Image.Image, Record]:
-        """Decode image `index`; its boxes come from the cache or, the first time, a search.
+        """Decode image `index`; its boxes come from the cache or, the first time, the search.
 
         Raises:
             DataError: the file is unreadable, or the boxes cannot be kept.

@@ -1,7 +1,7 @@
-"""Where proposals come from and for which images: the search, labels or a detector's results.
+"""Which images get proposals, and from where: the search, labels or a detector's results.
 
-Boxes that are given are made class-agnostic, clipped to their image and ranked; those without area
-are left out.
+Given boxes are made class-agnostic, clipped to their image and ranked; those without area are left
+out.
 
 Legend: P proposals, M ground-truth boxes.
 """
@@ -23,7 +23,7 @@ from data.images import list_images
 from data.json_files import read_json
 from data.proposals.workers import Job
 
-# Of a box in pixels. The output has two decimals, and training refuses a box without area.
+# Of a box, in pixels. The output has two decimals, and training refuses a box without area.
 LEAST_SIDE = 0.02
 
 
@@ -32,12 +32,12 @@ class Work:
     """The images of a run."""
 
     entries: list[dict[str, Any]]  # COCO's 'images'; those of a folder lack width and height
-    jobs: list[Job]  # one an entry
-    left_out: str | None = None  # a sentence on given boxes that are not used
+    jobs: list[Job]  # one per entry
+    left_out: str | None = None  # a sentence about given boxes that are not used
 
 
 def list_work(images: Path, annotations: str | None, source: str) -> Work:
-    """What to do for the options of the command.
+    """List the images and jobs for the options of the command.
 
     Args:
         images: folder of the images.
@@ -48,7 +48,7 @@ def list_work(images: Path, annotations: str | None, source: str) -> Work:
 
     Raises:
         DataError: a file or the folder is missing or malformed, an image is listed twice, or the
-            results are of other images.
+            results are for other images.
     """
     if not images.is_dir():
         raise DataError(f"{images}: no such directory; give the folder that holds the images")
@@ -67,7 +67,7 @@ def list_work(images: Path, annotations: str | None, source: str) -> Work:
     lost = total - sum(map(len, boxes))
     sentence = (
         f"--source {source}: {lost:,} of {total:,} boxes are left out (crowds, boxes without area "
-        "in their image or of other images)"
+        "in their image or for other images)"
     )
     return Work(entries, jobs, sentence if lost else None)
 
@@ -105,7 +105,7 @@ def _check_unique(path: str, entries: list[dict[str, Any]]) -> None:
 
 
 def _labels(content: dict[str, Any]) -> tuple[dict[Any, list[list[float]]], int]:
-    """xywh boxes by image id, crowds left out, and how many boxes there were with them."""
+    """xywh boxes by image id, crowds left out, and how many boxes there were, crowds included."""
     boxes: dict[Any, list[list[float]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         if not annotation.get("iscrowd", 0):
@@ -119,7 +119,7 @@ def _results(
     """xywh boxes by image id of `content`, best score first, and how many there were in all."""
     results, known_as = _read_results(path)
     ids = {image["id"]: image["id"] for image in content["images"]}
-    if known_as is not None:  # the file lists images itself: its ids are not those of annotations
+    if known_as is not None:  # the file lists images itself: its ids are not those of `annotations`
         by_name = {image["file_name"]: image["id"] for image in content["images"]}
         ids = {other: by_name[name] for other, name in known_as.items() if name in by_name}
     scored: dict[Any, list[tuple[float, list[float]]]] = {i["id"]: [] for i in content["images"]}
@@ -134,7 +134,7 @@ def _results(
             scored[ids[entry["image_id"]]].append((entry["score"], entry["bbox"]))
     if results and not any(scored.values()):
         raise DataError(
-            f"{path}: has boxes of none of the images in {annotations}; give the annotations of "
+            f"{path}: has boxes for none of the images in {annotations}; give the annotations of "
             "the images that the detector saw"
         )
     best_first = {
@@ -154,7 +154,7 @@ def _read_results(path: str) -> tuple[list[Any], dict[Any, str] | None]:
     if isinstance(content, list):
         return content, None
     entries = content.get("annotations") if isinstance(content, dict) else None
-    # Entries are checked as those of a plain list are; the images as everywhere.
+    # Entries are checked like those of a plain list, the images as everywhere else.
     check_coco(path, {**content, "annotations": []} if isinstance(entries, list) else content)
     return entries, {image["id"]: image["file_name"] for image in content["images"]}
 
@@ -162,24 +162,24 @@ def _read_results(path: str) -> tuple[list[Any], dict[Any, str] | None]:
 def _entry_problem(entry: Any) -> str | None:
     """What is wrong with an entry of COCO results, or None."""
     if not isinstance(entry, dict):
-        return "is no object"
+        return "is not an object"
     for field in ("image_id", "bbox", "score"):
         if field not in entry:
             return f"has no '{field}'"
     if not isinstance(entry["image_id"], (int, str)):
-        return "has an image_id that is no integer or text"
+        return "has an image_id that is not an integer or text"
     bbox = entry["bbox"]
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         return "has a bbox that is not four finite numbers [x, y, width, height]"
     if not _is_number(entry["score"]):
-        return "has a score that is no finite number"
+        return "has a score that is not a finite number"
     return None
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return abs(value) <= 1e30  # not NaN either; and an integer that fits into a float
+    return abs(value) <= 1e30  # also refuses NaN, and integers that do not fit into a float
 
 
 def _clip(xywh: list[list[float]], entry: dict[str, Any]) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Boxes of many image files: in batches, spread over processes or prepared for one device.
+"""Find boxes for many image files, in batches, spread over processes or on one device.
 
-How files are grouped and who works on them changes the speed only. An image that cannot be used is
-an outcome like any other; it stops nothing.
+How files are grouped and which process handles them changes only the speed. An image that cannot be
+used is an outcome like any other; it stops nothing.
 
 Legend: P proposals.
 """
@@ -99,7 +99,7 @@ def propose_files(
     workers: int = 1,
     batch: int = 16,
 ) -> Iterator[Found | Bad]:
-    """Yield the outcome of every job on the CPU, in the order in which they are finished.
+    """Yield the outcome of every job on the CPU, in the order in which they finish.
 
     Args:
         directory: the jobs' files are relative to it.
@@ -109,7 +109,7 @@ def propose_files(
         batch: images searched together, at most.
 
     Raises:
-        DataError: a process was killed, usually for want of memory.
+        DataError: a process was killed, usually for lack of memory.
     """
     if workers > 1 and len(jobs) > 1:
         yield from _propose_in_processes(directory, jobs, settings, workers, batch)
@@ -140,7 +140,7 @@ def propose_files_on_device(
 def _read_ahead(
     pool: ThreadPoolExecutor, directory: Path, jobs: Iterable[Job], ahead: int
 ) -> Iterator[_Picture | Bad]:
-    """Yield what `_read` gives for each job, in order, with `ahead` images on their way."""
+    """Yield what `_read` gives for each job, in order, with up to `ahead` images being read."""
     waiting = iter(jobs)
     running = deque(pool.submit(_read, directory, job) for job in islice(waiting, ahead))
     try:
@@ -169,7 +169,7 @@ def _propose_in_processes(
                 yield from future.result()
     except BrokenProcessPool:
         raise DataError(
-            "a process of --workers was killed, perhaps for want of memory; run the command again "
+            "a process of --workers was killed, perhaps for lack of memory; run the command again "
             "with fewer --workers or a smaller --batch, finished images are kept"
         ) from None
     finally:
@@ -180,19 +180,19 @@ def _process_context() -> multiprocessing.context.BaseContext:
     # Forking a process that has already run torch threads can hang: fork a fresh one, or none.
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    # Torch is imported once for all.
+    # Torch is imported once for all processes.
     multiprocessing.set_forkserver_preload(["data.proposals.workers"])
     return multiprocessing.get_context("forkserver")
 
 
 def _start_process() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all: one message is enough
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all of them: one message will do
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Leave when the parent was killed: the queue of tasks would keep this process for ever."""
+    """Exit when the parent is killed: the queue of tasks would keep this process alive for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # this runs in a child only
     parent.join()
@@ -227,7 +227,7 @@ def _read(directory: Path, job: Job) -> _Picture | Bad:
 def _propose_reads(
     reads: Iterable[_Picture | Bad], settings: ProposalSettings, batch: int, device: torch.device
 ) -> Iterator[Found | Bad]:
-    """Collect pictures to batches and propose for each; bad ones pass through at once."""
+    """Collect pictures into batches and propose boxes for each; bad ones pass through at once."""
     pictures: list[_Picture] = []
     pixels = 0
     for read in reads:
@@ -254,7 +254,7 @@ def _propose_pictures(
 
 
 def _choose(picture: _Picture, settings: ProposalSettings) -> Tensor:
-    """Filter, NMS and limit on the boxes that were given."""
+    """Apply the filter, NMS and the limit to the given boxes."""
     boxes = torch.from_numpy(picture.job.boxes)
     if settings.box_filter is not None:
         boxes = filter_boxes(boxes, *picture.pixels.shape[1:], settings.box_filter)

@@ -1,8 +1,8 @@
 """Colour spaces for selective search: strategies that see the same image differently.
 
-Each is a function of (N, 3, H, W) float32 RGB, whole numbers in 0..255, to (N, C, H, W) float32
-in about 0..255. The numbers do not depend on the batch or the layout in memory, not even in the
-last bit: roots and powers, which may, are looked up in tables.
+Each function maps (N, 3, H, W) float32 RGB, whole numbers in 0..255, to (N, C, H, W) float32 in
+about 0..255. The numbers do not depend on the batch or the memory layout, not even in the last
+bit: roots and powers, which might, are looked up in tables.
 
 Legend: N images, C channels, H, W height and width.
 """
@@ -27,7 +27,7 @@ def rgb_to_hsv(image: Tensor) -> Tensor:
     red, green, blue = image.unbind(dim=1)
     value, low = image.amax(dim=1), image.amin(dim=1)
     spread = value - low
-    divisor = spread.clamp(min=1)  # greys have no hue; others have a spread of 1 at least
+    divisor = spread.clamp(min=1)  # greys have no hue; others have a spread of at least 1
     turn = torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
     turn = torch.where(value == red, ((green - blue) / divisor) % 6, turn)
     hue = turn * (255 / 6)

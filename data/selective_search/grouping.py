@@ -3,10 +3,10 @@
 Source: Uijlings et al., "Selective Search for Object Recognition", IJCV 2013, Algorithm 1 and
 Equations 2 to 6.
 
-The paper merges one pair at a time. Here, in every round, each pair merges whose regions are both
-the other's most similar neighbour, in all images and for all notions of similarity at once. Such a
-pair can only be torn apart if a merge elsewhere gives one of the two a neighbour that is even more
-similar, which is rare: a union resembles others about as much as its parts do. So the hierarchies
+The paper merges one pair at a time. Here every round merges all pairs whose regions are each
+other's most similar neighbour, in all images and for all notions of similarity at once. Such a
+pair could be torn apart only by a merge elsewhere that gives one of the two an even more similar
+neighbour, which is rare: a union resembles others about as much as its parts do. So the hierarchies
 are nearly the paper's, in a few dozen rounds.
 
 Legend: T trees (an image under one notion of similarity), R regions, G regions given and
@@ -34,7 +34,7 @@ class Hierarchy:
     tree: Tensor  # (G,) int64
     size: Tensor  # (G,) float32 pixels
     box: Tensor  # (G, 4) float32 xyxy
-    likeness: Tensor  # (G,) mean measure, 0..1, to the region it merged with; 0 for the last
+    likeness: Tensor  # (G,) mean measure, 0..1, with the region it merged with; 0 for the last
 
     def __len__(self) -> int:
         return len(self.size)
@@ -45,7 +45,7 @@ def group_regions(parts: Sequence[tuple[Regions, str]], pixels: Tensor) -> tuple
 
     Args:
         parts: regions of the batch and what to compare them by, letters of `MEASURES`.
-        pixels: (N,) of every image.
+        pixels: (N,) number of pixels in every image.
 
     Returns:
         The hierarchies and the image (T,) of each tree; tree `part * N + image`.
@@ -133,7 +133,7 @@ class _Forest:
         return torch.cat([similarity[same], self.similarity(changed)])
 
     def hierarchy(self) -> Hierarchy:
-        """What has been made so far."""
+        """The regions made so far."""
         rows = (self.tree, self.size, self.box, self.likeness)
         return Hierarchy(*(row[: self.count] for row in rows))
 

@@ -1,4 +1,4 @@
-"""What selective search compares regions by: colour and texture histograms, size and box.
+"""Features by which selective search compares regions: colour and texture histograms, size and box.
 
 Source: Uijlings et al., "Selective Search for Object Recognition", IJCV 2013, Section 3.2.
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from data.selective_search.segmentation import Segmentation, blur
 
-COLOUR_BINS = 25  # a channel
-TEXTURE_BINS = 10  # a channel and direction
-STEEPEST = 50.0  # levels a pixel; slopes from here on share the last bin
+COLOUR_BINS = 25  # per channel
+TEXTURE_BINS = 10  # per channel and direction
+STEEPEST = 50.0  # levels per pixel; slopes from here up share the last bin
 EXACT = 2**16  # histograms are multiples of 1 / EXACT, so that sums of them are exact
 
 
@@ -58,11 +58,11 @@ def describe_regions(segmentation: Segmentation, colours: Tensor, texture: Tenso
 
 
 def texture_levels(image: Tensor, inside: Tensor) -> Tensor:
-    """Bins of how steeply the brightness rises to each of the four sides.
+    """Bins of how steeply the brightness rises towards each of the four sides.
 
     Args:
         image: (N, 3, H, W) RGB in 0..255.
-        inside: (N, H, W) bool; padding is no neighbour.
+        inside: (N, H, W) bool; padding is not a neighbour.
 
     Returns:
         (N, 4, H, W) int64 in 0..9.
@@ -80,7 +80,7 @@ def texture_levels(image: Tensor, inside: Tensor) -> Tensor:
 
 
 def round_histogram(histogram: Tensor) -> Tensor:
-    """To multiples of 2^-16: sums of shares then do not depend on the order of summation."""
+    """Round to multiples of 2^-16: sums of shares then do not depend on their order."""
     return (histogram * EXACT).round() / EXACT
 
 

@@ -36,7 +36,7 @@ class Strategy:
     """One over-segmentation and the hierarchies grown from it."""
 
     colour_space: str = "hsv"  # key of COLOUR_SPACES; for segmentation and colour histograms
-    scale: float = 300.0  # of the over-segmentation; larger starts from larger regions
+    scale: float = 300.0  # of the over-segmentation; larger gives larger first regions
     min_size: int = 80  # pixels; smaller regions of the over-segmentation are absorbed
     similarities: tuple[str, ...] = ("ctsf", "sf", "cf", "tf")  # of colour, texture, size, fill
 
@@ -45,13 +45,13 @@ SEARCHES = {  # all for images of about 320 x 240 pixels
     "fast": (Strategy("hsv"),),
     "thorough": (Strategy("hsv"), Strategy("lab"), Strategy("rgb"), Strategy("hsv", 600.0)),
 }
-DEMOTIONS = (  # a box that overlaps a better one by this IoU counts as so many times further down
+DEMOTIONS = (  # a box that overlaps a better one by this IoU ranks as if this many times lower
     (0.5, 1.5),
     (0.65, 4.0),
     (0.8, 10.0),
     (0.9, 20.0),
 )
-HEAD_START = 20  # positions that demotion adds to, so that the very first boxes can fall as well
+HEAD_START = 20  # added to positions before demotion, so that the very first boxes can fall too
 CPU_BATCH_PIXELS = 200_000  # searched together; more would not fit into the cache
 GPU_BATCH_PIXELS = 8_000_000  # 100 images of 320 x 240; takes some GB of memory
 
@@ -95,14 +95,14 @@ def _check_strategy(strategy: Strategy) -> None:
 
 
 def _to_pixels(image: Tensor) -> Tensor:
-    """Any image to (3, H, W) float32, whole numbers in 0..255."""
+    """Convert any image to (3, H, W) float32, whole numbers in 0..255."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"images must have the shape (3, H, W), got {tuple(image.shape)}")
     if max(image.shape[1:]) > LONGEST_SIDE:
         raise ValueError(f"images must have sides of at most {LONGEST_SIDE} pixels; shrink them")
     if image.is_floating_point():
         if image.numel() and not (image.min() >= 0 and image.max() <= 1):
-            raise ValueError("images of floats must lie in 0..1; undo the normalisation first")
+            raise ValueError("images of floats must be in 0..1; undo the normalisation first")
         return (image.float() * 255).round()
     if image.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 or floating point, got {image.dtype}")
@@ -159,15 +159,15 @@ def rank_boxes(hierarchy: Hierarchy, image_of: Tensor, count: int) -> list[Tenso
     """Pool the boxes of all trees of an image: unique, most promising first.
 
     As in Section 4 of the paper, the largest region of a tree has position 1, the next one 2, and
-    so on, and positions are multiplied by a factor, the smallest product first. The paper's factor
-    is random, lest large boxes always win. Here it is small for regions that fill their box and
-    differ from what they merged with; it grows with the overlap with a better box, so that the
-    first k boxes are spread over the image for any k.
+    so on; positions are multiplied by a factor, and the smallest product comes first. The paper's
+    factor is random, so that large boxes do not always win. Here it is small for regions that fill
+    their box and differ from what they merged with; it grows with the overlap with a better box, so
+    that the first k boxes are spread over the image for any k.
 
     Args:
         hierarchy: of all trees.
         image_of: (T,) image of each tree.
-        count: images.
+        count: number of images.
 
     Returns:
         For each image (P, 4) float32 xyxy.
@@ -185,7 +185,7 @@ def rank_boxes(hierarchy: Hierarchy, image_of: Tensor, count: int) -> list[Tenso
 
 
 def _positions(hierarchy: Hierarchy) -> Tensor:
-    """(G,) 1 for the largest region of its tree, 2 for the next; of equals the later made first."""
+    """(G,) 1 for the largest region of its tree, 2 for the next; of equals, the newest first."""
     order = (len(hierarchy) - 1 - torch.arange(len(hierarchy), device=hierarchy.size.device))
     order = order[hierarchy.size[order].argsort(descending=True, stable=True)]
     order = order[hierarchy.tree[order].argsort(stable=True)]
@@ -198,9 +198,9 @@ def _positions(hierarchy: Hierarchy) -> Tensor:
 
 
 def _without_repeats(boxes: Tensor) -> Tensor:
-    """Each box (P, 4) once, where it comes first."""
+    """Keep each box (P, 4) once, where it first occurs."""
     places = torch.tensor([1, 2**15, 2**30, 2**45], device=boxes.device)
-    code = (boxes.long() * places).sum(dim=1)  # one number a box; sides are at most 2^14
+    code = (boxes.long() * places).sum(dim=1)  # one number per box; sides are at most 2^14
     _, kind = code.unique(return_inverse=True)
     place = torch.arange(len(boxes), device=boxes.device)
     first = torch.full_like(place, len(boxes)).scatter_reduce_(0, kind, place, "amin")

@@ -1,19 +1,19 @@
 """Graph-based over-segmentation of a batch of images: small regions of even colour.
 
 Source: Felzenszwalb and Huttenlocher, "Efficient Graph-Based Image Segmentation", IJCV 2004.
-Pixels are nodes, neighbouring pixels are joined by an edge as heavy as their colours differ. An
-edge merges the two regions at its ends if it is no heavier than the threshold of either region,
+Pixels are nodes; neighbouring pixels are joined by an edge whose weight is their colour difference.
+An edge merges the two regions at its ends if it is no heavier than the threshold of either region,
 
     threshold(R) = heaviest edge merged inside R so far + scale / pixels of R,
 
 and the paper visits the edges one by one, from light to heavy. Here the edges of all images are
-visited together in a few dozen levels of weight. In a round of a level, every region takes its
-lightest edge among those that pass the test, and all regions joined by such edges become one. So
-within a level the thresholds are those from before the round: the order of the paper is kept
-between levels and given up inside them.
+visited together in a few dozen levels of weight. In each round of a level, every region takes its
+lightest edge among those that pass the test, and all regions joined by such edges become one. The
+thresholds are those from before the round, so the paper's order is kept between levels and given
+up within them.
 
-The numbers are the same for any batch an image is in: sums are of multiples of 1/16 and so exact,
-and everything else is element by element.
+An image gives the same numbers in any batch: sums are of multiples of 1/16 and so exact, and
+everything else is element by element.
 
 Legend: N images, C channels, H, W height and width, E edges, R regions.
 """
@@ -26,10 +26,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-REFERENCE_PIXELS = 320 * 240  # smaller images are segmented as if they had so many
+REFERENCE_PIXELS = 320 * 240  # smaller images are segmented as if they had this many
 FIRST_LEVEL, LEVEL_RATIO, LAST_LEVEL = 1.0, 1.3, 450.0  # colour differences; black-white is 442
-ROUNDS = 2  # of merging a level; equal colours are merged to the end
-NOTHING = torch.iinfo(torch.int64).max  # as the lightest edge of a region that has none
+ROUNDS = 2  # of merging per level; equal colours get as many as it takes
+NOTHING = torch.iinfo(torch.int64).max  # the lightest edge of a region that has none
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Edges:
     key: Tensor  # int64, ordered like the weight, and no two of an image are equal
 
     def select(self, chosen: Tensor) -> Edges:
-        """Those where the mask (E,) is set."""
+        """The edges where the mask (E,) is set."""
         where = chosen.nonzero()[:, 0]
         return Edges(*(part.index_select(0, where) for part in vars(self).values()))
 
     def renumbered(self, number: Tensor) -> Edges:
-        """The same edges between the nodes' new numbers; those within one node are gone."""
+        """The same edges between the nodes' new numbers; those within one node are dropped."""
         first = number.index_select(0, self.first)
         second = number.index_select(0, self.second)
         return Edges(first, second, self.weight, self.key).select(first != second)
@@ -71,7 +71,7 @@ def segment(colours: Tensor, inside: Tensor, scale: float, min_size: int) -> Seg
         scale: k of the paper, in colour difference x pixels; larger gives larger regions.
         min_size: regions of fewer pixels are joined to their most similar neighbour.
 
-    In images of fewer than 320 x 240 pixels a pixel counts for more than one, such that the number
+    In images of fewer than 320 x 240 pixels a pixel counts for more than one, so that the number
     of regions depends on what an image shows and hardly on how large it is.
     """
     edges = grid_edges(blur(colours), inside)
@@ -118,7 +118,7 @@ def grid_edges(image: Tensor, inside: Tensor) -> Edges:
         difference = image[head] - image[tail]
         weight = (difference * difference).sum(dim=1).sqrt()[both]
         # Equal weights are ordered by a scrambled place: in order of the places, an even surface
-        # would grow one pixel a round.
+        # would grow by one pixel per round.
         scrambled = ((place[head] | (axis << 28)) * 2654435761) & 0xFFFFFFFF
         key = weight.view(torch.int32).long() << 32 | scrambled.expand_as(both)[both]
         parts.append((number[head][both], number[tail][both], weight, key))
@@ -126,14 +126,14 @@ def grid_edges(image: Tensor, inside: Tensor) -> Edges:
 
 
 def _grow(edges: Edges, size: Tensor, scale: float) -> tuple[Tensor, Tensor, Edges]:
-    """Merge pixels, of the sizes given, level by level.
+    """Merge pixels of the given sizes, level by level.
 
     Returns:
         (pixels,) region numbers; (R,) sizes; the edges between regions.
     """
     heaviest = torch.zeros_like(size)  # edge merged inside a region
     region = torch.arange(len(size), device=size.device)
-    since = region  # edges are written in the regions of some rounds ago; these are in now
+    since = region  # edges name regions of some rounds ago; this gives their numbers now
     below = -1.0
     for level in _levels():
         now = edges.select((edges.weight > below) & (edges.weight <= level)).renumbered(since)
@@ -151,7 +151,7 @@ def _grow(edges: Edges, size: Tensor, scale: float) -> tuple[Tensor, Tensor, Edg
             since = new.index_select(0, since)
             now = now.renumbered(new)
         below = level
-        if 2 * len(size) < len(since):  # so that in total little is spent on renumbering
+        if 2 * len(size) < len(since):  # so that renumbering costs little in total
             edges = edges.renumbered(since)
             region = since.index_select(0, region)
             since = torch.arange(len(size), device=size.device)
@@ -167,7 +167,7 @@ def _levels() -> list[float]:
 
 
 def _absorb_small(edges: Edges, size: Tensor, min_size: int) -> tuple[Tensor, Tensor, Edges]:
-    """Join regions of fewer pixels to their most similar neighbour; returns as `_grow`."""
+    """Join regions of fewer pixels to their most similar neighbour; returns the same as `_grow`."""
     number = torch.arange(len(size), device=size.device)
     while True:
         small = size < min_size
@@ -189,7 +189,7 @@ def _merge(edges: Edges, count: int, choosing: Tensor | None = None) -> tuple[Te
         choosing: (count,) bool, regions that take one; all of them by default.
 
     Returns:
-        (count,) new numbers, in order of a region of each group; (E,) which edges were taken.
+        (count,) new numbers, in order of the root of each group; (E,) which edges were taken.
     """
     lightest = torch.full((count,), NOTHING, device=edges.key.device)
     lightest.scatter_reduce_(0, edges.first, edges.key, "amin")
@@ -203,14 +203,14 @@ def _merge(edges: Edges, count: int, choosing: Tensor | None = None) -> tuple[Te
     one, other = edges.select(by_second), edges.select(by_first)
     parent[one.second] = one.first
     parent[other.first] = other.second
-    # No two keys are equal, so that the only circles are edges that both of their ends took.
+    # No two keys are equal, so the only cycles are edges that both of their ends took.
     both = edges.select(by_first & by_second)
     parent[both.first] = both.first
     return _number_groups(parent), by_first | by_second
 
 
 def _number_groups(parent: Tensor) -> Tensor:
-    """(R,) parents without circles to (R,) numbers of the trees, in order of their roots."""
+    """From (R,) parents without cycles to (R,) numbers of their trees, in order of the roots."""
     while True:
         above = parent.index_select(0, parent)
         if torch.equal(above, parent):
