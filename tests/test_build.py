@@ -1,4 +1,4 @@
-"""From the `data` section to datasets: what each stage reads, and errors that name the key."""
+"""Datasets built from the `data` section: what each stage reads, and errors that name the key."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_two_views_read_proposals_and_all_images(split):
     assert {min(view["image"].shape[1:]) for view in views} <= {32, 40}
 
 
-def test_two_views_without_a_file_are_searched(split, tmp_path):
+def test_two_views_without_a_file_search_for_boxes(split, tmp_path):
     """The labels are not used, whether they are given or not."""
     cache = tmp_path / "cache"
     config = DataConfig(
@@ -136,7 +136,7 @@ def test_missing_keys_are_named(split, build, name, keys):
         ({"bad_boxes": "ignore"}, "data.bad_boxes is 'ignore'; set it to error or drop"),
     ],
 )
-def test_values_that_cannot_be(options, words):
+def test_impossible_values(options, words):
     with pytest.raises(ValueError, match="data") as error:
         DataConfig(**options)
     assert words in str(error.value)

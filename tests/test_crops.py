@@ -87,7 +87,7 @@ def test_hue_equals_torchvisions(turns):
 
 
 class FixedDraws(random.Random):
-    """Draws of `uniform` and the order of `shuffle` as told."""
+    """Gives prescribed draws of `uniform` and a prescribed order of `shuffle`."""
 
     def __init__(self, values, order):
         super().__init__(0)

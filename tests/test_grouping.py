@@ -61,7 +61,7 @@ def likeness(one: tuple, other: tuple, letters: str) -> float:
 
 
 def group_slowly(regions: Regions, labels: torch.Tensor, letters: str, together: bool) -> set:
-    """(box, pixels) of all regions; all mutually best pairs of a round, or only the very best."""
+    """(box, pixels) of all regions; merges all mutually best pairs per round, or only the best."""
     alive = [
         (set(map(tuple, (labels == i).nonzero().tolist())),
          regions.colour[i].tolist(), regions.texture[i].tolist())
@@ -140,7 +140,7 @@ def test_most_boxes_are_those_of_the_papers_order() -> None:
     assert shared / total > 0.8
 
 
-def test_one_call_for_everything_equals_a_call_each() -> None:
+def test_one_call_for_everything_equals_separate_calls() -> None:
     one, other = made_regions(1)[0], made_regions(2)[0]
     both = Regions(
         image=torch.cat([one.image, other.image + 1]),

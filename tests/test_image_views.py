@@ -17,7 +17,7 @@ def images(dataset):
     return images_of_tree(dataset / "train")
 
 
-def test_two_views_are_drawn_apart(images):
+def test_two_views_are_drawn_independently(images):
     views = ImageViews(images, RandomCrop(16, 0.2, colour=True), views=2)
     sample = views[SampleKey(3, "a")]
     first, second = sample["views"]
@@ -31,7 +31,7 @@ def test_two_views_are_drawn_apart(images):
     assert not torch.equal(views[SampleKey(3, "b")]["views"][0], first)
 
 
-def test_a_sample_is_of_its_file_and_has_its_label(images):
+def test_a_sample_shows_its_file_and_has_its_label(images):
     labelled = ImageFiles(images.root, images.files, ("x", "y"), (0, 1) * (len(images) // 2))
     views = ImageViews(labelled, CentreCrop(16))
     assert len(views) == len(views.aspect_ratios) == 8

@@ -1,4 +1,4 @@
-"""Every kind of image file reads as 8-bit RGB; unusable ones are named before training starts."""
+"""Every kind of image file is read as 8-bit RGB; unusable ones are named before training starts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def encoded(image, **options):
 
 
 def png16(pixels):
-    """A PNG of 16 bits a channel from (H, W) or (H, W, 3), written byte by byte."""
+    """A PNG of 16 bits per channel from (H, W) or (H, W, 3), written byte by byte."""
     height, width = pixels.shape[:2]
     kind = 2 if pixels.ndim == 3 else 0
     rows = pixels.astype(">u2").reshape(height, -1)
@@ -165,7 +165,7 @@ def test_float_images(tmp_path, top):
 
 def test_exif_orientation_is_not_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown by viewers turned by 90 degrees
+    exif[0x0112] = 6  # viewers show it turned by 90 degrees
     photo(90, 60).save(tmp_path / "turned.jpg", exif=exif)
     assert Image.open(tmp_path / "turned.jpg").getexif()[0x0112] == 6
     assert read_image(tmp_path / "turned.jpg").size == (90, 60)
@@ -192,7 +192,7 @@ CODINGS = {
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("name", list(CODINGS))
 def test_truncated_files_are_found(tmp_path, name):
-    """Cut anywhere, the check before training and the reader agree that the file is unusable."""
+    """Wherever a file is cut, the check before training and the reader agree: it is unusable."""
     path = tmp_path / name
     whole = encoded(photo(), **CODINGS[name])
     path.write_bytes(whole)
@@ -255,7 +255,7 @@ def test_image_sizes_are_those_of_the_decoded_images(tmp_path):
 
 def test_image_sizes_count_and_name_what_has_no_header(tmp_path):
     photo().save(tmp_path / "good.png")
-    # The end marker of a JPEG, so that check_images takes it as whole.
+    # The end marker of a JPEG, so that check_images takes it to be whole.
     (tmp_path / "bad.jpg").write_bytes(bytes(100) + b"\xff\xd9")
     check_images(tmp_path, ["bad.jpg"])
     with pytest.raises(DataError) as error:
@@ -279,7 +279,7 @@ def test_odd_but_decodable_jpegs_are_accepted(tmp_path, change):
     assert np.array_equal(read_array(tmp_path / "odd.jpg"), read_array(tmp_path / "plain.jpg"))
 
 
-def test_contents_decide_not_the_name(tmp_path):
+def test_the_content_decides_not_the_name(tmp_path):
     (tmp_path / "really_png.jpg").write_bytes(encoded(photo(), format="PNG"))
     check_images(tmp_path, ["really_png.jpg"])
     (tmp_path / "page.jpg").write_bytes(b"<html>404 not found</html>")

@@ -1,4 +1,4 @@
-"""Batches: full coverage, groups, ranks, resuming, workers; errors of workers arrive readable."""
+"""Batches: full coverage, groups, ranks, resuming, workers; readable errors of workers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_each_epoch_covers_every_image(batch_size):
         drawn = [key.index for b in batches[epoch * steps : (epoch + 1) * steps] for key in b]
         assert set(drawn) == set(range(17))
         assert len(drawn) == steps * batch_size
-        assert max(Counter(drawn).values()) <= 2  # in other batches, see below
+        assert max(Counter(drawn).values()) <= 2  # in different batches, see below
 
 
 def test_no_batch_mixes_portrait_and_landscape():
@@ -140,8 +140,8 @@ def test_order_is_reseeded_each_epoch_and_depends_on_the_seed():
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 6, 7, 12, 13, 29])
-def test_start_step_goes_on_where_an_uninterrupted_run_would_be(start):
-    whole = take(GroupedBatchSampler(RATIOS, 3, seed=2), 45)  # 6 steps an epoch
+def test_start_step_resumes_where_an_uninterrupted_run_would_be(start):
+    whole = take(GroupedBatchSampler(RATIOS, 3, seed=2), 45)  # 6 steps per epoch
     resumed = take(GroupedBatchSampler(RATIOS, 3, seed=2, start_step=start), 45 - start)
     assert resumed == whole[start:]
     rank = take(GroupedBatchSampler(RATIOS, 1, 2, 3, seed=2, start_step=start), 45 - start)
@@ -183,7 +183,7 @@ def test_workers_change_no_bit_of_two_views(coco):
     for workers in (0, 2):
         sampler = GroupedBatchSampler(coco.aspect_ratios, 3, seed=4)
         loader = train_loader(dataset, sampler, collate_views, workers)
-        torch.manual_seed(workers)  # the samples do not look at global random state
+        torch.manual_seed(workers)  # the samples do not use global random state
         runs.append(list(itertools.islice(iterate(loader), 6)))
     assert_same_batches(*runs, tensors=2 * (1 + 1 + 3))
 
@@ -213,7 +213,7 @@ def test_ranks_load_what_one_process_loads(coco):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 20])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
-def test_eval_shards_are_every_image_once(world_size, batch_size):
+def test_eval_shards_hold_every_image_once(world_size, batch_size):
     shards = []
     for rank in range(world_size):
         loader = eval_loader(Keys(17), RATIOS, list, batch_size, 0, rank, world_size)

@@ -1,4 +1,4 @@
-"""Pre-training without a file of proposals equals pre-training with one, bit by bit."""
+"""Pre-training without a file of proposals equals pre-training with one, bit for bit."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def kept(cache):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, write_config, script, dataset):
-    """A run with the file of `python -m data.proposals`, and one that searches on the fly."""
+    """A run with the file from `python -m data.proposals`, and one that searches on the fly."""
     folder = tmp_path_factory.mktemp("on_the_fly")
     path, images = folder / "proposals.json", dataset / "train"
     assert main(["--images", str(images), "--output", str(path), "--workers", "1"]) == 0
@@ -119,7 +119,7 @@ def test_only_a_run_without_a_file_says_that_it_searches(runs, script, capsys):
         assert out.count("python -m data.proposals") == times
 
 
-def test_a_run_may_go_on_with_another_cache(runs, script, capsys, tmp_path):
+def test_a_run_can_resume_with_another_cache(runs, script, capsys, tmp_path):
     moved = shutil.copytree(runs / "cache", tmp_path / "moved")
     script("pretrain", "--config", runs / "cold.yaml", f"data.proposal_cache={moved}")
     assert f"resumed at step {STEPS}" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def test_a_hit_searches_nothing(cache, searches):
     for again in (cache, ProposalCache(cache.directory, ProposalSettings())):
         assert torch.equal(boxes_of(again, content), first)
     assert len(searches) == 1
-    first.zero_()  # what a caller does with its boxes stays with it
+    first.zero_()  # what a caller does with its boxes does not reach the cache
     assert boxes_of(cache, content).any()
 
 
@@ -91,7 +91,7 @@ def test_other_content_is_another_image(cache, searches):
     assert len(files(cache)) == 3
 
 
-def test_a_file_lies_where_its_digest_says(cache):
+def test_a_file_is_where_its_digest_says(cache):
     content = encoded(0)
     boxes = boxes_of(cache, content)
     (path,) = files(cache)
@@ -112,7 +112,7 @@ def other_settings():
 
 
 @pytest.mark.parametrize("settings", other_settings())
-def test_other_settings_are_searched_again(cache, searches, settings):
+def test_other_settings_need_another_search(cache, searches, settings):
     content = encoded(0)
     boxes_of(cache, content)
     other = ProposalCache(cache.directory, settings)
@@ -127,7 +127,7 @@ def test_each_setting_counts():
     assert len(digests) == 7
 
 
-def test_another_version_of_the_search_is_searched_again(cache, searches, monkeypatch):
+def test_another_version_of_the_search_searches_again(cache, searches, monkeypatch):
     boxes_of(cache, encoded(0))
     monkeypatch.setattr(proposal_cache, "SEARCH_VERSION", proposal_cache.SEARCH_VERSION + 1)
     boxes_of(ProposalCache(cache.directory, ProposalSettings()), encoded(0))

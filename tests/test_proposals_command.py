@@ -199,7 +199,7 @@ def test_a_killed_process_ends_the_run_with_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As the kernel does when memory runs out; the run must not wait for the process for ever."""
+    """The kernel kills when memory runs out; the run must not wait for the process for ever."""
     output, add = tmp_path / "out.json", command.Journal.add
     for i in range(8):
         Image.fromarray(draw(10 + i)).save(folder / f"{i}.png")

@@ -1,4 +1,4 @@
-"""What the command leaves: COCO annotations, and word of images that cannot be used."""
+"""What the command leaves: COCO annotations, and a list of images that cannot be used."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_bad_images_are_named_and_left_out(
     for name in ("b.png", "d.jpg", "e.png"):
         (folder / name).unlink()
     assert run("--images", folder, "--workers", 1, "--output", clean) == 0
-    # Ids count the images of the folder, so they differ; all else is as if the bad were not there.
+    # Ids count the images of the folder, so they differ; all else is as without the bad images.
     ours, theirs = (json.loads(path.read_text()) for path in (output, clean))
     assert [a["bbox"] for a in ours["annotations"]] == [a["bbox"] for a in theirs["annotations"]]
 
@@ -135,7 +135,7 @@ def test_wrong_size_in_annotations_is_a_bad_image(
     assert run(*arguments, "--annotations", source) == 1
     assert "a.png: image has 80 x 60 pixels but is listed as 60 x 80" in capsys.readouterr().err
     assert names(output) == ["b.png"]
-    # Also when the image comes from the journal, where the annotations had another size for it.
+    # Also when the image comes from the journal, written when the annotations had another size.
     images[0].update(width=80, height=60)
     images[1].update(width=60, height=80)
     source.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))

@@ -33,7 +33,7 @@ def test_lines_lie_on_the_pixels_of_the_box() -> None:
     assert not np.asarray(image).any()  # the original is untouched
 
 
-def test_the_best_lie_on_top_and_lines_of_the_others_are_thin() -> None:
+def test_the_best_are_on_top_and_lines_of_the_others_are_thin() -> None:
     boxes = np.array([[30.0, 20, 60, 50]] * BOXES)
     boxes[BOLD] = [5, 5, 25, 25]
     pixels = np.asarray(draw_ranked(Image.new("RGB", (90, 60)), boxes))
@@ -44,7 +44,7 @@ def test_the_best_lie_on_top_and_lines_of_the_others_are_thin() -> None:
     assert drawn == {(0, 0, 0), rank_colour(0), rank_colour(BOLD)}
 
 
-def test_ranks_at_the_same_corner_stand_side_by_side() -> None:
+def test_ranks_at_the_same_corner_are_side_by_side() -> None:
     boxes = np.array([[0.0, 0, 150 - 20 * i, 120 - 10 * i] for i in range(BOLD)])
     pixels = np.asarray(draw_ranked(Image.new("RGB", (200, 150)), boxes))
     for rank in range(BOLD):

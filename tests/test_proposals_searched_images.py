@@ -1,4 +1,4 @@
-"""A folder of images in the place of a file of proposals."""
+"""A folder of images instead of a file of proposals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.two_rectangles import draw
 
 @pytest.fixture
 def folder(tmp_path):
-    """Landscape, portrait, one in a subfolder; one large enough to be searched smaller."""
+    """Landscape, portrait, one in a subfolder; one large enough to be shrunk for the search."""
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
     large = draw(1).repeat(13, axis=0).repeat(13, axis=1)[:771, :1003]
@@ -97,7 +97,7 @@ def test_unusable_images_are_named_before_training(folder, source):
         SearchedImages(folder / "nowhere", source.cache)
 
 
-def test_an_image_that_goes_while_training_is_named(folder, source):
+def test_an_image_that_disappears_during_training_is_named(folder, source):
     (folder / "b.png").unlink()
     with pytest.raises(DataError) as error:
         source.read(1)

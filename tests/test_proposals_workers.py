@@ -1,4 +1,4 @@
-"""Batches, processes and a device change the speed only, and hold a bounded number of images."""
+"""Batches, processes and a device change only the speed, and hold a bounded number of images."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ WEIGHTS = DATA / "weights" / "mobilenet_v2_imagenet.pth"
 pytestmark = pytest.mark.skipif(not WEIGHTS.exists(), reason="ALIGNDET_DATA has no weights")
 
 CLASSES = [c.lower() for c in torchvision.models.MobileNet_V2_Weights.DEFAULT.meta["categories"]]
-# COCO's classes that ImageNet names as COCO does, or within a longer name.
+# COCO's classes that have the same name in ImageNet, or are part of a longer one.
 SHARED = ["banana", "bear", "broccoli", "bus", "elephant", "keyboard", "laptop", "microwave", "orange", "pizza", "refrigerator", "toilet", "umbrella", "zebra"]
 
 
@@ -51,7 +51,7 @@ def logits_of(classifier, images):
 
 
 def right(logits, fits):
-    """Percent of the rows whose best class, and one of whose best five, `fits(row, class)`."""
+    """Percent of rows whose best class, and one of whose best five, pass `fits(row, class)`."""
     hits = torch.tensor(
         [[fits(i, CLASSES[k]) for k in best] for i, best in enumerate(logits.topk(5).indices)]
     )

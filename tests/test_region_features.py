@@ -56,7 +56,7 @@ def test_sums_of_histograms_are_exact() -> None:
 
 @pytest.mark.parametrize(("axis", "rising", "falling"), [(1, 0, 1), (2, 2, 3)])
 def test_texture_tells_directions_apart(axis: int, rising: int, falling: int) -> None:
-    ramp = torch.arange(20.0) * 10  # 10 levels a pixel: bin 10 * 10 / 50 = 2
+    ramp = torch.arange(20.0) * 10  # 10 levels per pixel: bin 10 * 10 / 50 = 2
     grey = ramp[:, None].expand(20, 20) if axis == 1 else ramp.expand(20, 20)
     image = torch.stack([grey, grey.flip(axis - 1)])[:, None].expand(2, 3, 20, 20)
     levels = texture_levels(image, torch.ones(2, 20, 20, dtype=torch.bool))[..., 3:-3, 3:-3]

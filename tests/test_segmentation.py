@@ -14,7 +14,7 @@ from data.selective_search.segmentation import blur, grid_edges, segment, unique
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels count for one in small images, too, and nothing is blurred: simpler to check."""
+    """Pixels count for one even in small images, and nothing is blurred: simpler to check."""
     monkeypatch.setattr(segmentation, "REFERENCE_PIXELS", 1)
     monkeypatch.setattr(segmentation, "blur", lambda image: image)
 
@@ -35,7 +35,7 @@ def noisy_image(seed: int, height: int = 18, width: int = 23) -> Tensor:
 
 
 def slow_edges(image: Tensor) -> list[tuple[np.float32, tuple[int, int], tuple[int, int]]]:
-    """Edges to the right and down, light first; lengths in float32 as the code has them."""
+    """Edges to the right and down, lightest first; weights in float32, as in the code."""
     pixels = image.permute(1, 2, 0).numpy()
     height, width, _ = pixels.shape
     edges = []
@@ -70,7 +70,7 @@ class SlowRegions:
             self.of[pixel] = union
 
     def join_lightest(self, edges: list, chooses) -> None:
-        """Every region that chooses takes its lightest edge; what hangs together is joined."""
+        """Every region that `chooses` takes its lightest edge; connected regions are joined."""
         taken = {}
         for weight, p, q in edges:  # light first
             for region in (self.of[p], self.of[q]):

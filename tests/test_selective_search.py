@@ -113,7 +113,7 @@ def test_refuses_unknown_strategies() -> None:
 
 
 def hierarchy(rows: list[tuple[int, list[float], float]]) -> Hierarchy:
-    """From (tree, box, pixels) rows; nothing is like what it merged with."""
+    """From (tree, box, pixels) rows; no region is similar to what it merged with."""
     tree, box, size = zip(*rows)
     nothing = torch.zeros(len(rows))
     return Hierarchy(torch.tensor(tree), torch.tensor(size), torch.tensor(box), nothing)
@@ -127,11 +127,11 @@ def test_ranking_by_hand() -> None:
     rows = [(0, CORNER, 1.0), (0, RIGHT, 2.0), (0, LEFT, 4.0), (0, WHOLE, 8.0)]
     (ranked,) = rank_boxes(hierarchy(rows), torch.tensor([0]), 1)
     assert ranked.tolist() == [WHOLE, LEFT, CORNER, RIGHT]
-    # a second hierarchy of the image: right fills its box and stands at position 2; whole is double
+    # a second hierarchy of the image: right fills its box and is at position 2; whole is double
     rows += [(1, RIGHT, 4.0), (1, WHOLE, 8.0)]
     (ranked,) = rank_boxes(hierarchy(rows), torch.tensor([0, 0]), 1)
     assert ranked.tolist() == [WHOLE, LEFT, RIGHT, CORNER]
-    # the same as an image of its own
+    # the same as a separate image
     first, second = rank_boxes(hierarchy(rows), torch.tensor([0, 1]), 2)
     assert first.tolist() == [WHOLE, LEFT, CORNER, RIGHT]
     assert second.tolist() == [WHOLE, RIGHT]
@@ -166,7 +166,7 @@ def test_first_boxes_are_spread_over_the_image() -> None:
     assert box_iou(objects, boxes[:20]).amax(dim=1).min() > 0.5
 
 
-def test_mixed_sizes_are_batched_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batching_mixed_sizes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     image, _ = draw_scene()
     images = [image, image[:, :50], image[:, :, :40], image.transpose(1, 2), image[:, :1, :1]]
     images.append(torch.zeros(3, 0, 4, dtype=torch.uint8))

@@ -39,7 +39,7 @@ def corners(kind: str) -> list[tuple[float, float]]:
 
 
 def redrawn(shape: shapes.Shape, height: int, width: int, margin: int = 0) -> np.ndarray:
-    """The shape's mask by PIL's polygons, (H + 2 margin, W + 2 margin) bool."""
+    """The shape's mask drawn with PIL's polygons, (H + 2 margin, W + 2 margin) bool."""
 
     def polygon(points):
         image = Image.new("L", (SCALE * (width + 2 * margin), SCALE * (height + 2 * margin)))
@@ -109,7 +109,7 @@ def test_masks_are_what_later_shapes_leave_and_at_least_two_fifths():
     for index in range(12):
         pixels, placed, masks = picture(index)
         height, width = pixels.shape[:2]
-        margin = 120  # more than any shape reaches out of the image
+        margin = 120  # more than any shape reaches beyond the image
         whole = [redrawn(shape, height, width, margin) for shape in placed]
         for i, mask in enumerate(masks):
             visible = whole[i].copy()
@@ -153,7 +153,7 @@ def test_classes_sizes_and_numbers_are_varied(dataset):
     assert max(sides) > 55
 
 
-def test_hue_hints_at_the_class_but_does_not_tell_it():
+def test_hue_hints_at_the_class_but_does_not_give_it_away():
     right = total = 0
     for index in range(60):
         pixels, placed, masks = picture(index)

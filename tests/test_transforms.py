@@ -174,7 +174,7 @@ def test_photometric_operations_move_nothing(operation, strength):
 
 @pytest.mark.parametrize("operation", list(PHOTOMETRIC))
 def test_photometric_operations_change_pixels(operation):
-    """Identity none at any strength; the others most of a muted picture, weak ones excepted."""
+    """Identity changes none at any strength; the others do at most strengths."""
     pixels = np.linspace(20, 220, 256).astype(np.uint8)[np.array(noise(40, 30))]
     image = Image.fromarray(pixels)
     changed = [

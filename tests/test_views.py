@@ -34,7 +34,7 @@ def assert_boxes_follow(tensor, boxes, tolerance=1.0):
 
 
 def relative(boxes, tensor):
-    """Widths and heights in parts of the view: what tells the instances apart after a flip."""
+    """Widths and heights as fractions of the view: they identify instances after a flip."""
     height, width = tensor.shape[-2:]
     return torch.stack(
         [(boxes[:, 2] - boxes[:, 0]) / width, (boxes[:, 3] - boxes[:, 1]) / height], dim=1
@@ -42,7 +42,7 @@ def relative(boxes, tensor):
 
 
 def assert_flat_inside_and_edged(tensor, boxes):
-    """Pixels inside a box are of one colour, those around it are of another (any colours)."""
+    """Pixels inside a box have one colour, those around it another (any colours)."""
     pixels = to_pixels(tensor).float()
     for x1, y1, x2, y2 in boxes.round().int().tolist():
         inside = pixels[:, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].flatten(1)

@@ -1,4 +1,4 @@
-"""Checks that several test files make."""
+"""Checks that several test files share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 
 def assert_clean(error, path, *words):
-    """One line that names the file and holds the words."""
+    """The error is one line that names the file and holds the words."""
     message = str(error.value)
     assert str(path) in message
     assert "\n" not in message

@@ -1,4 +1,4 @@
-"""Files as other projects write them, made of torchvision's models with random weights."""
+"""Files as other projects write them, made from torchvision's models with random weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def without_fc(weights):
 
 
 def zeros(weights):
-    """What must not be taken: another encoder's weights."""
+    """What must not be loaded: another encoder's weights."""
     return {key: torch.zeros_like(value) for key, value in weights.items()}
 
 
@@ -167,8 +167,8 @@ PREFIXED = {
 
 
 def torchvision_blocks(model):
-    """(stage, index, layers) of each block of torchvision's MobileNetV2; stages are told from the
-    number of channels that comes out, which differs from one to the next."""
+    """(stage, index, layers) of each block of torchvision's MobileNetV2; a stage is recognised by
+    its number of output channels, which differs from one to the next."""
     stage, index, width = -1, 0, None
     for layer in list(model.features)[1:-1]:
         channels = layer.conv[-1].num_features
@@ -224,7 +224,7 @@ RENAMED = {
 
 @torch.no_grad()
 def assert_torchvisions_features(backbone, model):
-    """The last map of ours is what torchvision's model pools."""
+    """Our last map is what torchvision's model pools."""
     images, seen = torch.randn(2, 3, 64, 96), []
     layer = model.features if hasattr(model, "features") else model.layer4
     handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))

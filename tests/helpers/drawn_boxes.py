@@ -1,4 +1,4 @@
-"""Pictures with rectangles of known colours, and finding the rectangles again in a tensor."""
+"""Draw pictures with rectangles of known colours, and find the rectangles again in a tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOURS = [
 
 
 def draw(width, height, boxes, colours=COLOURS, ground=GROUND):
-    """A picture with one rectangle a box, xyxy in whole pixels."""
+    """A picture with one rectangle per box, xyxy in whole pixels."""
     pixels = np.full((height, width, 3), ground, dtype=np.uint8)
     for (x1, y1, x2, y2), colour in zip(boxes, colours, strict=False):
         pixels[y1:y2, x1:x2] = colour
@@ -36,20 +36,20 @@ def extent(mask):
 
 
 def find(pixels, colour, ground=GROUND):
-    """The box (4,) of the rectangle of one colour in (3, H, W) values of 0..255."""
+    """The box (4,) of the rectangle of one colour in (3, H, W) values in 0..255."""
     colour, ground = (torch.tensor(c, dtype=torch.float32).view(3, 1, 1) for c in (colour, ground))
     distance = (pixels.float() - colour).norm(dim=0)  # (H, W)
     return extent(distance < 0.5 * (colour - ground).norm())
 
 
 def find_marker(pixels):
-    """The box (4,) of the one rectangle of any colour, by its difference to the top left pixel."""
+    """The box (4,) of the one rectangle of any colour, unlike the top left pixel."""
     distance = (pixels.float() - pixels[:, :1, :1].float()).norm(dim=0)  # (H, W)
     return extent(distance > 0.5 * distance.max())
 
 
 def save_coco(folder, pictures):
-    """PNG files and a COCO JSON of (width, height, boxes xyxy); all boxes are category 1."""
+    """Save PNG files and a COCO JSON of (width, height, boxes xyxy); all boxes are category 1."""
     content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
     for number, (width, height, boxes) in enumerate(pictures, start=1):
         draw(width, height, boxes).save(folder / f"{number}.png")

@@ -9,7 +9,7 @@ SIZES = torch.tensor([[128, 160], [100, 130]])
 
 
 def batch() -> torch.Tensor:
-    """(2, 3, 128, 160) noise, and the seed of whatever the test draws next."""
+    """(2, 3, 128, 160) noise; also seeds whatever the test draws next."""
     torch.manual_seed(1)
     return torch.randn(2, 3, 128, 160)
 

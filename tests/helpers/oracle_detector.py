@@ -9,7 +9,7 @@ from data.views import DetectionDataset, SampleKey, pad_images
 
 
 class OracleDetector(nn.Module):
-    """Finds the true boxes, each side moved by up to `noise` pixels, by the image's pixels."""
+    """Knows an image by its pixels; finds its boxes, each side moved by up to `noise` pixels."""
 
     def __init__(self, dataset: DetectionDataset, noise: float = 0.0) -> None:
         super().__init__()

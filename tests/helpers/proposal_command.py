@@ -1,4 +1,4 @@
-"""The command that writes proposals, small folders to call it on, and what it leaves."""
+"""Call the command that writes proposals on small folders, and read what it leaves."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def names(output: Path) -> list[str]:
 
 
 def journal_of(output: Path) -> Path:
-    """Where the journal of an output lies."""
+    """Path of the journal of an output."""
     return output.with_name(f".{output.name}.partial.jsonl")
 
 
 def save_all_kinds(images: Path) -> None:
-    """Every kind of pixels, and sizes at the edge."""
+    """Save images with every kind of pixels, and of extreme sizes."""
     scene = Image.fromarray(draw(3))
     scene.convert("L").save(images / "grey.png")
     scene.convert("RGBA").save(images / "rgba.png")
@@ -56,6 +56,6 @@ def save_all_kinds(images: Path) -> None:
 
 
 def without_progress(stderr: str) -> list[str]:
-    """Lines of stderr but those of the progress bar."""
+    """Lines of stderr except those of the progress bar."""
     lines = re.split(r"[\r\n]+", stderr)
     return [line for line in lines if line and not line.startswith("proposals:")]

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def randomise_norm(module: nn.BatchNorm2d | nn.GroupNorm) -> None:
-    """Statistics and affine parameters away from 0 and 1, in place."""
+    """Move statistics and affine parameters away from 0 and 1, in place."""
     if isinstance(module, nn.BatchNorm2d):
         module.running_mean.normal_(std=0.1)
         module.running_var.uniform_(0.5, 1.5)

@@ -1,4 +1,4 @@
-"""A small study for the tests of `experiments/`, and results for it that nobody had to run."""
+"""A small study for the tests of `experiments/`, and results for it without any run."""
 
 from __future__ import annotations
 
