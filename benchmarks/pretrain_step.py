@@ -89,7 +89,7 @@ def run(detector: str, images: int, height: int, width: int, boxes: int) -> dict
         "peak": peak.bytes / 1e9,
         "process": (start + peak.bytes) / 1e9,
         "seconds": of_step.seconds,
-        "anchors": statistics_["anchors"].item(),
+        "queries": statistics_["queries"].item(),
     }
 
 
@@ -111,12 +111,12 @@ def main() -> None:
                 size = (args.images, *args.size, args.boxes)
                 its_results.append(pool.submit(run, name, *size).result())
     for name, its_results in results.items():
-        peak, process, seconds, anchors = (
+        peak, process, seconds, queries = (
             statistics.median(r[key] for r in its_results) for key in its_results[0]
         )
         print(
             f"  {name:12} {peak:5.2f} GB above model and images ({process:.2f} GB in all), "
-            f"{seconds:5.1f} s a step, {anchors:.0f} embeddings with a pair"
+            f"{seconds:5.1f} s a step, {queries:.0f} embeddings with a pair"
         )
 
 

@@ -42,14 +42,16 @@ class DataConfig:
     bad_boxes: str = "error"  # or drop: boxes without area or outside the image
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise ValueError("data.batch_size must be at least 1 and data.workers at least 0")
-        if not self.short_sides or min(*self.short_sides, self.max_side) < 1:
-            raise ValueError("data.short_sides must list at least one size, all sizes above 0")
-        if self.val_short_side is not None and self.val_short_side < 1:
-            raise ValueError("data.val_short_side must be at least 1, or null")
+        # Worded as by models.checks.require_range, which data/ does not import.
+        least = {"batch_size": 1, "workers": 0, "max_side": 1, "val_short_side": 1}
+        for key, bound in least.items():
+            value = getattr(self, key)
+            if value is not None and value < bound:
+                raise ValueError(f"data.{key} is {value}; it must be at least {bound}")
+        if not self.short_sides or min(self.short_sides) < 1:
+            raise ValueError("data.short_sides must list at least one size, each at least 1")
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"data.flip is {self.flip}; it must be a probability, 0 to 1")
+            raise ValueError(f"data.flip is {self.flip}; it must be at least 0 and at most 1")
         if self.bad_boxes not in ("error", "drop"):
             raise ValueError(f"data.bad_boxes is {self.bad_boxes!r}; set it to error or drop")
 
