@@ -1,4 +1,4 @@
-"""What the command lines of the scripts have in common."""
+"""What the scripts' command lines have in common."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """End the program with `error: message` and status 1 on an error the user can mend."""
+    """End the program with `error: message` and status 1 on an error that the user can fix."""
     try:
         yield
     except kinds as error:

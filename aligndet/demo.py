@@ -90,12 +90,12 @@ def draw(runs: Path) -> Path:
     rows = []
     for index in chosen:
         image, record = coco.read(index)
-        # Enlarged first: captions would cover the small objects.
+        # Enlarged first, or captions would cover the small objects.
         image, boxes = resize(image, record.boxes, PICTURE_SIDE, 2 * PICTURE_SIDE)
         row = [draw_boxes(image, boxes, record.labels, coco.categories.names)]
         for predictor in predictors:
             found = predictor(image)
-            # As many as there are objects: after minutes of training scores are not calibrated.
+            # As many as there are objects: after minutes of training, scores are not calibrated.
             best = found["scores"][: len(boxes)]
             row.append(predictor.draw(image, found, float(best.min()) if len(best) else 1.0))
         rows.append(row)

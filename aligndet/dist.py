@@ -1,4 +1,4 @@
-"""The process group of a run started by torchrun, or the lack of one.
+"""The process group of a run started by torchrun, if there is one.
 
 Everything here works in a single process without a group: rank 0 of 1.
 """

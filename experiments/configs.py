@@ -1,4 +1,4 @@
-"""From a run of a study to its config file."""
+"""The config file of each run of a study."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Place:
         return self.work / run.name
 
     def weights(self, run: Run) -> Path:
-        """What a run ends with."""
+        """The file that a run writes last."""
         return self.folder(run) / "weights.pt"
 
 
 def nested(overrides: Overrides) -> dict[str, Any]:
-    """Dotted keys as nested mappings."""
+    """Dotted keys turned into nested mappings."""
     content: dict[str, Any] = {}
     for key, value in overrides.items():
         *sections, last = key.split(".")
@@ -44,7 +44,7 @@ def nested(overrides: Overrides) -> dict[str, Any]:
 
 
 def common_overrides(study: Study, place: Place, run: Run) -> dict[str, Any]:
-    """What is said of all runs of a stage; the detector has the last word."""
+    """The keys common to all runs of a stage; those of the detector come last and win."""
     return {
         "output_dir": str(place.folder(run)),
         "device": place.device,
@@ -56,7 +56,7 @@ def common_overrides(study: Study, place: Place, run: Run) -> dict[str, Any]:
 
 
 def pretraining_overrides(study: Study, place: Place, run: Pretraining) -> dict[str, Any]:
-    """Of a pre-training. No labels are named: it sees photographs and proposals only."""
+    """The keys of a pre-training. It names no labels: it sees photographs and proposals only."""
     start, data = study.starts[run.start], study.sets[run.data]
     return {
         **common_overrides(study, place, run),
@@ -67,7 +67,7 @@ def pretraining_overrides(study: Study, place: Place, run: Pretraining) -> dict[
 
 
 def cell_overrides(study: Study, place: Place, cell: Cell) -> dict[str, Any]:
-    """Of a fine-tuning run."""
+    """The keys of a fine-tuning run."""
     data = study.sets[cell.data]
     labels = labels_file(place.root, place.work, data, cell.percent, cell.seed)
     return {
@@ -107,7 +107,7 @@ def _relative(value: Any, place: Place) -> Any:
     if isinstance(value, dict):
         return {key: _relative(entry, place) for key, entry in value.items()}
     if isinstance(value, str):
-        # Runs first: they may lie below the data.
+        # Runs first, since their folder may be inside that of the data.
         return value.replace(str(place.work), "RUNS").replace(str(place.root), "DATA")
     return value
 

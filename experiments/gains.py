@@ -1,7 +1,7 @@
-"""What AlignDet brings: runs the study of `experiments/gains.yaml`.
+"""Run the study of `experiments/gains.yaml`: what AlignDet brings.
 
-    python -m experiments.gains --data DIR           # makes every run that is not made yet
-    python -m experiments.gains --data DIR --list    # names the runs, made and missing
+    python -m experiments.gains --data DIR           # makes every missing run
+    python -m experiments.gains --data DIR --list    # lists the runs, made and missing
     python -m experiments.report                     # docs/results.md
 
 The same command resumes a run that was stopped from its last checkpoint. Each run that ends

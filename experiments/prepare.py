@@ -1,4 +1,4 @@
-"""What the runs of a study read: proposals of each data set, and its label fractions.
+"""The input of a study's runs: proposals of each data set, and its label fractions.
 
 Files are made when a run first needs them, in the folder of the study's runs.
 """
@@ -19,7 +19,7 @@ from experiments.study import DataSet
 
 
 def labels_file(root: Path, work: Path, data: DataSet, percent: float, seed: int) -> Path:
-    """The labelled boxes of a cell: all, or a fold of `data.subset`, another for each seed."""
+    """The labelled boxes of a cell: all, or a fold of `data.subset`, a different one per seed."""
     if percent == 100:
         return root / data.train_annotations
     folder = work / "labels" / Path(data.train_annotations).with_suffix("")
@@ -27,7 +27,7 @@ def labels_file(root: Path, work: Path, data: DataSet, percent: float, seed: int
 
 
 def make_labels(root: Path, work: Path, data: DataSet, percent: float, seed: int) -> None:
-    """Write `labels_file`, if it is not there."""
+    """Write `labels_file`, unless it exists."""
     output = labels_file(root, work, data, percent, seed)
     if not output.exists():
         content = subset(load_coco(root / data.train_annotations), percent, seed % FOLDS)
@@ -41,7 +41,7 @@ def proposals_file(work: Path, data: DataSet, kind: str) -> Path:
 
 
 def make_proposals(root: Path, work: Path, data: DataSet, kind: str) -> None:
-    """Write `proposals_file`, if it is not there; its file names are relative to `root`.
+    """Write `proposals_file`, unless it exists; its file names are relative to `root`.
 
     No label is read and no validation photograph.
     """
@@ -70,7 +70,7 @@ def _searched(root: Path, work: Path, folder: str) -> Path:
 
 
 def merged(parts: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """One COCO dict of several, each with the folder of its images; ids are numbered anew."""
+    """Several COCO dicts, each with the folder of its images, as one with new ids."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for folder, content in parts:

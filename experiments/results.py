@@ -1,4 +1,4 @@
-"""The results of a study, one JSON a run, and what follows from those of its tuning."""
+"""The results of a study, one JSON per run, and the recipes that its tuning chose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Recipe = tuple[tuple[str, Any], ...]
 
 
 class Results:
-    """The folder of the JSON files; read once a file."""
+    """The folder of the JSON files; each is read once."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -36,7 +36,7 @@ class Results:
         write_json_atomic(content, self.file(run))
 
     def final_ap(self, run: Cell) -> float | None:
-        """AP in percent of the last checkpoint; 0 where nothing was there to be found."""
+        """AP of the last checkpoint in percent; 0 if there was no object to find."""
         result = self.get(run)
         return None if result is None else result["final"]["AP"] or 0.0
 

@@ -1,4 +1,4 @@
-"""One run of a study: the command that makes it, and the result that is kept of it.
+"""One run of a study: its command, and the result that is kept.
 
 The commands are those a user would type, `pretrain.py` and `finetune.py` with a config file; a
 run that was killed resumes from its last checkpoint.
@@ -28,7 +28,7 @@ from experiments.study import Cell, Pretraining, Study
 
 
 class FailedRun(Exception):
-    """A run ended with an error; its log says which."""
+    """A run ended with an error, which is in its log."""
 
 
 def command(study: Study, place: Place, run: Run, config: Path) -> list[str]:
@@ -54,7 +54,7 @@ def perform(study: Study, place: Place, run: Run, results: Results) -> None:
     config.write_text(yaml.safe_dump(config_of(study, place, run), sort_keys=False), "utf-8")
     line = command(study, place, run, config)
     environment = os.environ | {"OMP_NUM_THREADS": str(place.threads)}
-    clock = folder / "seconds.json"  # of earlier tries that were stopped
+    clock = folder / "seconds.json"  # of earlier attempts that were stopped
     seconds = read_json(clock) if clock.exists() else 0.0
     start = time.perf_counter()
     try:
@@ -69,12 +69,12 @@ def perform(study: Study, place: Place, run: Run, results: Results) -> None:
         raise FailedRun(f"{run.name}: exit status {status}; the reason is in {log}")
     results.save(run, summary(study, place, run, seconds))
     (folder / "last.pt").unlink(missing_ok=True)
-    if isinstance(run, Cell):  # tens of megabytes, and nothing starts from them
+    if isinstance(run, Cell):  # tens of megabytes that no other run needs
         place.weights(run).unlink(missing_ok=True)
 
 
 def summary(study: Study, place: Place, run: Run, seconds: float) -> dict[str, Any]:
-    """What is kept of a run."""
+    """The result of a run: what its JSON holds."""
     folder = place.folder(run)
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
@@ -105,7 +105,7 @@ def described(place: Place) -> str:
 
 
 def commit() -> str:
-    """The commit of the code that ran; `+` says that files were changed since."""
+    """The commit of the code that ran; `+` means that files have changed since."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     status = ["git", "status", "--porcelain", "--untracked-files=no"]
     changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
@@ -125,7 +125,7 @@ def init_of(study: Study, place: Place, cell: Cell) -> dict[str, str] | None:
 
 
 def check(study: Study, place: Place, runs: Iterable[Run], results: Results) -> None:
-    """Find what is wrong before the first run, not hours later.
+    """Find errors before the first run, not hours later.
 
     Raises:
         ValueError: naming a config key that is wrong.

@@ -21,7 +21,7 @@ from aligndet.strict_yaml import load_yaml
 from data.errors import DataError
 from models.from_mapping import from_mapping
 
-PROPOSALS = ("search", "random")  # selective search, or its boxes at random places
+PROPOSALS = ("search", "random")  # selective search, or its boxes moved to random places
 FIGURES = ("curves", "gains", "lengths")  # see experiments.figures
 
 Overrides = Mapping[str, Any]  # dotted config keys, as on a command line
@@ -36,7 +36,7 @@ class DataSet:
     val_images: str
     val_annotations: str
     unlabelled: tuple[str, ...] = ()  # folders that pre-training sees beside the train photographs
-    recipe_of: str | None = None  # the set whose tuned recipes it takes; None: its own
+    recipe_of: str | None = None  # the set whose tuned recipes apply; None: its own
     config: Overrides = field(default_factory=dict)  # of every run on it
 
 
@@ -55,7 +55,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The recipes of which each start gets one: that with the best AP on a seed not reported."""
+    """The recipes to choose from: each start gets the one with the best AP on a spare seed."""
 
     recipes: tuple[Overrides, ...]  # all of the same keys
     sets: tuple[str, ...]
@@ -64,11 +64,11 @@ class Tuning:
     iterations: int
     seed: int
     percent: float = 100
-    # The recipes of a detector that wants others; both of its starts get the same ones.
+    # For detectors that need other recipes; all starts of such a detector choose from the same.
     recipes_of: Mapping[str, tuple[Overrides, ...]] = field(default_factory=dict)
 
     def recipes_for(self, detector: str) -> tuple[Overrides, ...]:
-        """What the starts of a detector are tuned over."""
+        """The recipes that the starts of a detector choose from."""
         return self.recipes_of.get(detector, self.recipes)
 
 
@@ -117,7 +117,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Path of its folder and its JSON; says all that tells it from the other cells."""
+        """Path of its folder and its JSON; unique to this cell."""
         recipe = "_".join(f"{key.split('.')[-1]}{value_text(value)}" for key, value in self.recipe)
         run = f"{self.percent:g}percent_{self.iterations}steps_{recipe}_seed{self.seed}"
         return f"{self.data}/{self.detector}/{self.start}/{run}"
@@ -125,7 +125,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """All of the YAML."""
+    """The content of the YAML."""
 
     title: str
     sets: Mapping[str, DataSet]

@@ -2,7 +2,7 @@
 
 Three images padded to one size, with different numbers of boxes; one has none.
 
-Legend: N images, A points or anchors, R RoIs, B anchors a cell, D embedding width.
+Legend: N images, A points or anchors, R RoIs, B anchors per cell, D embedding width.
 """
 
 from __future__ import annotations

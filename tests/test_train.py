@@ -149,7 +149,7 @@ def test_epochs_count_optimiser_steps(tmp_path):
     config = line_config(tmp_path, schedule=schedule, data=data, optim=optim)
     built = build_schedule(config, Batches(Points(), [1.0] * 4, torch.stack))
     assert (built.total_steps, built.steps_per_epoch) == (6, 2)
-    assert built.peak == pytest.approx(0.1 * 2 / 8)  # two images a step
+    assert built.peak == pytest.approx(0.1 * 2 / 8)  # two images per step
     task, run = run_line(config)
     assert [line["epoch"] for line in lines(run)] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
 

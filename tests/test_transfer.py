@@ -154,7 +154,7 @@ def test_the_box_outputs_are_kept_by_default(pretrained):
 
 @pytest.mark.parametrize("agnostic", [True, False])
 def test_boxes_of_other_classes_are_not_kept(tmp_path, agnostic):
-    """A fine-tuned detector with a box a class, and as many classes of other names."""
+    """A fine-tuned detector with one box per class, and as many classes with other names."""
     options = {**small_detectors.OPTIONS["faster_rcnn"], "class_agnostic": agnostic}
     config = model_config("faster_rcnn", options=options)
     path = tmp_path / "weights.pt"
