@@ -1,4 +1,4 @@
-"""Losses as functions of tensors; nothing here knows of detectors or of training."""
+"""Losses as functions of tensors; nothing here knows about detectors or training."""
 
 from losses.contrastive import contrastive_statistics, instance_contrastive_loss
 from losses.focal import sigmoid_focal_loss

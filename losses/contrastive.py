@@ -6,12 +6,12 @@ every sample of either view with another id, background included, is a negative:
     l_ij = -log( e^{s_ij} / (e^{s_ij} + sum_{n in Neg_i} e^{s_in}) )
          = softplus( logsumexp_{n in Neg_i} s_in - s_ij ),        s_ij = <q_i, k_j> / temperature
 
-The second form needs the negatives once per online sample, not once per pair, so that memory grows
+The second form needs the negatives once per online sample, not once per pair, so memory grows only
 with the number of samples squared and no cap on proposals is needed.
 
-`instance_contrastive_loss` is the loss of given samples. Pre-training also wants to know whether
-a run is healthy: `find_pairs` prepares the samples, `contrastive_loss` and
-`contrastive_statistics` use them.
+`instance_contrastive_loss` is the loss of given samples. Pre-training also checks whether a run is
+healthy: `find_pairs` prepares the samples, `contrastive_loss` and `contrastive_statistics` use
+them.
 
 Legend: Q online samples, S target samples, B samples to contrast with, R queries (online samples
 that have a pair), D embedding width.
@@ -31,7 +31,7 @@ from losses.normalizer import mean_over_ranks
 
 BACKGROUND = -1  # id of a sample that belongs to no instance
 ENTRIES_AT_ONCE = 2**25  # similarities held in memory at a time, 128 MiB
-NO_NEGATIVE = -1e4  # stands for log(0): finite, so that its gradient is 0 instead of NaN
+NO_NEGATIVE = -1e4  # used as log(0): finite, so that its gradient is 0 instead of NaN
 
 
 class Pairs(NamedTuple):
@@ -46,7 +46,7 @@ class Pairs(NamedTuple):
     num_keys: int  # S
 
     def blocks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, ids and weights of as many queries at a time as may be in memory."""
+        """Rows, ids and weights of as many queries at a time as fit in memory."""
         size = max(1, ENTRIES_AT_ONCE // max(1, len(self.pool)))
         parts = (self.rows.split(size), self.ids.split(size), self.weights.split(size))
         return list(zip(*parts, strict=True))
@@ -80,17 +80,17 @@ def find_pairs(
     key_ids: Tensor,
     across_ranks: bool = False,
 ) -> Pairs:
-    """Which samples attract each other, and what they are contrasted with.
+    """Find the samples that attract each other, and those they are contrasted with.
 
     Args:
-        query: (Q, D) online embeddings, L2-normalised. The gradient flows into them as queries; as
+        query: (Q, D) online embeddings, L2-normalised. Gradients flow into them as queries; as
             negatives of other queries they are constants.
         key: (S, D) target embeddings, L2-normalised; constants.
         query_ids, key_ids: (Q,), (S,) int64 instance ids >= 0, unique over the images of this
             process, or -1 for background.
-        across_ranks: also contrast with the samples of all other processes, and average over the
-            ids of all: then DDP's mean gradient is that of one process with the global batch.
-            Off, as in the paper, each process contrasts within its own images.
+        across_ranks: also contrast with the samples of all other processes, and average over all
+            their ids: then DDP's mean gradient is that of one process with the global batch.
+            If off, as in the paper, each process contrasts only its own images.
     """
     query, key = query.float(), key.detach().float()
     size = int(torch.cat([query_ids, key_ids, query_ids.new_zeros(1)]).max()) + 1
@@ -144,26 +144,26 @@ def _loss_of_block(
     similarity = (queries / tau) @ pool.T  # (R, B)
     same = ids[:, None] == pool_ids  # (R, B)
     negatives = similarity.masked_fill(same, NO_NEGATIVE).logsumexp(dim=1)  # (R,)
-    row, positive = same[:, :num_keys].nonzero(as_tuple=True)  # few of all R * S are pairs
+    row, positive = same[:, :num_keys].nonzero(as_tuple=True)  # few of the R * S are pairs
     return F.softplus(negatives[row] - similarity[row, positive]) @ weights[row]
 
 
 @torch.no_grad()
 def contrastive_statistics(pairs: Pairs, temperature: float) -> dict[str, Tensor]:
-    """What tells a healthy run from a stuck one.
+    """Numbers that tell a healthy run from a stuck one.
 
     Returns:
         `contrast_floor`: the loss at cosine 1 for all positives and 0 for all negatives,
         log(1 + K e^{-1/tau}) with K negatives per query; `cos_positive` and `cos_negative`:
         mean cosines of the pairs and of the queries with their negatives; `retrieval`: share of
-        queries whose most similar target sample of any instance is of their own; `queries` and
+        queries whose most similar target sample, background aside, has their id; `queries` and
         `instances`: how many online samples, and ids, have a pair. Scalars, 0 where undefined;
         float32 under autocast too.
     """
     with torch.autocast(pairs.pool.device.type, enabled=False):
         queries, ids = pairs.samples[pairs.rows], pairs.ids
         key, key_ids = pairs.pool[: pairs.num_keys], pairs.pool_ids[: pairs.num_keys]
-        # A sum of cosines is the cosine with the sum; only the nearest sample needs each of them.
+        # A sum of cosines is a product with a sum; only the nearest sample needs every cosine.
         key_sums, num_positives = _sums_by_id(key, key_ids, ids)
         same_sums, num_same = _sums_by_id(pairs.pool, pairs.pool_ids, ids)
         num_negatives = len(pairs.pool) - num_same  # (R,)
@@ -186,9 +186,9 @@ def contrastive_statistics(pairs: Pairs, temperature: float) -> dict[str, Tensor
 
 
 def _sums_by_id(samples: Tensor, sample_ids: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """For each id >= 0 of (R,): the sum (R, D) of the samples that have it, and their number."""
+    """For each of the `ids` (R,), all >= 0: sum (R, D) and number (R,) of the samples with it."""
     size = int(torch.cat([ids, ids.new_zeros(1)]).max()) + 1
-    # The extra last row collects the samples whose id is not asked for.
+    # The extra last row collects the samples that have none of the ids.
     place = torch.where((sample_ids >= 0) & (sample_ids < size), sample_ids, size)
     sums = samples.new_zeros(size + 1, samples.shape[1]).index_add_(0, place, samples)
     counts = torch.bincount(place, minlength=size + 1)

@@ -17,10 +17,10 @@ def sigmoid_focal_loss(
     """Binary cross entropy in which easy examples count little: -a_t (1 - p_t)^gamma log(p_t).
 
     Args:
-        logits: any shape, one binary problem an element.
+        logits: any shape, one binary problem per element.
         targets: the same shape, 0 (or False) and 1 (or True).
-        alpha: weight of the positives in 0..1, that of the negatives is 1 - alpha; a negative
-            value switches the weights off.
+        alpha: weight of the positives, in 0..1; negatives get 1 - alpha. A negative value switches
+            the weights off.
         gamma: focusing exponent >= 0; 0 gives plain cross entropy.
         normalizer: what the sum over elements is divided by, usually the number of positives.
 
@@ -28,7 +28,7 @@ def sigmoid_focal_loss(
         float32 scalar >= 0; 0 for empty input, still attached to the graph.
     """
     positive = targets > 0
-    # With the sign turned for positives, 1 - p_t = sigmoid(wrong) and -log(p_t) = softplus(wrong).
+    # With the sign flipped for positives, 1 - p_t = sigmoid(wrong) and -log(p_t) = softplus(wrong).
     wrong = torch.where(positive, -logits, logits).float()
     loss = wrong.sigmoid().pow(gamma) * F.softplus(wrong)
     if alpha >= 0:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def info_nce_logits(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Similarities over the temperature, the positive first.
+    """Similarities divided by the temperature, the positive first.
 
     Args:
         query: (N, D) L2-normalised; gradients flow into it.
@@ -31,10 +31,10 @@ def info_nce_logits(query: Tensor, key: Tensor, queue: Tensor, temperature: floa
 
 
 def info_nce_loss(logits: Tensor) -> Tensor:
-    """Mean of the equation over the images: a float32 scalar >= 0, log(1 + Q) where all
-    similarities are equal.
+    """Mean of the equation over the images: a float32 scalar >= 0, log(1 + Q) if all similarities
+    are equal.
 
     Args:
-        logits: (N, 1 + Q), of `info_nce_logits`.
+        logits: (N, 1 + Q), from `info_nce_logits`.
     """
     return (logits.logsumexp(dim=1) - logits[:, 0]).mean()

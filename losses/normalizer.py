@@ -1,4 +1,4 @@
-"""What a sum of losses is divided by when the batch is spread over processes."""
+"""The divisor for a sum of losses when the batch is spread over processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def mean_over_ranks(count: Tensor | float, minimum: float = 1.0) -> Tensor:
 
     DistributedDataParallel averages gradients over ranks. If every rank divides its sum of losses
     by this mean, that average is the gradient of one process with the whole batch. `minimum`
-    therefore bounds the total over all ranks, not the mean. One process, or none, is one rank.
+    therefore bounds the total over all ranks, not the mean. One process, or no group, is one rank.
 
     Args:
         count: non-negative scalar; a tensor on the device of the process group's backend.

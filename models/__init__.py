@@ -1,4 +1,4 @@
-"""Plain object detection in PyTorch: backbones, pyramid, detectors. Nothing here knows AlignDet."""
+"""Plain object detection in PyTorch: backbones, pyramid, detectors. Independent of AlignDet."""
 
 from models.backbone import build_backbone
 from models.detector import ModelConfig, build_detector

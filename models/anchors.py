@@ -1,7 +1,7 @@
-"""Where the predictions of a pyramid sit in the image.
+"""Where a pyramid's predictions are in the image.
 
-Legend: N images, A anchors or points, all levels together, finest level first, each level row by
-row, B anchors a cell.
+Legend: N images, A anchors or points (all levels together, finest first, each level row by row),
+B anchors per cell.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height / width, of every detector here
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height / width, for every detector here
 
 
 def grid_points(
@@ -20,7 +20,7 @@ def grid_points(
     offset: float,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The image position of every cell of every level.
+    """The image position of every cell on every level.
 
     Args:
         feature_sizes: (height, width) of each level, in cells.
@@ -47,15 +47,15 @@ def cell_anchors(
     whole_pixels: bool = False,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """The anchors of one cell, around the origin: every size in every ratio, area kept.
+    """The anchors of one cell, centred on the origin: every size at every ratio, area unchanged.
 
     Args:
-        sizes: roots of the areas, in pixels.
+        sizes: square roots of the areas, in pixels.
         ratios: height / width.
         whole_pixels: round sizes down and corners to whole pixels, as torchvision does.
 
     Returns:
-        (B, 4) xyxy, float32; the sizes of the first ratio come first.
+        (B, 4) xyxy, float32; all sizes of the first ratio come first.
     """
     if whole_pixels:
         sizes = [int(size) for size in sizes]
@@ -72,11 +72,11 @@ def grid_anchors(
     cells: Sequence[Tensor],
     offset: float,
 ) -> Tensor:
-    """The anchors of every cell of every level; those of one cell are neighbours.
+    """The anchors of every cell on every level; those of one cell are adjacent.
 
     Args:
         feature_sizes, strides, offset: see `grid_points`.
-        cells: (B, 4) anchors of a cell of each level, from `cell_anchors`.
+        cells: for each level, the (B, 4) anchors of a cell, from `cell_anchors`.
 
     Returns:
         (A, 4) xyxy, in pixels, float32, on the device of `cells`; some reach beyond the image.
@@ -89,10 +89,10 @@ def grid_anchors(
 
 
 def flatten_predictions(maps: Sequence[Tensor], per_cell: int) -> Tensor:
-    """Maps of predictions in the order of `grid_anchors`.
+    """Flatten maps of predictions into the order of `grid_anchors`.
 
     Args:
-        maps: of each level, (N, B * X, H_i, W_i): X numbers an anchor.
+        maps: for each level, (N, B * X, H_i, W_i): X numbers per anchor.
         per_cell: B.
 
     Returns:

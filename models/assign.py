@@ -1,7 +1,7 @@
 """Which box does a prediction answer for? Pure functions from geometry to box indices.
 
-An assigner returns the *index* of the matched box, not its class: fine-tuning looks class labels
-up with it, AlignDet's pre-training (section 3.3 of the paper) looks instance ids up.
+An assigner returns the *index* of the matched box, not its class: fine-tuning uses it to look up
+class labels, AlignDet's pre-training (section 3.3 of the paper) to look up instance ids.
 
 Legend: N images, A anchors or points, M boxes, P positives, C boxes compared at a time.
 """
@@ -18,15 +18,15 @@ from models.checks import require_range
 
 BACKGROUND = -1  # answers for no box: a negative
 IGNORE = -2  # neither positive nor negative: takes no part in the loss
-BOXES_AT_ONCE = 16  # whose overlaps with all anchors are held in memory at a time
+BOXES_AT_ONCE = 16  # boxes whose overlaps with all anchors are in memory at a time
 
 
 def reach_bounds(strides: Tensor, reach_per_stride: float = 8.0) -> tuple[Tensor, Tensor]:
-    """The sizes each level answers for (FCOS, section 3.2): 0-64 px at stride 8, 64-128 at 16, ...
+    """The sizes each level handles (FCOS, section 3.2): 0-64 px at stride 8, 64-128 at 16, ...
 
     Args:
         strides: (A,) stride of each point's level, doubling from level to level.
-        reach_per_stride: upper bound in strides; the lower one is half of it.
+        reach_per_stride: upper bound in strides; the lower bound is half of it.
 
     Returns:
         lower (A,) and upper (A,), in pixels: 0 at the finest level, infinity at the coarsest.
@@ -46,27 +46,27 @@ def assign_points(
     boxes: Tensor,
     center_radius: float | None,
 ) -> Tensor:
-    """Match each point with the smallest box it lies in (Tian et al., FCOS, section 3.1).
+    """Match each point with the smallest box around it (Tian et al., FCOS, section 3.1).
 
-    A point matches a box if it is strictly inside, at most `center_radius` strides away from the
+    A point matches a box if it is strictly inside, less than `center_radius` strides away from the
     centre in x and y (centre sampling, FCOS, TPAMI version, section 2.1), and if its largest
-    distance to a side is in [lower, upper), which makes boxes of a size answered for by one level.
+    distance to a side is in [lower, upper), so that boxes of one size belong to one level.
 
     Args:
         points: (A, 2) xy, in pixels.
         strides: (A,) stride of each point's level.
-        lower, upper: (A,) bounds of the largest distance to a side, in pixels.
+        lower, upper: (A,) bounds on the largest distance to a side, in pixels.
         boxes: (M, 4) xyxy, in pixels; M may be 0. A box without area matches nothing.
         center_radius: in strides; None switches centre sampling off.
 
     Returns:
-        (A,) int64, the index of the box or `BACKGROUND`. Of equal areas the first box wins.
+        (A,) int64, the index of the box or `BACKGROUND`. If areas are equal, the first box wins.
     """
     if len(boxes) == 0:
         return torch.full((len(points),), BACKGROUND, dtype=torch.int64, device=points.device)
     half_width, half_height = ((boxes[:, 2:] - boxes[:, :2]) / 2).unbind(1)  # (M,)
     center_x, center_y = ((boxes[:, 2:] + boxes[:, :2]) / 2).unbind(1)  # (M,)
-    # Distances from the centre say it all: |dx| < w/2 is inside, |dx| + w/2 the farther side.
+    # Distances from the centre are enough: |dx| < w/2 is inside, |dx| + w/2 the farther side.
     dx = (points[:, 0, None] - center_x).abs()  # (A, M)
     dy = (points[:, 1, None] - center_y).abs()  # (A, M)
     match = (dx < half_width) & (dy < half_height)
@@ -87,22 +87,22 @@ def assign_by_iou(
     Args:
         anchors: (A, 4) xyxy, in pixels.
         boxes: (M, 4) xyxy, in pixels; M may be 0. A box without area matches nothing.
-        foreground: IoU from which on an anchor is positive.
-        background: IoU below which it is negative; between the two it is ignored.
-        low_quality: also make those anchors positive which no other anchor beats at some box,
-            whatever their IoU above 0. Such an anchor answers for the box that it overlaps most
-            itself, which need not be that box: a small box within a large one can be left over.
+        foreground: an anchor with at least this IoU is positive.
+        background: one with less than this IoU is negative; between the two it is ignored.
+        low_quality: also make the anchors positive that no other anchor beats in IoU with some
+            box, at any IoU above 0. Such an anchor answers for the box that it overlaps most
+            itself, which may be another: a small box within a large one can go unmatched.
 
     Returns:
-        (A,) int64, the index of the box, `BACKGROUND` or `IGNORE`. Of equal IoUs the first box
-        wins.
+        (A,) int64, the index of the box, `BACKGROUND` or `IGNORE`. If IoUs are equal, the first
+        box wins.
     """
     best = anchors.new_zeros(len(anchors))
     index = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     promoted = torch.zeros_like(index, dtype=torch.bool)
     chunks = boxes.split(BOXES_AT_ONCE) if len(boxes) and len(anchors) else ()
     for number, chunk in enumerate(chunks):
-        iou = box_iou(chunk, anchors).nan_to_num(0.0)  # (C, A); two boxes without area: 0 / 0
+        iou = box_iou(chunk, anchors).nan_to_num(0.0)  # (C, A); 0 / 0 for two boxes without area
         value, row = iou.max(dim=0)
         index = torch.where(value > best, row + number * BOXES_AT_ONCE, index)
         best = torch.maximum(best, value)
@@ -118,7 +118,7 @@ def require_thresholds(prefix: str, foreground: float, background: float) -> Non
     """Raise a ValueError unless 0 < background <= foreground <= 1; for `assign_by_iou`.
 
     Args:
-        prefix: of the keys in the message.
+        prefix: start of the keys in the message.
         foreground, background: IoU thresholds.
     """
     require_range(f"{prefix}foreground_iou", foreground, above=0, most=1)
@@ -126,11 +126,11 @@ def require_thresholds(prefix: str, foreground: float, background: float) -> Non
 
 
 def matched_values(values: Sequence[Tensor], matched: Sequence[Tensor] | Tensor) -> Tensor:
-    """What belongs to the box of each positive: its coordinates, its label or its instance id.
+    """Look up a value for the box of each positive: coordinates, label or instance id.
 
     Args:
-        values: (M, ...) one row a box, of each image.
-        matched: (A,) from an assigner, of each image; A may differ.
+        values: for each image, (M, ...): one row per box.
+        matched: for each image, (A,) from an assigner; A may differ.
 
     Returns:
         (P, ...) in the order of the positives, image by image.

@@ -23,12 +23,12 @@ NORMS = {"frozen_bn": FrozenBatchNorm2d, "bn": nn.BatchNorm2d}
 
 
 def build_backbone(name: str, norm: str = "frozen_bn", frozen_stages: int = 2) -> StagedBackbone:
-    """A randomly initialised backbone.
+    """Build a randomly initialised backbone.
 
     Args:
         name: a key of `BACKBONES`.
         norm: "frozen_bn" keeps the loaded statistics in all stages, "bn" trains BatchNorm.
-        frozen_stages: how many stages, from the stem on, are not trained (0 none, 5 all).
+        frozen_stages: how many stages, starting with the stem, are not trained (0 none, 5 all).
 
     Raises:
         ValueError: for an unknown name or norm, or a number of stages outside 0..5.

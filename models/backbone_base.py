@@ -22,13 +22,13 @@ class StagedBackbone(nn.Module):
     name: str
     channels: tuple[int, int, int, int]
     strides: tuple[int, int, int, int] = (4, 8, 16, 32)
-    classifier_name: str = "fc"  # torchvision's name of the linear layer behind this backbone
+    classifier_name: str = "fc"  # torchvision's name for the linear layer after this backbone
     frozen_stages: int = 0
-    origin: BackboneImport | None = None  # of its weights; None: random
+    origin: BackboneImport | None = None  # where its weights come from; None: random
 
     @property
     def stages(self) -> list[list[nn.Module]]:
-        """Five lists of modules, in the order the image passes them: the stem, then C2 to C5."""
+        """Five lists of modules, from input to output: the stem, then C2 to C5."""
         raise NotImplementedError
 
     def freeze(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""The record of what became of a file's weights when a backbone was filled from it."""
+"""A record of which weights a backbone took from a file, and which not."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from models.renaming import count_modules
 
 @dataclass(frozen=True)
 class BackboneImport:
-    """What became of a file's weights."""
+    """Which of a file's weights were loaded, and which were not."""
 
     file: str
-    entry: str | None  # key of CONTAINERS under which the weights were
+    entry: str | None  # key of CONTAINERS that held the weights
     backbone: str  # name of the architecture
-    layout: str  # who names weights so
+    layout: str  # who uses these names
     loaded: tuple[str, ...]  # our names
-    missing: tuple[str, ...]  # our names that the file did not give; still random
-    # Those of `missing` that have another shape in the file: name, theirs, ours.
+    missing: tuple[str, ...]  # our names that the file did not fill; still random
+    # Those of `missing` that have a different shape in the file: name, theirs, ours.
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     unused: tuple[str, ...]  # their names
 

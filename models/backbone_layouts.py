@@ -1,6 +1,6 @@
-"""How other projects name the weights of a backbone, and ours from theirs.
+"""How other projects name a backbone's weights, and how their names become ours.
 
-Ours are torchvision's names. Many projects put something before them; two rename MobileNetV2.
+We use torchvision's names. Many projects add a prefix; two name MobileNetV2's layers differently.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LAST = 1 + sum(count for _, _, count, _ in SETTINGS)  # MobileNetV2's last layer
 
 
 def block(stage: int, index: int) -> int:
-    """Which of MobileNetV2's `features` is block `index` of stage `stage`, both from 0."""
+    """Index in MobileNetV2's `features` of block `index` of stage `stage`, both from 0."""
     return 1 + sum(count for _, _, count, _ in SETTINGS[:stage]) + index
 
 
 def in_block(layer: str, first_stage: int) -> Callable[[re.Match], str]:
-    """Our name of m[3] in `layer` of block m[2] of stage m[1], where theirs count from
+    """Our name for m[3] in `layer` of block m[2] of stage m[1]; their stages count from
     `first_stage`."""
     return lambda m: f"features.{block(int(m[1]) - first_stage, int(m[2]))}.conv.{layer}.{m[3]}"
 
@@ -67,11 +67,11 @@ class Layout:
 
     name: str  # who uses it
     prefix: str  # before all names
-    names: Names = AS_OURS  # of what comes behind the prefix
-    marker: str = ""  # start of a further key that tells it from others with this prefix
+    names: Names = AS_OURS  # for what follows the prefix
+    marker: str = ""  # start of another key, which tells layouts with the same prefix apart
 
     def renamed(self, keys: Iterable[str]) -> dict[str, str]:
-        """Our name of each key that has one in this layout; none if the marker is missing."""
+        """Our names for the keys that have one in this layout; empty if the marker is missing."""
         keys = list(keys)
         if not any(key.startswith(self.marker) for key in keys):
             return {}
@@ -80,7 +80,7 @@ class Layout:
         return {key: name for key, name in names.items() if name is not None}
 
 
-# Where two fit equally well the earlier one counts. Who writes the same names shares a line.
+# If two fit equally well, the earlier one wins. Projects that use the same names share a line.
 LAYOUTS = (
     Layout("MoCo v1 or v2, its query encoder", "module.encoder_q."),
     Layout("MoCo v1 or v2, its query encoder", "encoder_q."),
@@ -107,14 +107,14 @@ LAYOUTS = (
 
 
 def recognise(keys: Iterable[str], ours: Iterable[str]) -> tuple[Layout, dict[str, str]] | None:
-    """The layout that gives most of our names, and our name of each key that has one.
+    """Find the layout that yields most of our names, and our name for each key that has one.
 
     Args:
-        keys: of the file.
+        keys: names in the file.
         ours: names of the backbone's weights.
 
     Returns:
-        None if no layout gives any of our names.
+        None if no layout yields any of our names.
     """
     keys, ours = list(keys), set(ours)
     best: tuple[Layout, dict[str, str]] | None = None

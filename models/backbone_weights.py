@@ -1,4 +1,4 @@
-"""Weights of classification or self-supervised training, whoever made them, into a backbone."""
+"""Fill a backbone with weights of classification or self-supervised training, from any source."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from models.backbone_base import StagedBackbone
 from models.backbone_import import BackboneImport
 from models.backbone_layouts import LAYOUTS, Layout, recognise
 
-# Where files keep the weights. Averages over the training come before what was trained: those of
-# torchvision's and timm's scripts, and DINO's teacher.
+# Where files keep the weights. Averages over the training (torchvision's and timm's scripts, and
+# DINO's teacher) come before the trained weights themselves.
 CONTAINERS = ("model_ema", "state_dict_ema", "model", "state_dict", "teacher", "student")
 STEP_COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it
 
@@ -24,16 +24,16 @@ STEP_COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it
 def load_backbone_weights(
     backbone: StagedBackbone, file: str | PathLike[str], partial: bool = False
 ) -> BackboneImport:
-    """Copy weights into `backbone`; whose they are is told from their names, see `LAYOUTS`.
+    """Copy weights into `backbone`; the tensor names reveal the source project, see `LAYOUTS`.
 
     Args:
         backbone: filled in place; its `origin` is set to the result.
         file: holds a state_dict, or one under a key of `CONTAINERS`.
-        partial: load what fits, and leave the rest at random.
+        partial: load what fits, and leave the rest random.
 
     Raises:
-        ValueError: naming the file, if it cannot be read, or does not hold all of the backbone and
-            nothing more of it; with `partial`, if nothing fits.
+        ValueError: naming the file, if it cannot be read, or if the backbone in it is smaller,
+            larger or otherwise different; with `partial`, if nothing fits.
     """
     entry, weights = read_state_dict(file)
     ours = backbone.state_dict()
@@ -63,13 +63,13 @@ def load_backbone_weights(
 
 
 def layer_weight(name: str) -> str:
-    """The weight that a step counter goes with, which means nothing by itself; other names stay."""
+    """The weight beside a step counter, which means nothing alone; other names are unchanged."""
     stem = name.removesuffix(STEP_COUNTER)
     return f"{stem}weight" if stem != name else name
 
 
 def fitting_part(given: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What fits by name and shape, in our order; a step counter only with its layer's weight."""
+    """Tensors that fit by name and shape, in our order; a step counter only with its weight."""
     same = {n for n in ours if n in given and given[n].shape == ours[n].shape}
     return {n: given[n] for n in ours if n in same and layer_weight(n) in same}
 
@@ -80,21 +80,18 @@ def refusal(
     layout: Layout | None,
     given: Mapping[str, Tensor],
 ) -> str:
-    """Why a file is not taken and what to do, to be put behind its name.
+    """Say why a file is refused and what to do; the text follows the file's name.
 
     Args:
-        backbone: that should have been filled.
-        weights: of the file.
-        layout: that was recognised, if any.
+        backbone: the one to fill.
+        weights: the file's.
+        layout: the one recognised, if any.
         given: the weights under our names.
     """
     other = whole_backbone(weights)
     if other is None and layout is None:
         known = "; ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
-        return (
-            f"holds no weights of {backbone.name} under names that are known ({known}); "
-            "give another file"
-        )
+        return f"holds no weights of {backbone.name} under known names ({known}); give another file"
     ours = backbone.state_dict()
     fitting = fitting_part(given, ours)
     remedy = "give another file"
@@ -114,20 +111,20 @@ def required(ours: Mapping[str, Tensor]) -> list[str]:
 
 
 def first_problem(given: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str | None:
-    """What keeps the weights from being exactly those of a backbone, in a few words."""
+    """In a few words, why the weights are not exactly those of a backbone; None if they are."""
     for name in required(ours):
         if name not in given:
             return f"{name} is missing"
         if given[name].shape != ours[name].shape:
             return f"{name} is {tuple(given[name].shape)} instead of {tuple(ours[name].shape)}"
-    # A deeper network of the same kind has all that a shallower one needs, and more.
+    # A deeper network of the same kind has everything that a shallower one needs, and more.
     modules = {name.split(".")[0] for name in ours}
     more = [name for name in given if name not in ours and name.split(".")[0] in modules]
     return f"{more[0]} is unexpected" if more else None
 
 
 def whole_backbone(weights: Mapping[str, Tensor]) -> tuple[str, Layout] | None:
-    """The backbone that a file gives all of, if there is one, and the layout of its names."""
+    """The backbone that a file holds completely, if any, and the layout of its names."""
     for name, build in BACKBONES.items():
         with torch.device("meta"):
             ours = build(norm=nn.BatchNorm2d).state_dict()
@@ -145,20 +142,20 @@ def read_state_dict(file: str | PathLike[str]) -> tuple[str | None, Mapping[str,
     """
     if str(file).endswith(".safetensors"):
         raise ValueError(
-            f"{file} is a safetensors file, which is not read here; convert it with "
+            f"{file} is a safetensors file, which is not supported; convert it with "
             "torch.save(safetensors.torch.load_file(FILE), 'weights.pth')"
         )
     try:
-        # Options of the command line lie beside the weights in files of DINO and PixPro.
+        # Files of DINO and PixPro hold command-line options beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{file} cannot be read as PyTorch weights ({type(error).__name__}), it is damaged or "
+            f"{file} cannot be read as PyTorch weights ({type(error).__name__}); it is damaged or "
             "holds more than tensors: if you trust it, load it with weights_only=False and save "
             "its state_dict alone"
         ) from error
-    except Exception as error:  # a damaged file fails in ways torch.load does not list
+    except Exception as error:  # a damaged file fails in ways torch.load does not document
         raise ValueError(
             f"{file} cannot be read as PyTorch weights ({type(error).__name__}); "
             "give a file that torch.save wrote from a state_dict"
@@ -173,7 +170,7 @@ def read_state_dict(file: str | PathLike[str]) -> tuple[str | None, Mapping[str,
 
 
 def is_state_dict(content: object) -> bool:
-    """Whether it is a mapping of tensors, and not an empty one."""
+    """Whether `content` is a non-empty mapping of tensors."""
     if not isinstance(content, Mapping) or not content:
         return False
     return all(isinstance(value, Tensor) for value in content.values())

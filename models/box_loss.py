@@ -1,4 +1,4 @@
-"""The box loss of detectors that predict boxes as changes of anchors or RoIs.
+"""The box loss for detectors that predict boxes as changes to anchors or RoIs.
 
 Legend: P positive anchors or RoIs.
 """
@@ -32,7 +32,7 @@ def box_loss(
         boxes: (P, 4) xyxy, in pixels, ground truth or proposals.
         normalizer: what the sum over pairs is divided by.
         beta: of "smooth_l1", in deltas.
-        weights: of `boxes_to_deltas`.
+        weights: see `boxes_to_deltas`.
 
     Returns:
         float32 scalar; 0 for P = 0, still attached to the graph.

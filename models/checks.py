@@ -1,4 +1,4 @@
-"""Checks of config values, each with one wording of its error message."""
+"""Checks of config values; each kind of error has one wording."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def require_choice(key: str, value: object, choices: Iterable[object]) -> None:
 
 
 def valid_choices(value: object, choices: Iterable[object]) -> str:
-    """The choice that resembles `value` most, if any does, and all of them."""
+    """List all choices, with a hint at the one that resembles `value` most, if any does."""
     names = [str(choice) for choice in choices]
     close = get_close_matches(str(value), names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
@@ -35,9 +35,9 @@ def require_range(
 
     Args:
         key: as the user writes it.
-        value: None passes: it stands for a default, or for "off".
-        least, above, most, below: bounds; None is no bound. `least` and `most` are allowed
-            themselves, `above` and `below` are not.
+        value: None passes: it means a default, or "off".
+        least, above, most, below: bounds; None is no bound. `least` and `most` themselves are
+            allowed, `above` and `below` are not.
     """
     bounds = [
         ("at least", least, lambda bound: value >= bound),

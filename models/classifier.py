@@ -16,10 +16,10 @@ def pooled_features(backbone: StagedBackbone, images: Tensor) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """Backbone and linear layer; the logits are torchvision's for the same weights.
+    """Backbone and linear layer; with the same weights, the logits equal torchvision's.
 
     Args:
-        backbone: of `models.backbone.build_backbone`.
+        backbone: from `models.backbone.build_backbone`.
         num_classes: K.
     """
 

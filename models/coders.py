@@ -41,20 +41,20 @@ def centerness_target(distances: Tensor) -> Tensor:
     left, top, right, bottom = distances.unbind(-1)
     ratio_x = torch.minimum(left, right) / torch.maximum(left, right)
     ratio_y = torch.minimum(top, bottom) / torch.maximum(top, bottom)
-    # A point a rounding error outside of its box must not become the root of a negative number.
+    # Rounding can put a point just outside its box: the root must not be of a negative number.
     return (ratio_x.clamp(min=0) * ratio_y.clamp(min=0)).sqrt()
 
 
 def boxes_to_deltas(
     anchors: Tensor, boxes: Tensor, weights: tuple[float, float] = (1.0, 1.0)
 ) -> Tensor:
-    """What turns anchors (..., 4) into boxes (..., 4): Girshick et al., R-CNN, equations 6 to 9.
+    """Deltas from anchors (..., 4) to boxes (..., 4): Girshick et al., R-CNN, equations 6 to 9.
 
     Args:
         anchors: xyxy, in pixels, of positive width and height.
         boxes: xyxy, in pixels, of positive width and height.
-        weights: factors of the shifts and of the log scales; they bring the numbers to the size a
-            network predicts well.
+        weights: factors for the shifts and the log scales; they bring the numbers into a range
+            that a network predicts well.
 
     Returns:
         (..., 4): shift of the centre in x and y, in anchor widths and heights, and the logarithms
@@ -70,7 +70,7 @@ def boxes_to_deltas(
 def deltas_to_boxes(
     anchors: Tensor, deltas: Tensor, weights: tuple[float, float] = (1.0, 1.0)
 ) -> Tensor:
-    """The boxes (..., 4) that `deltas` (..., 4) make of `anchors` (..., 4).
+    """Turn `anchors` (..., 4) into boxes (..., 4) by applying `deltas` (..., 4).
 
     Inverse of `boxes_to_deltas`, up to a box `exp(MAX_LOG_SCALE)` times as large as its anchor.
     """

@@ -1,7 +1,7 @@
 """Detectors by name. A new one is a file in models/ and an entry in `DETECTORS`.
 
 A detector class is constructed as `Detector(backbone, config, num_classes)`; its config is a
-dataclass of plain numbers, strings and booleans, which validates itself.
+dataclass of plain numbers, strings and booleans that validates itself.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class ModelConfig:
     detector: str = "fcos"  # a key of DETECTORS
     backbone: str = "resnet50"  # a key of models.backbone.BACKBONES
     backbone_weights: str | None = None  # file, see models.backbone_weights; None: random
-    backbone_partial: bool = False  # take what fits of a file that does not fit altogether
+    backbone_partial: bool = False  # load what fits from a file that does not fit as a whole
     norm: str = "frozen_bn"  # of the backbone: "frozen_bn" or "bn"
-    frozen_stages: int = 2  # of the backbone, from the stem on: 0 none, 5 all
+    frozen_stages: int = 2  # of the backbone, starting with the stem: 0 none, 5 all
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of the detector's own config
 
 
 def build_detector(config: ModelConfig, num_classes: int) -> nn.Module:
-    """A detector with random weights, but for the backbone if `config` names a file for it.
+    """A detector with random weights, except for the backbone if `config` names a file for it.
 
     Args:
         config: what to build.

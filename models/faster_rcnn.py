@@ -1,7 +1,7 @@
 """Faster R-CNN: a region proposal network, and a head that looks at each proposal again.
 
 Ren et al., NIPS 2015, on a feature pyramid (Lin et al., CVPR 2017). The two stages are in
-`models/rpn.py` and `models/roi_head.py`; here they are put together.
+`models/rpn.py` and `models/roi_head.py`; this module combines them.
 
 Legend: N images, M ground-truth boxes, R RoIs, K foreground classes, C channels, D detections.
 """
@@ -21,7 +21,7 @@ from models.roi_head import RoIHead, RoIHeadConfig
 from models.rpn import RPN, RPNConfig
 from models.tower import NORMS
 
-# What both of torchvision's models have in common.
+# Settings that both of torchvision's models share.
 TORCHVISION = {
     "rpn_anchor_whole_pixels": True,
     "rpn_box_loss": "smooth_l1",
@@ -37,10 +37,10 @@ TORCHVISION = {
 class FasterRCNNConfig(RPNConfig, RoIHeadConfig):
     """Settings of the pyramid and of both stages; `model.options` of a run."""
 
-    fpn_norm: str = "none"  # behind the pyramid's convolutions: "none", "gn" or "bn"
-    topk_train: int = 2000  # anchors of a level before non-maximum suppression, in training
+    fpn_norm: str = "none"  # after the pyramid's convolutions: "none", "gn" or "bn"
+    topk_train: int = 2000  # anchors per level before non-maximum suppression, in training
     topk_test: int = 1000  # and in detection
-    proposals_train: int = 1000  # proposals of an image in training
+    proposals_train: int = 1000  # proposals per image in training
     proposals_test: int = 1000  # and in detection
 
     def __post_init__(self) -> None:
@@ -88,12 +88,12 @@ class FasterRCNN(nn.Module):
         Args:
             images: (N, 3, H, W), normalised, padded on the right and below.
             image_sizes: (N, 2) true (height, width) before padding, in pixels.
-            targets: one dict an image: boxes (M, 4) xyxy in pixels, labels (M,) int64 in 0..K-1;
+            targets: one dict per image: boxes (M, 4) xyxy in pixels, labels (M,) int64 in 0..K-1;
                 M may be 0.
 
         Returns:
             {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box"}, float32 scalars, or
-            one dict an image: boxes (D, 4) xyxy inside the true image, scores (D,) descending,
+            one dict per image: boxes (D, 4) xyxy inside the true image, scores (D,) descending,
             labels (D,).
         """
         features = self.pyramid(images)
@@ -111,7 +111,7 @@ class FasterRCNN(nn.Module):
         image_sizes: Tensor | Sequence[tuple[int, int]],
         targets: Sequence[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Both stages against labelled boxes; the second learns on proposals of the first."""
+        """Both stages' losses against labelled boxes; the second learns from the first's boxes."""
         c = self.config
         boxes = [target["boxes"].float() for target in targets]
         proposed = self.rpn(features)
@@ -125,7 +125,7 @@ class FasterRCNN(nn.Module):
     def detections(
         self, features: Sequence[Tensor], image_sizes: Tensor | Sequence[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """One dict of boxes, scores and labels an image, see `forward`."""
+        """One dict of boxes, scores and labels per image, see `forward`."""
         c = self.config
         rois = self.rpn.propose(self.rpn(features), image_sizes, c.topk_test, c.proposals_test)
         output = self.roi_head(features[:-1], rois)
@@ -133,6 +133,6 @@ class FasterRCNN(nn.Module):
 
 
 def add_boxes(proposals: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
-    """Proposals (R, 4) and boxes (M, 4) of each image together, (R + M, 4): early in training no
-    proposal overlaps a box, but the box itself is a perfect one."""
+    """Append the boxes (M, 4) of each image to its proposals (R, 4), (R + M, 4): early in training
+    no proposal overlaps a box, but the box itself is a perfect proposal."""
     return [torch.cat(pair) for pair in zip(proposals, boxes, strict=True)]

@@ -1,7 +1,7 @@
 """FCOS: a detector that predicts one box per point of a feature pyramid, without anchors.
 
 Tian et al., "FCOS: a simple and strong anchor-free object detector" (arXiv 2006.09214), which
-includes the ICCV 2019 paper (arXiv 1904.01355) the equations below are numbered by.
+includes the ICCV 2019 paper (arXiv 1904.01355), whose equation numbers are used below.
 
 Legend: N images, A points of all levels, M ground-truth boxes, K foreground classes,
 C channels, P positive points of the batch.
@@ -41,7 +41,7 @@ class FCOSConfig:
     fpn_extra: str = "p6p7_from_p5"  # levels above P5, see FPNConfig
     num_convs: int = 4  # convolutions in each of the two towers
     norm_groups: int = 32  # of GroupNorm, lowered to a divisor of `channels`
-    level_scales: bool = True  # a trainable factor on the distances of each level
+    level_scales: bool = True  # a trainable factor for the distances of each level
     norm_on_stride: bool = True  # distances are relu(x) strides (2020), else exp(x) pixels (2019)
     distance_bias: float = 0.0  # initial x; at 0, relu may leave a side without gradient for good
     prior: float = 0.01  # score of every class at initialisation (focal loss, section 3.3)
@@ -49,14 +49,14 @@ class FCOSConfig:
     center_radius: float | None = 1.5  # centre sampling, in strides; null takes the whole box
     reach_per_stride: float = 8.0  # a level regresses up to 8 strides: 64 px at stride 8
     focal_alpha: float = 0.25  # weight of positives against negatives
-    focal_gamma: float = 2.0  # how little easy examples count
+    focal_gamma: float = 2.0  # how strongly easy examples are down-weighted
     box_loss: str = "giou"  # or "iou"
     centerness_weighted: bool = True  # box loss weighted by centerness, divided by its sum
     score_threshold: float = 0.05  # detections score more than this
     topk_candidates: int = 1000  # per level, before non-maximum suppression
     nms_iou: float = 0.6  # overlap at which the weaker of two boxes of a class is dropped
     detections_per_image: int = 100  # the best ones, after non-maximum suppression
-    min_size: float = 1.0  # px; drops the slivers predicted outside of the true image
+    min_size: float = 1.0  # px; drops the slivers predicted outside the true image
 
     def __post_init__(self) -> None:
         require_choice("model.options.box_loss", self.box_loss, ("giou", "iou"))
@@ -86,7 +86,7 @@ class FCOSOutput(NamedTuple):
 class FCOSHead(nn.Module):
     """Two towers shared by all levels: one for the class, one for box and centerness.
 
-    Its parts can be called one by one.
+    Its parts can be called separately.
     """
 
     def __init__(self, config: FCOSConfig, num_classes: int, strides: Sequence[int]) -> None:
@@ -125,7 +125,7 @@ class FCOSHead(nn.Module):
         """Distances (N, A, 4) in pixels, float32, and centerness logits (N, A)."""
         distances = []
         for level, x in enumerate(box_features):
-            raw = self.box_regression(x).float()  # exp and pixels want more than half precision
+            raw = self.box_regression(x).float()  # exp and pixels need more than half precision
             if self.scales is not None:
                 raw = raw * self.scales[level]
             if self.config.norm_on_stride:
@@ -161,11 +161,11 @@ class FCOS(nn.Module):
         Args:
             images: (N, 3, H, W), normalised, padded on the right and below.
             image_sizes: (N, 2) true (height, width) before padding, in pixels.
-            targets: one dict an image: boxes (M, 4) xyxy in pixels, labels (M,) int64 in 0..K-1;
+            targets: one dict per image: boxes (M, 4) xyxy in pixels, labels (M,) int64 in 0..K-1;
                 M may be 0.
 
         Returns:
-            {"loss_class", "loss_box", "loss_centerness"}, float32 scalars, or one dict an image:
+            {"loss_class", "loss_box", "loss_centerness"}, float32 scalars, or one dict per image:
             boxes (D, 4) xyxy inside the true image, scores (D,) descending, labels (D,).
         """
         features = self.pyramid(images)
@@ -186,7 +186,7 @@ class FCOS(nn.Module):
         return grid_points(sizes, self.strides, self.config.point_offset, features[0].device)
 
     def assign(self, points: Tensor, strides: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """For boxes (M, 4) of each image: (N, A) index of each point's box or BACKGROUND."""
+        """Match points with each image's boxes (M, 4): (N, A) index of the box or BACKGROUND."""
         lower, upper = reach_bounds(strides, self.config.reach_per_stride)
         radius = self.config.center_radius
         matched = [assign_points(points, strides, lower, upper, b, radius) for b in boxes]
@@ -212,7 +212,7 @@ class FCOS(nn.Module):
         Args:
             logits: (N, A, K).
             matched: (N, A) from `assign`.
-            labels: (M,) in 0..K-1, of each image.
+            labels: for each image, (M,) in 0..K-1.
         """
         image, point = (matched >= 0).nonzero(as_tuple=True)  # (P,), (P,)
         classes = matched_values(labels, matched)  # (P,)
@@ -230,13 +230,13 @@ class FCOS(nn.Module):
         matched: Tensor,
         boxes: Sequence[Tensor],
     ) -> dict[str, Tensor]:
-        """Overlap and centerness of the positive points; needs no labels.
+        """Overlap and centerness losses of the positive points; needs no labels.
 
         Args:
-            distances: (N, A, 4) in pixels, and centerness: (N, A) logits, from the head.
+            distances, centerness: (N, A, 4) in pixels and (N, A) logits, from the head.
             points: (A, 2).
             matched: (N, A) from `assign`.
-            boxes: (M, 4) xyxy, of each image: ground truth or proposals.
+            boxes: for each image, (M, 4) xyxy: ground truth or proposals.
 
         Returns:
             {"loss_box", "loss_centerness"}, zeros attached to the graph if nothing is positive.
@@ -266,7 +266,7 @@ class FCOS(nn.Module):
         level_sizes: Sequence[int],
         image_sizes: Tensor | Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """Predictions to one dict of boxes, scores and labels an image, see `forward`.
+        """Turn predictions into one dict of boxes, scores and labels per image, see `forward`.
 
         The score is sqrt(class probability * centerness), as in the 2020 paper.
         """

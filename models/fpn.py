@@ -1,4 +1,4 @@
-"""Feature pyramid network (Lin et al., CVPR 2017): strong semantics on every scale.
+"""Feature pyramid network (Lin et al., CVPR 2017): strong semantics at every scale.
 
 Legend: N images, C channels.
 """
@@ -23,16 +23,16 @@ class FPNConfig:
     """Settings of the pyramid."""
 
     channels: int = 256  # of every level of the pyramid
-    # Levels above P5: "p6p7_from_p5" (FCOS) and "p6p7_from_c5" (RetinaNet) stride by convolution,
-    # "pool" adds a subsampled P5 (Faster R-CNN), "none" adds nothing.
+    # Levels above P5: "p6p7_from_p5" (FCOS) and "p6p7_from_c5" (RetinaNet) add two by strided
+    # convolution, "pool" adds a subsampled P5 (Faster R-CNN), "none" adds nothing.
     extra: str = "p6p7_from_p5"
-    norm: str = "none"  # behind the lateral and output convolutions, one of models.tower.NORMS
+    norm: str = "none"  # after the lateral and output convolutions, one of models.tower.NORMS
 
 
 class FPN(nn.Module):
-    """Maps of a backbone, finest first, to as many pyramid levels plus the extra ones.
+    """Turns a backbone's maps, finest first, into as many pyramid levels plus the extra ones.
 
-    The level of an input map has its size; each extra level halves the one before (rounded up).
+    A level has the size of its input map; each extra level halves the one before (rounded up).
     """
 
     def __init__(self, in_channels: Sequence[int], config: FPNConfig) -> None:
@@ -68,7 +68,7 @@ class FPN(nn.Module):
         if self.config.extra == "pool":
             return [F.max_pool2d(p5, kernel_size=1, stride=2)]
         # Not in bfloat16: on processors with AMX, oneDNN's stride-2 convolution of a map 1 or 2 px
-        # wide (torch 2.15) reads past its end. These maps are so small that it costs nothing.
+        # wide (torch 2.15) reads past its end. These maps are so small that this costs nothing.
         with torch.autocast(p5.device.type, enabled=False):
             below = p5 if self.config.extra == "p6p7_from_p5" else c5
             p6 = self.p6(below.to(self.p6.weight.dtype))
@@ -77,6 +77,6 @@ class FPN(nn.Module):
 
 
 def conv(in_channels: int, channels: int, kernel_size: int, norm: str) -> nn.Module:
-    """A convolution, followed by a normalisation unless that is "none"."""
+    """A convolution, followed by a normalisation unless `norm` is "none"."""
     layers = conv_norm(in_channels, channels, kernel_size, norm)
     return layers[0] if len(layers) == 1 else nn.Sequential(*layers)

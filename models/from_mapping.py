@@ -1,4 +1,4 @@
-"""Config dataclasses from mappings, such as a YAML file gives, with checked names and types."""
+"""Make config dataclasses from mappings, such as YAML files hold; check names and types."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def from_mapping(
     Args:
         cls: a dataclass. Its fields may be bool, int, float, str, tuples (from lists; a single
             value makes a tuple of one), mappings, other dataclasses, and any of these or None.
-        content: its fields by name; what is left out keeps its default.
+        content: its fields by name; a field that is left out keeps its default.
         prefix: of dotted keys in messages, such as `model.options.`.
         unknown: called with the dotted key, the value and the known names for a key that the
             dataclass lacks; must raise.

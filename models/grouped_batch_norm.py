@@ -1,4 +1,4 @@
-"""BatchNorm with statistics of parts of the batch, as if each part were on a GPU of its own.
+"""BatchNorm with separate statistics for parts of the batch, as if each part had its own GPU.
 
 Legend: N images, C channels, G groups.
 """
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` that normalises G consecutive, equal parts of the batch apart in training.
+    """`nn.BatchNorm2d` that, in training, normalises G consecutive, equal parts of a batch apart.
 
-    Batches of the size that a recipe was made for can so be trained on fewer, larger GPUs. With the
-    same N / G it does on one process what G processes with plain BatchNorm do, apart from the
-    running statistics, which are updated by the mean over the groups.
+    This way, batches of the size that a recipe was made for fit on fewer, larger GPUs. With the
+    same N / G, one process computes what G processes with plain BatchNorm do, except for the
+    running statistics, which are updated with the mean over the groups.
 
-    The state_dict is that of `nn.BatchNorm2d`, and so is evaluation.
+    The state_dict is that of `nn.BatchNorm2d`, and evaluation is the same.
     """
 
     def __init__(self, num_features: int, groups: int = 1) -> None:

@@ -72,10 +72,10 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(StagedBackbone):
     """Images (N, 3, H, W) to C2 to C5, (N, C, H/s, W/s) with s = 4, 8, 16, 32 (rounded up).
 
-    C2, C3 and C4 are the last maps of their stride. C5 is the output of the final 1x1 convolution
-    (1280 channels), not of the bottleneck before it (320): it is what the classifier was trained
-    on, and with every layer in use no parameter is left without a gradient, which distributed
-    training would reject. At stride 32 the wider map costs next to nothing.
+    C2, C3 and C4 are the last maps at their stride. C5 is the output of the final 1x1 convolution
+    (1280 channels), not of the bottleneck before it (320): the classifier was trained on it, and
+    with every layer in use no parameter is left without a gradient, which distributed training
+    would reject. At stride 32 the wider map costs next to nothing.
     """
 
     classifier_name = "classifier.1"

@@ -1,6 +1,6 @@
-"""BatchNorm whose statistics and affine are fixed, as detectors fine-tune with.
+"""BatchNorm with fixed statistics, weight and bias, as used to fine-tune detectors.
 
-A detector sees a few images a step, too few to estimate statistics from, so the usual
+A detector sees only a few images per step, too few to estimate statistics, so the usual
 recipe (He et al., "Mask R-CNN", section 3.1) keeps those of the classification pre-training.
 """
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 def convolve_and_normalise(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """`norm(conv(x))`, (N, C, H, W) to (N, C', H', W').
 
-    With fixed statistics both are linear, so that one convolution with scaled weights does for
-    both: the map is neither passed over nor kept for the backward pass a second time.
+    With fixed statistics both are linear, so one convolution with scaled weights does both: the
+    map is neither traversed nor kept for the backward pass a second time.
     """
     if norm.training:
         return norm(conv(x))

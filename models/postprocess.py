@@ -1,7 +1,7 @@
 """From dense predictions to detections, shared by the dense detectors.
 
-`top_candidates` thins the predictions of an image out, the detector decodes the boxes of the few
-that are left, `suppress_duplicates` makes detections of them.
+`top_candidates` keeps the best predictions of an image, the detector decodes the boxes of these
+few, `suppress_duplicates` turns them into detections.
 
 Legend: A anchors or points, K foreground classes, T candidates, D detections.
 """
@@ -58,7 +58,7 @@ def suppress_duplicates(
         scores: (T,).
         labels: (T,) int64.
         image_size: true (height, width) of the image, in pixels.
-        nms_iou: of two boxes of a class that overlap more than this, the better one stays.
+        nms_iou: if two boxes of a class overlap more than this, only the better one is kept.
         limit: how many detections an image may have.
         min_size: clipped boxes with a shorter side, in pixels, are dropped.
 

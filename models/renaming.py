@@ -1,6 +1,6 @@
-"""Names of weights: from one layout to another, and counted for a summary.
+"""Rename weights from one layout to another, and count them for a summary.
 
-A map is a tuple of patterns of their names, each with our name: a replacement as `re.sub` takes it,
+A map is a tuple of pairs: a pattern for their names, and our name, as a replacement for `re.sub`
 or a function of the match.
 """
 
@@ -14,7 +14,7 @@ Names = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
 
 def rename(key: str, names: Names) -> str | None:
-    """`key` rewritten by the first pattern that matches all of it; None if there is none."""
+    """`key` rewritten by the first pattern that matches all of it; None if none does."""
     for pattern, ours in names:
         match = re.fullmatch(pattern, key)
         if match:
@@ -23,10 +23,10 @@ def rename(key: str, names: Names) -> str | None:
 
 
 def count_modules(names: Iterable[str], module_of: Callable[[str], str]) -> str:
-    """`layer1 (3), fc (2)`: how many tensors each module has, in the order they come in.
+    """`layer1 (3), fc (2)`: how many tensors each module has, in order of first appearance.
 
     Args:
         names: of tensors.
-        module_of: the module that a name is counted for.
+        module_of: gives the module that a name is counted under.
     """
     return ", ".join(f"{m} ({count})" for m, count in Counter(map(module_of, names)).items())

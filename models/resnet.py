@@ -20,7 +20,7 @@ Norm = Callable[[int], nn.Module]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut (ResNet 18 and 34)."""
+    """Two 3x3 convolutions with a shortcut around them (ResNet 18 and 34)."""
 
     expansion = 1
 
@@ -46,7 +46,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut (ResNet 50 and 101)."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut around them (ResNet 50 and 101)."""
 
     expansion = 4
 
@@ -78,15 +78,15 @@ class Bottleneck(nn.Module):
 def zero_scale(norm: nn.Module) -> None:
     """Let a residual block start as its shortcut (Goyal et al., arXiv 1706.02677, section 5.1).
 
-    A random ResNet so keeps more of the image in its deep maps, which matters as long as it is
-    frozen. A frozen norm could never leave the zero, so it stays as it is.
+    This way, a random ResNet keeps more of the image in its deep maps, which matters as long as it
+    is frozen. A frozen norm could never leave zero, so it is left unchanged.
     """
     if norm.weight.requires_grad:
         nn.init.zeros_(norm.weight)
 
 
 def projection(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
-    """The shortcut's 1x1 convolution, or None where the input can be added as it is."""
+    """The shortcut's 1x1 convolution, or None where the input can be added unchanged."""
     if stride == 1 and in_channels == out_channels:
         return None
     conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)

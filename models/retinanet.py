@@ -1,8 +1,8 @@
 """RetinaNet: a dense detector with anchors (Lin et al., "Focal loss for dense object detection",
 ICCV 2017, section 4).
 
-Legend: N images, A anchors of all levels, M ground-truth boxes, K foreground classes, B anchors a
-cell, C channels, P positive anchors of the batch.
+Legend: N images, A anchors of all levels, M ground-truth boxes, K foreground classes,
+B anchors per cell, C channels, P positive anchors of the batch.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ class RetinaNetConfig:
     num_convs: int = 4  # convolutions in each of the two towers
     tower_norm: str = "none"  # or "gn"
     prior: float = 0.01  # score of every class at initialisation (section 3.3)
-    anchor_size: float = 4.0  # root of the smallest anchors' area, in strides: 32 px at stride 8
-    anchor_scales: int = 3  # sizes an octave: 2^0, 2^(1/3) and 2^(2/3) of the smallest
-    anchor_offset: float = 0.0  # position of the anchors in their cell, in strides: 0.5 its centre
+    anchor_size: float = 4.0  # square root of the smallest area, in strides: 32 px at stride 8
+    anchor_scales: int = 3  # sizes per octave: 2^0, 2^(1/3) and 2^(2/3) of the smallest
+    anchor_offset: float = 0.0  # position in the cell, in strides: 0.5 is its centre
     anchor_whole_pixels: bool = False  # round anchors as torchvision does
-    foreground_iou: float = 0.5  # an anchor is positive from here on
-    background_iou: float = 0.4  # and negative below; between the two it is ignored
+    foreground_iou: float = 0.5  # an anchor with at least this IoU is positive
+    background_iou: float = 0.4  # below this, it is negative; between the two it is ignored
     low_quality_matches: bool = True  # the best anchor of a box is positive whatever its IoU
     focal_alpha: float = 0.25  # weight of positives against negatives
-    focal_gamma: float = 2.0  # how little easy examples count
+    focal_gamma: float = 2.0  # how strongly easy examples are down-weighted
     box_loss: str = "l1"  # or "smooth_l1", "giou", "iou"
     smooth_l1_beta: float = 1 / 9  # deltas below it cost quadratically
     score_threshold: float = 0.05  # detections score more than this
     topk_candidates: int = 1000  # per level, before non-maximum suppression
     nms_iou: float = 0.5  # overlap at which the weaker of two boxes of a class is dropped
     detections_per_image: int = 100  # the best ones, after non-maximum suppression
-    min_size: float = 1.0  # px; drops the slivers predicted outside of the true image
+    min_size: float = 1.0  # px; drops the slivers predicted outside the true image
 
     def __post_init__(self) -> None:
         require_choice("model.options.box_loss", self.box_loss, BOX_LOSSES)
-        # BatchNorm would mix the statistics of levels, which share the towers.
+        # BatchNorm would mix the statistics of the levels, as they share the towers.
         require_choice("model.options.tower_norm", self.tower_norm, ("none", "gn"))
         require_range("model.options.prior", self.prior, above=0, below=1)
         require_thresholds("model.options.", self.foreground_iou, self.background_iou)
@@ -93,8 +93,8 @@ class RetinaNetOutput(NamedTuple):
 class RetinaNetHead(nn.Module):
     """Two towers shared by all levels, one for the class and one for the box.
 
-    `cls_logits` is the class output, `box_regression` the box output. The parts can be called one
-    by one.
+    `cls_logits` is the class output, `box_regression` the box output. The parts can be called
+    separately.
     """
 
     def __init__(self, config: RetinaNetConfig, num_classes: int) -> None:
@@ -156,12 +156,12 @@ class RetinaNet(nn.Module):
         Args:
             images: (N, 3, H, W), normalised, padded on the right and below.
             image_sizes: (N, 2) true (height, width) before padding, in pixels.
-            targets: one dict an image: boxes (M, 4) xyxy in pixels, labels (M,) int64 in 0..K-1;
+            targets: one dict per image: boxes (M, 4) xyxy in pixels, labels (M,) int64 in 0..K-1;
                 M may be 0.
 
         Returns:
-            {"loss_class", "loss_box"}, float32 scalars, or one dict an image: boxes (D, 4) xyxy
-            inside the true image, scores (D,) descending, labels (D,).
+            {"loss_class", "loss_box"}, float32 scalars, or one dict per image: boxes (D, 4)
+            xyxy inside the true image, scores (D,) descending, labels (D,).
         """
         features = self.pyramid(images)
         output = self.head(features)
@@ -189,8 +189,8 @@ class RetinaNet(nn.Module):
         return grid_anchors(feature_sizes, self.strides, cells, c.anchor_offset)
 
     def assign(self, anchors: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """For boxes (M, 4) of each image: (N, A) index of each anchor's box, or one of
-        BACKGROUND and IGNORE."""
+        """Match anchors with each image's boxes (M, 4): (N, A) index of the box, or BACKGROUND
+        or IGNORE."""
         c = self.config
         thresholds = (c.foreground_iou, c.background_iou, c.low_quality_matches)
         return torch.stack([assign_by_iou(anchors, b, *thresholds) for b in boxes])
@@ -198,7 +198,7 @@ class RetinaNet(nn.Module):
     def losses(
         self, output: RetinaNetOutput, anchors: Tensor, targets: Sequence[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Both terms against labelled boxes."""
+        """Both losses against labelled boxes."""
         boxes = [target["boxes"] for target in targets]
         matched = self.assign(anchors, boxes)  # (N, A)
         loss_class = self.class_loss(output.logits, matched, [t["labels"] for t in targets])
@@ -210,7 +210,7 @@ class RetinaNet(nn.Module):
         Args:
             logits: (N, A, K).
             matched: (N, A) from `assign`.
-            labels: (M,) in 0..K-1, of each image.
+            labels: for each image, (M,) in 0..K-1.
         """
         positive = matched >= 0
         one_hot = torch.zeros_like(logits, dtype=torch.bool)
@@ -223,13 +223,13 @@ class RetinaNet(nn.Module):
     def box_losses(
         self, deltas: Tensor, anchors: Tensor, matched: Tensor, boxes: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """Box regression of the positive anchors; needs no labels.
+        """Box regression loss of the positive anchors; needs no labels.
 
         Args:
             deltas: (N, A, 4) from the head.
             anchors: (A, 4).
             matched: (N, A) from `assign`.
-            boxes: (M, 4) xyxy, of each image: ground truth or proposals.
+            boxes: for each image, (M, 4) xyxy: ground truth or proposals.
 
         Returns:
             {"loss_box"}, a zero attached to the graph if nothing is positive.
@@ -253,7 +253,7 @@ class RetinaNet(nn.Module):
         level_sizes: Sequence[int],
         image_sizes: Tensor | Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """Predictions to one dict of boxes, scores and labels an image, see `forward`."""
+        """Turn predictions into one dict of boxes, scores and labels per image, see `forward`."""
         c = self.config
         results = []
         for n, size in enumerate(torch.as_tensor(image_sizes).tolist()):

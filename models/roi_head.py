@@ -1,8 +1,8 @@
-"""The second stage of Faster R-CNN: regions of interest to classes and better boxes (Girshick,
+"""The second stage of Faster R-CNN: classes and better boxes for regions of interest (Girshick,
 "Fast R-CNN", ICCV 2015; on a pyramid: Lin et al., FPN, CVPR 2017, section 4.2).
 
-Legend: N images, R RoIs, of an image or of the batch, M ground-truth boxes, K foreground classes,
-G boxes an RoI: K, or 1 if they do not depend on the class, C channels, F features, P positive RoIs.
+Legend: N images, R RoIs (of an image or of the batch), M ground-truth boxes, K foreground classes,
+G boxes per RoI (K, or 1 if class-agnostic), C channels, F features, P positive RoIs.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class RoIHeadConfig:
 
     channels: int = 256  # of the pyramid and of the convolutions
     box_head: str = "4conv1fc"  # or "2fc"
-    box_norm: str = "gn"  # behind the convolutions of 4conv1fc: "none", "gn" or "bn"
+    box_norm: str = "gn"  # after the convolutions of 4conv1fc: "none", "gn" or "bn"
     box_features: int = 1024  # width of the fully connected layers
-    class_agnostic: bool = True  # one box an RoI, so that it can be transferred; else one a class
+    class_agnostic: bool = True  # one box per RoI, so that it can be transferred; else per class
     roi_size: int = 7  # an RoI is pooled to this many cells in height and in width
-    roi_sampling: int = 2  # points a cell in height and in width; 0: as many as the RoI has cells
+    roi_sampling: int = 2  # points per cell in height and in width; 0: one per map cell within it
     roi_aligned: bool = True  # shift by half a pixel, so that a map's values are at cell centres
-    roi_foreground_iou: float = 0.5  # an RoI is positive from here on and negative below
-    roi_samples: int = 512  # RoIs of an image in the losses
+    roi_foreground_iou: float = 0.5  # an RoI with at least this IoU is positive, else negative
+    roi_samples: int = 512  # RoIs per image in the losses
     roi_positive_fraction: float = 0.25  # of the samples, at most
     box_loss: str = "l1"  # or "smooth_l1", "giou", "iou"
     smooth_l1_beta: float = 1 / 9  # deltas below it cost quadratically
     score_threshold: float = 0.05  # detections score more than this
     nms_iou: float = 0.5  # overlap at which the weaker of two boxes of a class is dropped
     detections_per_image: int = 100  # the best ones, after non-maximum suppression
-    min_size: float = 1.0  # px; drops the slivers predicted outside of the true image
+    min_size: float = 1.0  # px; drops the slivers predicted outside the true image
 
     def __post_init__(self) -> None:
         require_choice("model.options.box_head", self.box_head, BOX_HEADS)
@@ -60,7 +60,7 @@ class RoIHeadConfig:
 
 
 class RoIOutput(NamedTuple):
-    """Raw predictions for the RoIs of all images, one image after the other."""
+    """Raw predictions for the RoIs of all images, image by image."""
 
     logits: Tensor  # (R, K + 1), background last
     deltas: Tensor  # (R, G, 4) from RoI to box, see `boxes_to_deltas`, float32
@@ -69,8 +69,8 @@ class RoIOutput(NamedTuple):
 class RoIHead(nn.Module):
     """Pooling, box head and outputs, with their losses and detections.
 
-    `classifier` is the class output, `box_regression` the box output. The parts can be called one
-    by one.
+    `classifier` is the class output, `box_regression` the box output. The parts can be called
+    separately.
     """
 
     def __init__(self, config: RoIHeadConfig, num_classes: int, strides: Sequence[int]) -> None:
@@ -100,7 +100,7 @@ class RoIHead(nn.Module):
         return RoIOutput(self.classifier(box_features), self.deltas_from(box_features))
 
     def box_features(self, features: Sequence[Tensor], rois: Sequence[Tensor]) -> Tensor:
-        """What the outputs see of the RoIs of all images, (R, F)."""
+        """Features (R, F) of the RoIs of all images, which both outputs take as input."""
         pooled = pool_rois(features, rois, self.strides, self.config)  # (R, C, roi_size, roi_size)
         return self.fcs(self.convs(pooled).flatten(1))
 
@@ -109,7 +109,7 @@ class RoIHead(nn.Module):
         return self.box_regression(box_features).float().unflatten(1, (-1, 4))
 
     def assign(self, rois: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
-        """For RoIs (R, 4) and boxes (M, 4) of each image: (R,) index of the box or BACKGROUND."""
+        """Match each image's RoIs (R, 4) with its boxes (M, 4): (R,) index or BACKGROUND."""
         iou = self.config.roi_foreground_iou
         pairs = zip(rois, boxes, strict=True)
         return [assign_by_iou(r, b, iou, iou, low_quality=False) for r, b in pairs]
@@ -117,7 +117,7 @@ class RoIHead(nn.Module):
     def sample(
         self, rois: Sequence[Tensor], matched: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The RoIs that enter the losses, and what they are matched with; both of each image."""
+        """For each image, the RoIs that enter the losses, and the boxes they are matched with."""
         c = self.config
         chosen = [sample_balanced(m, c.roi_samples, c.roi_positive_fraction) for m in matched]
         rois = [r[index] for r, index in zip(rois, chosen, strict=True)]
@@ -130,7 +130,7 @@ class RoIHead(nn.Module):
         matched: Sequence[Tensor],
         targets: Sequence[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Both terms of Fast R-CNN, equation 1, against labelled boxes; all RoIs are counted."""
+        """Both terms of Fast R-CNN, equation 1, against labelled boxes; all RoIs count."""
         boxes, labels = [t["boxes"] for t in targets], [t["labels"] for t in targets]
         loss_class = self.class_loss(output.logits, matched, labels)
         return {"loss_class": loss_class} | self.box_losses(
@@ -144,8 +144,8 @@ class RoIHead(nn.Module):
 
         Args:
             logits: (R, K + 1).
-            matched: (R,) from `assign`, of each image.
-            labels: (M,) in 0..K-1, of each image.
+            matched: for each image, (R,) from `assign`.
+            labels: for each image, (M,) in 0..K-1.
         """
         flat = torch.cat(list(matched))  # (R,)
         classes = torch.full_like(flat, self.num_classes)
@@ -161,14 +161,14 @@ class RoIHead(nn.Module):
         boxes: Sequence[Tensor],
         labels: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Box regression of the positive RoIs, divided by the number of all RoIs.
+        """Box regression loss of the positive RoIs, divided by the number of all RoIs.
 
         Args:
-            deltas: (R, G, 4), of the RoIs of all images.
-            rois: (R, 4) xyxy in pixels, of each image.
-            matched: (R,) from `assign`, of each image.
-            boxes: (M, 4) xyxy, of each image: ground truth or proposals.
-            labels: (M,) in 0..K-1, of each image; not needed if boxes do not depend on the class.
+            deltas: (R, G, 4), for the RoIs of all images.
+            rois: for each image, (R, 4) xyxy in pixels.
+            matched: for each image, (R,) from `assign`.
+            boxes: for each image, (M, 4) xyxy: ground truth or proposals.
+            labels: for each image, (M,) in 0..K-1; not needed if boxes are class-agnostic.
 
         Returns:
             {"loss_box"}, a zero attached to the graph if nothing is positive.
@@ -193,10 +193,10 @@ class RoIHead(nn.Module):
         rois: Sequence[Tensor],
         image_sizes: Tensor | Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """Predictions to one dict an image: boxes (D, 4), scores (D,) descending, labels (D,)."""
+        """One dict per image: boxes (D, 4), scores (D,) descending, labels (D,)."""
         c = self.config
         counts = [len(r) for r in rois]
-        scores = output.logits.float().softmax(dim=1)[:, :-1].split(counts)  # (R, K) an image
+        scores = output.logits.float().softmax(dim=1)[:, :-1].split(counts)  # (R, K) per image
         deltas = output.deltas.expand(-1, self.num_classes, -1).split(counts)  # (R, K, 4)
         results = []
         for n, size in enumerate(torch.as_tensor(image_sizes).tolist()):
@@ -216,17 +216,17 @@ def pool_rois(
     strides: Sequence[int],
     config: RoIHeadConfig,
 ) -> Tensor:
-    """RoIAlign (He et al., "Mask R-CNN", section 3) of each RoI on the level of its size.
+    """RoIAlign (He et al., "Mask R-CNN", section 3) of each RoI on the level for its size.
 
     Args:
-        features: (N, C, H_i, W_i), of each level.
-        rois: (R, 4) xyxy in pixels, of each image.
+        features: for each level, (N, C, H_i, W_i).
+        rois: for each image, (R, 4) xyxy in pixels.
         strides: of each level.
         config: its `roi_*` fields are used.
 
     Returns:
-        (R, C, roi_size, roi_size), of the RoIs of all images, one image after the other, float32:
-        in half precision a corner would be off by pixels.
+        (R, C, roi_size, roi_size), for the RoIs of all images, image by image, float32: in half
+        precision a corner would be off by pixels.
     """
     size = config.roi_size
     flat = torch.cat(list(rois)).float()  # (R, 4)
@@ -255,6 +255,6 @@ def levels_of(rois: Tensor, strides: Sequence[int]) -> Tensor:
     """
     width, height = (rois[:, 2:] - rois[:, :2]).clamp(min=0).unbind(1)
     stride = (width * height).sqrt() / CANONICAL_SIZE * CANONICAL_STRIDE / strides[0]
-    # A size that is meant to be a power of two must not fall below it by a rounding error.
+    # Rounding errors must not push a size that is meant to be a power of two below it.
     level = (stride.log2() + 1e-6).floor()
     return level.clamp(0, len(strides) - 1).long()

@@ -1,8 +1,8 @@
-"""Region proposal network: where is an object, of whatever class (Ren et al., "Faster R-CNN",
+"""Region proposal network: finds objects of any class (Ren et al., "Faster R-CNN",
 NIPS 2015, section 3.1; on a pyramid: Lin et al., FPN, CVPR 2017, section 4.1).
 
 Legend: N images, A anchors of all levels, M ground-truth boxes, R proposals of an image,
-B anchors a cell, T candidates, C channels.
+B anchors per cell, T candidates, C channels.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class RPNConfig:
 
     channels: int = 256  # of the pyramid and of the head
     rpn_convs: int = 1  # 3x3 convolutions before the outputs
-    rpn_anchor_size: float = 8.0  # root of the anchors' area, in strides: 32 px at stride 4
+    rpn_anchor_size: float = 8.0  # square root of the area, in strides: 32 px at stride 4
     rpn_anchor_offset: float = 0.0  # position in the cell, in strides: 0.5 is its centre
     rpn_anchor_whole_pixels: bool = False  # round anchors as torchvision does
-    rpn_foreground_iou: float = 0.7  # an anchor is positive from here on
-    rpn_background_iou: float = 0.3  # and negative below; between the two it is ignored
-    rpn_samples: int = 256  # anchors of an image in the losses
+    rpn_foreground_iou: float = 0.7  # an anchor with at least this IoU is positive
+    rpn_background_iou: float = 0.3  # below this, it is negative; between the two it is ignored
+    rpn_samples: int = 256  # anchors per image in the losses
     rpn_positive_fraction: float = 0.5  # of the samples, at most
     rpn_box_loss: str = "l1"  # or "smooth_l1", "giou", "iou"
     rpn_smooth_l1_beta: float = 1 / 9  # deltas below it cost quadratically
@@ -62,7 +62,7 @@ class RPNOutput(NamedTuple):
 class RPN(nn.Module):
     """A small head shared by all levels, its losses, and the proposals it makes.
 
-    It knows no classes: labelled boxes and unlabelled ones are the same to it.
+    It knows no classes, so it treats labelled and unlabelled boxes alike.
     """
 
     def __init__(self, config: RPNConfig, strides: Sequence[int]) -> None:
@@ -97,8 +97,8 @@ class RPN(nn.Module):
         return grid_anchors(feature_sizes, self.strides, cells, c.rpn_anchor_offset)
 
     def assign(self, anchors: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """For boxes (M, 4) of each image: (N, A) index of each anchor's box, or one of
-        BACKGROUND and IGNORE."""
+        """Match anchors with each image's boxes (M, 4): (N, A) index of the box, or BACKGROUND
+        or IGNORE."""
         foreground, background = self.config.rpn_foreground_iou, self.config.rpn_background_iou
         return torch.stack([assign_by_iou(anchors, b, foreground, background, True) for b in boxes])
 
@@ -106,8 +106,8 @@ class RPN(nn.Module):
         """Both terms of Faster R-CNN, equation 1, each divided by the number of sampled anchors.
 
         Args:
-            output: of `forward`.
-            boxes: (M, 4) xyxy, of each image: ground truth or proposals; M may be 0.
+            output: from `forward`.
+            boxes: for each image, (M, 4) xyxy: ground truth or proposals; M may be 0.
 
         Returns:
             {"loss_rpn_objectness", "loss_rpn_box"}, float32 scalars.
@@ -140,16 +140,16 @@ class RPN(nn.Module):
         topk: int,
         limit: int,
     ) -> list[Tensor]:
-        """The boxes that most likely hold an object; constants, no gradient flows through them.
+        """The boxes that most likely hold an object, as constants: no gradient flows through them.
 
         Args:
-            output: of `forward`.
+            output: from `forward`.
             image_sizes: (N, 2) true (height, width), in pixels; proposals are clipped to them.
             topk: how many anchors a level may keep before non-maximum suppression.
             limit: how many proposals an image may have.
 
         Returns:
-            (R, 4) xyxy in pixels, R <= limit, best first, of each image.
+            For each image, (R, 4) xyxy in pixels, R <= limit, best first.
         """
         c = self.config
         levels = torch.arange(len(output.level_sizes), device=output.anchors.device)
@@ -158,7 +158,7 @@ class RPN(nn.Module):
         )  # (A,)
         proposals = []
         for n, size in enumerate(torch.as_tensor(image_sizes).tolist()):
-            # Logits order as probabilities do, and do not run into 1 where the head is sure.
+            # Logits sort as probabilities do, but do not saturate at 1 where the head is certain.
             logits = output.objectness[n, :, None].float()  # (A, 1)
             scores, index, _ = top_candidates(logits, output.level_sizes, -math.inf, topk)  # (T,)
             boxes = deltas_to_boxes(output.anchors[index], output.deltas[n, index])

@@ -1,4 +1,4 @@
-"""Which anchors or RoIs take part in a loss, when there are far more negatives than positives.
+"""Choose the anchors or RoIs that take part in a loss when negatives far outnumber positives.
 
 Legend: A anchors or RoIs, S samples.
 """
@@ -12,13 +12,13 @@ from models.assign import BACKGROUND
 
 
 def sample_balanced(matched: Tensor, count: int, positive_fraction: float) -> Tensor:
-    """A random part of the positives, filled up with random negatives (Fast R-CNN, section 2.3).
+    """A random part of the positives, topped up with random negatives (Fast R-CNN, section 2.3).
 
     Args:
         matched: (A,) from an assigner: a box index, `BACKGROUND`, or lower, which is not sampled.
-        count: how many samples at most.
-        positive_fraction: which part of `count` may be positive, in 0..1. Negatives take the
-            places that positives leave, not the other way round.
+        count: how many samples to draw at most.
+        positive_fraction: which part of `count` may be positive, in 0..1. Negatives fill slots
+            that positives leave empty, never the reverse.
 
     Returns:
         (S,) int64 ascending indices into `matched`, S <= count.

@@ -1,10 +1,10 @@
 """Torchvision's detection weights under our names.
 
-With them and `FCOSConfig.torchvision()`, or the like of another detector, ours detects and learns
-what torchvision's does. Two differences are deliberate: strides are the nominal 8, 16, ...
+With them and `FCOSConfig.torchvision()`, or its equivalent for another detector, ours detects and
+learns what torchvision's does. Two differences are deliberate: strides are the nominal 8, 16, ...
 (torchvision divides the padded image's size by the map's, which moves points and anchors if the
-size is no multiple of the coarsest stride), and an FCOS point whose distance is exactly on the
-border between two levels belongs to one of them (there: to none).
+size is not a multiple of the coarsest stride), and an FCOS point whose distance is exactly on the
+border between two levels belongs to one of them (in torchvision, to none).
 
 A name that fits no pattern of the map is an error.
 """
@@ -21,14 +21,14 @@ from models.renaming import Names, rename
 
 
 def numbered(ours: str, step: int) -> Callable[[re.Match], str]:
-    """Our name of layer m[2] of block m[1], where blocks of `step` layers are in one sequence."""
+    """Our name for layer m[2] of block m[1], with blocks of `step` layers in one sequence."""
     return lambda m: f"{ours}.{step * int(m[1]) + int(m[2])}.{m[3]}"
 
 
 CONV, NORM = "(weight|bias)", "(weight|bias|running_mean|running_var|num_batches_tracked)"
 
 BACKBONE_NAMES = ((r"backbone\.body\.(.+)", r"backbone.\1"),)
-# Torchvision's FPN had no ".0" behind the index before version 0.14.
+# Torchvision's FPN had no ".0" after the index before version 0.14.
 FPN_NAMES = (
     (rf"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?\.{CONV}", r"neck.lateral.\1.\2"),
     (rf"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?\.{CONV}", r"neck.output.\1.\2"),
@@ -99,7 +99,7 @@ FASTER_RCNN_V2_NAMES = (
 def fcos_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state_dict of our `FCOS` from that of `fcos_resnet50_fpn`; tensors are not copied.
 
-    `model.load_state_dict(result)` takes it, also where it was saved from torchvision's frozen
+    `model.load_state_dict(result)` accepts it, even if it was saved from torchvision's frozen
     BatchNorm, which has no step counter.
 
     Raises:
@@ -121,8 +121,8 @@ def retinanet_v2_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str,
 def faster_rcnn_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same for our `FasterRCNN` and `fasterrcnn_resnet50_fpn`.
 
-    Torchvision counts the background as class 0, we as the last; its box of the background, which
-    is never used, is left out. So our K is its `num_classes` - 1, and our labels are its - 1.
+    Torchvision's class 0 is the background, ours is the last; its background box, which is never
+    used, is dropped. So our K is its `num_classes` - 1, and our labels are its labels - 1.
     """
     names = rename_all(state_dict, FASTER_RCNN_NAMES, "fasterrcnn_resnet50_fpn")
     return background_last(names)
@@ -151,7 +151,7 @@ def rename_all(state_dict: Mapping[str, Tensor], names: Names, source: str) -> d
     """`state_dict` with each key rewritten by the first pattern of `names` that matches all of it.
 
     Raises:
-        ValueError: naming the first key that no pattern matches, and `source`, what was expected.
+        ValueError: naming the first key that no pattern matches, and `source`, the expected model.
     """
     result = {}
     for key, tensor in state_dict.items():

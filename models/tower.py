@@ -12,7 +12,7 @@ from torch import nn
 from models.checks import require_choice
 
 # "bn" estimates its statistics from the images of one process; "gn" (Wu and He, ECCV 2018) needs
-# one image, so that it works in small batches and does not depend on how they are spread out.
+# only one image, so it works in small batches and does not depend on how they are split up.
 NORMS = ("none", "gn", "bn")
 GROUPS = 32  # of GroupNorm, where the number of channels allows it
 
@@ -48,8 +48,8 @@ def conv_norm(
     Args:
         in_channels, channels, kernel_size: of the convolution.
         norm: one of `NORMS`.
-        groups: of GroupNorm, lowered to what divides `channels` into groups of several.
-        bias: give the convolution a bias although a normalisation brings one, as FCOS does.
+        groups: of GroupNorm, lowered to a number that divides `channels` into groups of several.
+        bias: give the convolution a bias even if the normalisation has one, as FCOS does.
 
     Raises:
         ValueError: if `norm` is not one of `NORMS`.
