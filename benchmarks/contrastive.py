@@ -1,7 +1,7 @@
 """Time and peak memory of the contrastive loss and its gradient, on CPU.
 
 `python benchmarks/contrastive.py` measures ours at 4096 online and 4096 target samples, 200
-instances, D = 256; then ours against the usual formulation, which lists the negatives once a
+instances, D = 256; then ours against the usual formulation, which lists the negatives once per
 positive pair, at a size where the latter fits into memory.
 """
 
@@ -27,7 +27,7 @@ Samples = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Run(NamedTuple):
-    """What one call of a loss and its gradient gave and took."""
+    """Result and cost of one call of a loss and its gradient."""
 
     value: float
     seconds: float

@@ -1,11 +1,11 @@
-"""What image-domain pre-training learnt: k-NN and linear-probe accuracy of a run of
+"""See what image-domain pre-training learnt: k-NN and linear-probe accuracy of a run of
 `pretrain.py --stage image` against pixels and untrained backbones, and its curves as a picture.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/image_domain.py --run runs/cifar10_r18_moco_v2 --picture curves.png
 
-The images are those of the run's probe. Pixels are compared as they are and with the mean image
-subtracted, at several sizes; untrained backbones are of several kinds.
+The images are those of the run's probe. Pixels are compared at several sizes, unchanged and with
+the mean image subtracted; untrained backbones are of several kinds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from models.backbone import build_backbone
 from models.backbone_base import StagedBackbone
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  (after the choice of a backend without a window)
+from matplotlib import pyplot  # noqa: E402  (the backend without a window is chosen first)
 
 CPU = torch.device("cpu")
 PIXEL_SIDES = (8, 16, 32)
@@ -40,7 +40,7 @@ SEEDS = (0, 1, 2)
 
 def main() -> None:
     """Parse the command line, measure, print, draw."""
-    parser = argparse.ArgumentParser(description="A run of the image stage against baselines.")
+    parser = argparse.ArgumentParser(description="Compare an image-stage run with baselines.")
     parser.add_argument("--run", required=True, metavar="DIR", help="its output_dir")
     parser.add_argument("--picture", metavar="FILE", help="where to draw its curves")
     args = parser.parse_args()
@@ -71,7 +71,7 @@ def mean(values: list[float]) -> float:
 
 
 def print_scores(name: str, scores: dict[str, float]) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     print(f"{name:60} k-NN {scores['knn']:5.1f} %  linear {scores['linear']:5.1f} %")
 
 
@@ -97,18 +97,18 @@ def pixels_of(images: ImageFiles, side: int) -> Features:
 
 
 def detectors_start(config: Config, data: ProbeData) -> StagedBackbone:
-    """What a detector without weights has: every block adds to its shortcut."""
+    """The backbone of a detector without weights: every block adds to its shortcut."""
     return build_backbone(config.model.backbone)
 
 
 def runs_start(config: Config, data: ProbeData) -> StagedBackbone:
-    """What the run starts with: residual blocks are their shortcuts."""
+    """The backbone that the run starts with: residual blocks equal their shortcuts."""
     return build_trained_backbone(config.model.backbone, norm_groups=1)
 
 
 @torch.no_grad()
 def runs_start_measured(config: Config, data: ProbeData) -> StagedBackbone:
-    """The same with BatchNorm's statistics of 512 training images."""
+    """The same, with BatchNorm statistics measured on about 512 training images."""
     backbone, images = runs_start(config, data), data.train
     view = CentreCrop(config.image.crop_size)
     chosen = images.files[:: max(1, len(images) // 512)]

@@ -1,10 +1,10 @@
-"""What boxes searched on the fly cost: pre-training with a file of proposals, without one, CPU.
+"""Cost of searching for boxes on the fly: pre-training with and without a proposal file, on CPU.
 
 `python benchmarks/on_the_fly.py`: FCOS with ResNet-18 on generated images, or on photographs with
-`--images DIR`. First the time of making the file and of an epoch that searches; then steps with
-the file against steps with the filled cache, and a single sample of each. Segments of both
-alternate, on the same images. Batches are loaded in the training process: the worst case, as
-loader workers would hide what loading takes.
+`--images DIR`. It first times writing the file and an epoch that searches; then steps with the
+file against steps with the filled cache, and single samples of each. The two alternate, on the
+same images. Batches are loaded in the training process: the worst case, as loader workers would
+hide the loading time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Datasets = dict[str, TwoViewDataset]
 
 
 def chosen_images(options: argparse.Namespace, folder: Path) -> Path:
-    """A folder of `options.count` images: generated, or links to some of those given."""
+    """A folder of `options.count` images: generated, or links to some of the given ones."""
     if options.images is None:
         generate(folder / "shapes", options.count, 1, options.size)
         return folder / "shapes/images/train"
@@ -46,7 +46,7 @@ def chosen_images(options: argparse.Namespace, folder: Path) -> Path:
 
 
 def build_datasets(options: argparse.Namespace, images: Path, folder: Path) -> Datasets:
-    """The same images with a file of proposals and with a cache that is still empty."""
+    """The same images with a proposal file and with a cache that is still empty."""
     file = folder / "proposals.json"
     start = time.perf_counter()
     command = ["--images", str(images), "--output", str(file), "--workers", "1"]
@@ -92,7 +92,7 @@ class Training:
 def alternate(
     calls: dict[str, Callable[[], float]], segments: int, length: int
 ) -> dict[str, list[float]]:
-    """Seconds of `segments` times `length` calls of each, in turns; who begins alternates."""
+    """Seconds of `segments` times `length` calls of each, in turns; which is first alternates."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for segment in tqdm(range(segments), desc="segments"):
         for name in list(calls)[:: 1 if segment % 2 else -1]:
@@ -101,7 +101,7 @@ def alternate(
 
 
 def sample_times(datasets: Datasets, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each sample of both datasets, one after the other, the same views."""
+    """Seconds per sample of both datasets, in turns, with the same views."""
     seconds: dict[str, list[float]] = {name: [] for name in datasets}
     for number in range(rounds):
         for index in tqdm(range(len(datasets["file"])), desc="samples"):
@@ -128,14 +128,14 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     images = chosen_images(options, folder)
     datasets = build_datasets(options, images, folder)
     runs = {name: Training(options, dataset) for name, dataset in datasets.items()}
-    print(f"{len(datasets['file'])} images, {runs['file'].epoch} steps an epoch")
+    print(f"{len(datasets['file'])} images, {runs['file'].epoch} steps per epoch")
     first: dict[str, float] = {}
     for name, run in runs.items():
         first[name] = sum(run.step() for _ in tqdm(range(run.epoch), desc=f"epoch, {name}"))
     searching = first["cache"] - first["file"]
     print(
         f"first epoch: {first['file']:.1f} s with a file, {first['cache']:.1f} s with an empty "
-        f"cache, {1000 * searching / len(datasets['file']):.0f} ms more an image"
+        f"cache, {1000 * searching / len(datasets['file']):.0f} ms more per image"
     )
     calls = {name: run.step for name, run in runs.items()}
     report("steps after it", alternate(calls, options.segments, options.length))
@@ -147,12 +147,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", metavar="DIR", help="photographs; else images are generated")
     parser.add_argument("--count", type=int, default=64, help="images (64)")
-    parser.add_argument("--size", type=int, default=160, help="longer side of generated ones (160)")
+    parser.add_argument("--size", type=int, default=160, help="longer side if generated (160)")
     parser.add_argument("--short-sides", type=int, nargs="+", default=[80, 96, 112], metavar="PX")
-    parser.add_argument("--batch-size", type=int, default=4, help="images a step (4)")
-    parser.add_argument("--max-proposals", type=int, metavar="N", help="an image; else all")
-    parser.add_argument("--segments", type=int, default=10, help="of each, in turns (10)")
-    parser.add_argument("--length", type=int, default=8, help="steps a segment (8)")
+    parser.add_argument("--batch-size", type=int, default=4, help="images per step (4)")
+    parser.add_argument("--max-proposals", type=int, metavar="N", help="per image; default: all")
+    parser.add_argument("--segments", type=int, default=10, help="of each kind, in turns (10)")
+    parser.add_argument("--length", type=int, default=8, help="steps per segment (8)")
     parser.add_argument("--rounds", type=int, default=4, help="epochs of single samples (4)")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 class PeakMemory:
-    """`with PeakMemory() as peak: ...`, then `peak.bytes` above the start of the block.
+    """`with PeakMemory() as peak: ...`, then `peak.bytes` is the rise since the block's start.
 
     Measure in a fresh process: memory that earlier code gave back to the allocator but not to the
-    system would hide what the block takes.
+    system would hide what the block uses.
     """
 
     bytes: int

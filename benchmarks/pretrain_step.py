@@ -2,7 +2,7 @@
 
 `python benchmarks/pretrain_step.py`: 2 images of 640 x 800 with 300 proposals each, ResNet-50,
 the paper's sampling. A step is forward, backward, SGD with momentum and the target's update. Faster
-R-CNN gets 1000 RPN proposals an image that all overlap a box, the most there can be.
+R-CNN gets 1000 RPN proposals per image that all overlap a box, the most possible.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAPER = {"faster_rcnn": {"rpn_samples": 4096, "rpn_positive_fraction": 1.0}}
 
 
 def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """(count, 4) xyxy as selective search gives them: 32 px to the whole image, small ones most."""
+    """(count, 4) xyxy as from selective search: 32 px to the whole image, mostly small."""
     random = torch.rand(count, 4, generator=generator)
     size = torch.tensor([width, height])
     sides = 32 * (size / 32) ** random[:, :2]  # log-uniform
@@ -49,8 +49,8 @@ def two_views(images: int, height: int, width: int, boxes: int) -> list[dict[str
 
 
 def trained_rpn(boxes: list[Tensor]) -> Callable[..., list[Tensor]]:
-    """What takes most memory: an RPN all of whose proposals overlap a box enough. An untrained one
-    finds few boxes, so that a first step would say little."""
+    """The case that takes most memory: an RPN whose proposals all overlap a box enough. An
+    untrained one finds few boxes, so a first step would say little."""
 
     def propose(output: Any, image_sizes: Tensor, topk: int, limit: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=2, default=(640, 800), metavar=("H", "W"))
-    parser.add_argument("--boxes", type=int, default=300, help="proposals an image")
+    parser.add_argument("--boxes", type=int, default=300, help="proposals per image")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU")
@@ -116,7 +116,7 @@ def main() -> None:
         )
         print(
             f"  {name:12} {peak:5.2f} GB above model and images ({process:.2f} GB in all), "
-            f"{seconds:5.1f} s a step, {queries:.0f} embeddings with a pair"
+            f"{seconds:5.1f} s per step, {queries:.0f} embeddings with a pair"
         )
 
 

@@ -5,8 +5,8 @@
 
 Quality: recall at IoU 0.5 and mean best IoU of objects larger than 32 x 32 px, for the first k
 boxes of every image, as a table and as a picture. Time: one thread each, in turns on the same
-chunks of images; the ratios are those of the medians. All boxes pass the same filter: sides of at
-most 3 : 1 and at least 16 px, at most 0.8 of the image's extent.
+chunks of images; ratios are of medians. All boxes pass the same filter: an aspect ratio of at most
+3 : 1, sides of at least 16 px, and an extent of at most 0.8 of the image's.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ METHODS: dict[str, Search] = {
 def run_in_turns(
     images: list[Tensor], chunk: int
 ) -> tuple[dict[str, list[Tensor]], dict[str, list[float]]]:
-    """Filtered boxes of every image, and milliseconds an image of every chunk, for each method."""
+    """For each method, filtered boxes of every image, and milliseconds per image of every chunk."""
     boxes: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     times: dict[str, list[float]] = {name: [] for name in METHODS}
     for search in METHODS.values():  # first calls load and allocate
@@ -102,7 +102,7 @@ def run_in_turns(
 
 
 def passing(boxes: Tensor, image: Tensor) -> Tensor:
-    """Boxes of an image that pass the filter."""
+    """The boxes of an image that pass the filter."""
     height, width = image.shape[1:]
     return filter_boxes(boxes, height, width, BoxFilter(min_side=16 * 640 / max(height, width)))
 
@@ -113,7 +113,7 @@ def quality(boxes: list[Tensor], objects: list[Tensor], k: int | None) -> dict[s
 
 
 def print_quality(boxes: dict[str, list[Tensor]], objects: list[Tensor]) -> None:
-    """Each rival with all of its boxes, and ours with as many on average."""
+    """Print the quality of each rival's boxes, and of as many of ours on average."""
     print(f"{'':24s} boxes/image  recall@0.5  mean best IoU")
     for rival in RIVALS.values():
         k = round(quality(boxes[rival], objects, None)["boxes_per_image"])
@@ -127,18 +127,18 @@ def print_quality(boxes: dict[str, list[Tensor]], objects: list[Tensor]) -> None
 
 
 def print_times(times: dict[str, list[float]]) -> None:
-    """Medians, and ours as a multiple of the rival's."""
+    """Print medians, and ours as a multiple of the rival's."""
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, median in medians.items():
         rival = RIVALS.get(name)
         ratio = f"   {median / medians[rival]:.2f} x {rival}" if rival else ""
-        print(f"{name:24s} {median:7.1f} ms an image{ratio}")
+        print(f"{name:24s} {median:7.1f} ms per image{ratio}")
 
 
 def print_gpu(images: list[Tensor], times: dict[str, list[float]]) -> None:
-    """Images a second in batches of 64 on a GPU, against OpenCV's single strategy on a core."""
+    """Images a second in batches of 64 on a GPU, against OpenCV's single strategy on one core."""
     if not torch.cuda.is_available():
-        print("GPU: not measured, there is none here")
+        print("GPU: not measured, as there is none")
         return
     single = 1000 / statistics.median(times["OpenCV, single"])
     batch = (images * (64 // len(images) + 1))[:64]
@@ -167,7 +167,7 @@ def draw_curves(boxes: dict[str, list[Tensor]], objects: list[Tensor], path: Pat
             style = "-o" if name in RIVALS else "--s"
             panel.plot(places, [r[key] for r in reports], style, markersize=4, label=name)
     for panel, title in zip(panels, keys.values(), strict=True):
-        panel.set(xscale="log", xlabel="boxes an image", ylabel=title, ylim=(0, 1))
+        panel.set(xscale="log", xlabel="boxes per image", ylabel=title, ylim=(0, 1))
         panel.set_xticks([10, 40, 159, 400, 820], ["10", "40", "159", "400", "820"])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
@@ -182,8 +182,8 @@ def main() -> None:
     parser.add_argument("--images", required=True, type=Path, help="folder of photographs")
     parser.add_argument("--annotations", required=True, help="COCO JSON with their objects")
     parser.add_argument("--output", type=Path, default=Path("runs/proposals"), help="for the curve")
-    parser.add_argument("--count", type=int, help="only so many images")
-    parser.add_argument("--chunk", type=int, default=8, help="images a turn (%(default)s)")
+    parser.add_argument("--count", type=int, help="use only so many images")
+    parser.add_argument("--chunk", type=int, default=8, help="images per turn (%(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
