@@ -28,14 +28,14 @@ def test_order_is_that_of_a_flattened_map():
     assert torch.equal(points, maps.flatten(2).transpose(1, 2)[0].float())
 
 
-def test_equals_centres_of_torchvisions_anchors():
+def test_points_equal_centres_of_torchvisions_anchors():
     sizes, strides = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)], [8, 16, 32, 64, 128]
     features = [torch.zeros(1, 1, h, w) for h, w in sizes]
     images = ImageList(torch.zeros(1, 3, 128, 192), [(128, 192)])
     generator = AnchorGenerator(((8,), (16,), (32,), (64,), (128,)), ((1.0,),) * 5)
     anchors = generator(images, features)[0]
     points, point_strides = grid_points(sizes, strides, 0.0)
-    # The last map is 2 cells wide for 192 px, which torchvision takes for a stride of 96.
+    # The last map is 2 cells wide for 192 px: torchvision takes this as a stride of 96.
     same = slice(0, len(points) - 2)
     assert torch.equal(points[same], (anchors[same, :2] + anchors[same, 2:]) / 2)
     assert torch.equal(point_strides, anchors[:, 2] - anchors[:, 0])
@@ -70,7 +70,7 @@ def test_grid_anchors_by_hand():
     ]
 
 
-def test_equal_torchvisions_anchors():
+def test_anchors_equal_torchvisions():
     strides = [8, 16, 32, 64, 128]
     sizes = [tuple(int(4 * s * 2 ** (i / 3)) for i in range(3)) for s in strides]
     generator = AnchorGenerator(tuple(sizes), (ANCHOR_RATIOS,) * 5)
@@ -83,7 +83,7 @@ def test_equal_torchvisions_anchors():
 
 
 def test_predictions_are_flattened_in_the_order_of_the_anchors():
-    # Each number of each map says which image, level, row, column, anchor and channel it is.
+    # Each number in each map encodes its image, level, row, column, anchor and channel.
     shapes, per_cell, width = [(2, 3), (1, 2)], 4, 5
     maps, expected = [], [[], []]
     for level, (height, columns) in enumerate(shapes):

@@ -30,7 +30,7 @@ def assign(points, boxes, strides=None, lower=0.0, upper=INF, radius=None):
 
 
 def slow_assign(points, strides, lower, upper, boxes, radius):
-    """FCOS, section 3.1 and 3.2, one point and one box at a time."""
+    """FCOS, sections 3.1 and 3.2, one point and one box at a time."""
     result = []
     for (x, y), stride, low, high in zip(points.tolist(), strides, lower, upper, strict=True):
         best, best_area = BACKGROUND, INF
@@ -60,7 +60,7 @@ def pyramid(offset=0.5):
     return points, strides, *reach_bounds(strides)
 
 
-def test_constants_are_no_indices():
+def test_constants_are_not_indices():
     assert BACKGROUND == -1
     assert IGNORE == -2
 
@@ -71,12 +71,12 @@ def test_inside_is_strict():
     assert assign(points, box) == [0, -1, -1, -1, -1, 0, -1]
 
 
-def test_of_overlapping_boxes_the_smallest_wins():
+def test_the_smallest_of_overlapping_boxes_wins():
     boxes = [[0, 0, 100, 100], [40, 40, 60, 60], [30, 30, 80, 80]]
     assert assign([[50, 50], [35, 35], [10, 10], [70, 70]], boxes) == [1, 2, 0, 2]
 
 
-def test_of_equal_areas_the_first_wins():
+def test_the_first_of_equal_areas_wins():
     boxes = [[0, 0, 40, 10], [0, 0, 20, 20], [0, 0, 10, 40]]
     assert assign([[5, 5], [15, 15]], boxes) == [0, 1]
 
@@ -97,7 +97,7 @@ def test_center_radius_grows_with_the_stride():
 
 
 def test_level_range_is_half_open():
-    # At (50, 50) the farthest side is 64 px away: it belongs to 64..128 and not to 0..64.
+    # At (50, 50) the farthest side is 64 px away, which belongs to 64..128 and not to 0..64.
     box = [[40, 40, 114, 60]]
     assert assign([[50, 50]], box, lower=64.0, upper=128.0) == [0]
     assert assign([[50, 50]], box, lower=0.0, upper=64.0) == [-1]
@@ -140,7 +140,7 @@ def test_equals_a_slow_loop(radius, seed):
 
 
 class Recorder(FCOSHead):
-    """Torchvision's head, which notes what it is asked to compute the loss of."""
+    """Torchvision's head, which records what it is asked to compute the loss for."""
 
     def compute_loss(self, targets, head_outputs, anchors, matched_idxs):
         return {"matched": torch.stack(matched_idxs)}
@@ -177,7 +177,7 @@ def by_iou(anchors, boxes, foreground=0.5, background=0.4, low_quality=False):
 
 
 def test_thresholds_of_the_iou():
-    # Heights of 10 with the box's width: the IoUs are 1, 0.5, 0.45, 0.4, 0.39 and 0.
+    # All but the last have the box's width: the IoUs are 1, 0.5, 0.45, 0.4, 0.39 and 0.
     anchors = [[0, 0, 10, h] for h in (10, 5, 4.5, 4, 3.9)] + [[50, 50, 60, 60]]
     assert by_iou(anchors, [[0, 0, 10, 10]]) == [0, 0, IGNORE, IGNORE, BACKGROUND, BACKGROUND]
 
@@ -188,14 +188,14 @@ def test_the_box_that_overlaps_most_wins():
 
 
 def test_low_quality_matches():
-    # The box of 3 x 3 overlaps no anchor enough; two anchors hold it equally well.
+    # No anchor overlaps the box of 3 x 3 enough; three contain it equally well.
     anchors = [[0, 0, 10, 10], [2, 0, 12, 10], [3, 0, 13, 10], [30, 30, 40, 40]]
     small = [[4, 4, 7, 7]]
     assert by_iou(anchors, small) == [-1, -1, -1, -1]
     assert by_iou(anchors, small, low_quality=True) == [0, 0, 0, -1]
-    # An anchor that is promoted still answers for the box that it overlaps most itself.
+    # A promoted anchor still answers for the box that it overlaps most itself.
     assert by_iou([[0, 0, 10, 10]], [[0, 0, 3, 3], [0, 0, 10, 9]], low_quality=True) == [1]
-    # It was between the thresholds: promoted as well.
+    # An anchor between the thresholds is promoted too.
     assert by_iou([[0, 0, 10, 4.5]], [[0, 0, 10, 10]], low_quality=True) == [0]
 
 
@@ -234,7 +234,7 @@ def test_assign_by_iou_equals_a_slow_loop_and_torchvision(foreground, background
         assert torch.equal(matched, slow)
         matcher = Matcher(foreground, background, allow_low_quality_matches=low_quality)
         iou = box_iou(boxes, anchors)
-        assert (iou.max(dim=1).values > 0).all()  # where torchvision promotes all anchors
+        assert (iou.max(dim=1).values > 0).all()  # else torchvision promotes all anchors
         assert torch.equal(matched, matcher(iou))
 
 

@@ -11,7 +11,7 @@ def trained(module: nn.Module) -> bool:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize("count", range(6))
-def test_frozen_stages_stay_in_eval_and_need_no_gradient(name, count):
+def test_frozen_stages_stay_in_eval_mode_and_need_no_gradient(name, count):
     backbone = build_backbone(name, norm="bn", frozen_stages=count)
     backbone.train()
     assert backbone.training
@@ -34,7 +34,7 @@ def test_frozen_stages_are_not_changed_by_a_training_step():
     assert changed == {"layer2", "layer3", "layer4"}
 
 
-def test_frozen_bn_is_in_eval_in_trained_stages_too():
+def test_frozen_bn_is_in_eval_mode_in_trained_stages_too():
     backbone = build_backbone("resnet18", norm="frozen_bn", frozen_stages=0).train()
     norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == 20
@@ -49,7 +49,7 @@ def test_a_frozen_backbone_builds_no_graph():
     assert not any(f.requires_grad for f in backbone(torch.randn(1, 3, 64, 64)))
 
 
-def test_freezing_is_for_good():
+def test_freezing_is_permanent():
     backbone = build_backbone("resnet18", norm="bn", frozen_stages=5)
     backbone.freeze(1)
     backbone.train()

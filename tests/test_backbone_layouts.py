@@ -1,4 +1,4 @@
-"""Each project's names: told apart, loaded whole, and with torchvision's features."""
+"""Each project's names: recognised, loaded completely, and giving torchvision's features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_import(tmp_path, name, content, layout):
     torch.save(content, file)
     backbone = build_backbone(name)
     report = load_backbone_weights(backbone, file)
-    file.unlink()  # all of them together are gigabytes
+    file.unlink()  # together, these files take gigabytes
     assert report.layout == layout
     assert set(report.loaded) == set(backbone.state_dict())
     assert report.missing == ()
@@ -59,7 +59,7 @@ def test_every_other_name_of_mobilenet(tmp_path, layout):
     assert set(report.unused) <= {"classifier.weight", "classifier.bias", "head.fc.weight"}
 
 
-def test_nobodys_names_are_not_recognised():
+def test_unknown_names_are_not_recognised():
     ours = build_backbone("resnet18").state_dict()
     assert recognise(["stem.conv1.weight", "queue", "prototypes.weight"], ours) is None
     assert recognise([], ours) is None

@@ -1,4 +1,4 @@
-"""Weights of other projects into our backbones: what is said, what is refused, what is left."""
+"""Other projects' weights in our backbones: what is reported, refused and left out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def save(tmp_path, content):
     return tmp_path / "weights.pth"
 
 
-def test_what_was_loaded_and_what_not_is_said(tmp_path):
+def test_the_summary_lists_what_was_loaded_and_what_was_not(tmp_path):
     file = save(tmp_path, moco(source("resnet18").state_dict()))
     report = load_backbone_weights(build_backbone("resnet18"), file)
     assert report.summary().splitlines() == [
@@ -32,7 +32,7 @@ def test_what_was_loaded_and_what_not_is_said(tmp_path):
     ]
 
 
-def test_the_origin_is_no_part_of_the_weights(tmp_path):
+def test_the_origin_is_not_part_of_the_weights(tmp_path):
     backbone = build_backbone("resnet18")
     names = list(backbone.state_dict())
     report = load_backbone_weights(backbone, save(tmp_path, source("resnet18").state_dict()))
@@ -41,7 +41,7 @@ def test_the_origin_is_no_part_of_the_weights(tmp_path):
     assert build_backbone("resnet18").origin is None
 
 
-def test_an_average_that_is_no_state_dict_is_passed_over(tmp_path):
+def test_an_average_that_is_not_a_state_dict_is_skipped(tmp_path):
     weights = source("resnet18").state_dict()
     file = save(tmp_path, {"model_ema": {"decay": 0.9, "module": weights}, "model": weights})
     assert load_backbone_weights(build_backbone("resnet18"), file).entry == "model"
@@ -105,7 +105,7 @@ def test_a_part_of_a_file_without_step_counters(tmp_path):
     old = {k: v for k, v in weights.items() if "num_batches" not in k and "layer4.1" not in k}
     file = save(tmp_path, old)
     report = load_backbone_weights(build_backbone("resnet18"), file, partial=True)
-    # A counter is missing with its layer; those of loaded layers are not counted at all.
+    # A counter is missing only with its layer; those of loaded layers do not count.
     assert set(report.missing) == {name for name in weights if name.startswith("layer4.1.")}
     assert report.mismatched == ()
     assert "  loaded      90 of 102 tensors of resnet18" in report.summary()
@@ -115,8 +115,8 @@ def test_a_part_of_a_file_without_step_counters(tmp_path):
     ("theirs", "ours"), [("resnet18", "mobilenet_v2"), ("mobilenet_v2", "resnet18")]
 )
 @pytest.mark.parametrize("partial", [False, True])
-def test_there_is_no_part_of_another_kind_of_network(tmp_path, theirs, ours, partial):
-    """Some names are alike (bn1) and step counters have no shape: that is no fit."""
+def test_another_kind_of_network_does_not_fit_in_part(tmp_path, theirs, ours, partial):
+    """Some names are the same (bn1), and step counters have no shape: that is not a fit."""
     file = save(tmp_path, source(theirs).state_dict())
     message = error_of(ours, file, partial)
     total = len(build_backbone(ours).state_dict())
@@ -125,7 +125,7 @@ def test_there_is_no_part_of_another_kind_of_network(tmp_path, theirs, ours, par
 
 
 @pytest.mark.parametrize("partial", [False, True])
-def test_partial_loading_of_nothing_is_refused(tmp_path, partial):
+def test_a_file_of_which_nothing_fits_is_refused(tmp_path, partial):
     message = error_of("resnet18", save(tmp_path, {"conv1.weight": torch.zeros(3)}), partial)
     assert "are not weights of resnet18: conv1.weight is (3,) instead of (64, 3, 7, 7)" in message
     assert message.endswith("0 of 120 tensors fit); give another file")
@@ -223,7 +223,7 @@ def test_truncated_file(tmp_path):
     assert "cannot be read" in error_of("resnet18", file)
 
 
-def test_safetensors_are_named(tmp_path):
+def test_safetensors_are_refused_with_a_remedy(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"{}")
     with pytest.raises(ValueError, match="model.safetensors is a safetensors file.*convert it"):
@@ -242,7 +242,7 @@ def test_file_without_a_state_dict(tmp_path, content):
 
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune"])
-def test_scripts_say_whose_weights_they_start_from(tmp_path, write_config, script, capsys, name):
+def test_scripts_say_which_weights_they_start_from(tmp_path, write_config, script, capsys, name):
     file = save(tmp_path, moco(source("resnet18").state_dict()))
     changes = {"model__backbone_weights": str(file), "schedule__iterations": 1}
     script(name, "--config", write_config(tmp_path / "run", **changes))
@@ -257,9 +257,7 @@ def test_scripts_say_whose_weights_they_start_from(tmp_path, write_config, scrip
         assert "module.queue" in manifest["dropped"]
 
 
-def test_a_part_is_loaded_by_the_script_if_it_is_told_so(
-    tmp_path, write_config, script, error_of, capsys
-):
+def test_the_script_loads_what_fits_if_told_to(tmp_path, write_config, script, error_of, capsys):
     weights = source("resnet18").state_dict()
     part = {key: value for key, value in weights.items() if not key.startswith("layer4.1.")}
     changes = {"model__backbone_weights": str(save(tmp_path, part)), "schedule__iterations": 1}
@@ -269,14 +267,14 @@ def test_a_part_is_loaded_by_the_script_if_it_is_told_so(
     said = capsys.readouterr().out
     assert "loaded      108 of 120 tensors of resnet18\n" in said
     assert "left random layer4 (12)\n" in said
-    # The backbone is as it was loaded: it stays frozen in pre-training.
+    # The backbone is still as loaded: it stays frozen in pre-training.
     written = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)["model"]
     assert all(
         torch.equal(written[f"backbone.{key}"], part[key]) for key in part if "fc" not in key
     )
 
 
-def test_weights_that_init_replaces_are_not_said_to_be_loaded(
+def test_weights_that_init_replaces_are_not_reported_as_loaded(
     tmp_path, write_config, script, capsys
 ):
     file = save(tmp_path, source("resnet18").state_dict())

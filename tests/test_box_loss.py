@@ -31,7 +31,7 @@ def test_every_kind(weights):
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
-def test_perfect_deltas_cost_nothing_and_no_deltas_either(kind):
+def test_perfect_deltas_and_empty_input_cost_nothing(kind):
     anchors, boxes = random_boxes(10), random_boxes(10)
     loss = box_loss(kind, boxes_to_deltas(anchors, boxes), anchors, boxes, 1.0)
     assert loss.item() == pytest.approx(0, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The wording of what is wrong with a value."""
+"""The wording of messages about a wrong value."""
 
 from __future__ import annotations
 

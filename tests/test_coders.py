@@ -50,7 +50,7 @@ def test_centerness_by_hand(distances, expected):
     assert value.tolist() == pytest.approx([expected])
 
 
-def test_centerness_is_finite_a_rounding_error_outside():
+def test_centerness_is_finite_just_outside_the_box():
     assert centerness_target(torch.tensor([-1e-5, 3.0, 8.0, 3.0])).item() == 0
 
 

@@ -13,7 +13,7 @@ from losses.contrastive import contrastive_statistics, find_pairs, instance_cont
 
 
 def slow_loss(query, key, query_ids, key_ids, tau):
-    """Equation by equation: one -log(e^s / (e^s + sum of negatives)) a pair."""
+    """Equation by equation: one -log(e^s / (e^s + sum of negatives)) per pair."""
     terms: dict[int, list[torch.Tensor]] = {}
     everything, all_ids = torch.cat([key, query.detach()]), torch.cat([key_ids, query_ids])
     for i, y in enumerate(query_ids.tolist()):
@@ -38,7 +38,7 @@ def samples(ids_q, ids_k, width=8, seed=0):
 CASES = {
     "plain": ([0, 0, 1, 2, -1], [0, 1, 1, 2, 2, -1, -1]),
     "one view only": ([0, 3, 3, -1, 5], [0, 4, 4, 5, 5, -1]),
-    "id 256 is no background": ([255, 256, 256, 300, -1], [256, 300, 255, 255, -1]),
+    "id 256 is not background": ([255, 256, 256, 300, -1], [256, 300, 255, 255, -1]),
     "without background": ([0, 1], [1, 0]),
     "without negatives": ([0, 0], [0, 0, 0]),
 }
@@ -96,7 +96,7 @@ def test_statistics_of_a_perfect_embedding_by_hand():
     query, key = directions, directions[[2, 1, 0, 3]]
     loss = instance_contrastive_loss(query, key, query_ids, key_ids, 0.5)
     statistics = contrastive_statistics(find_pairs(query, key, query_ids, key_ids), 0.5)
-    # Every query has 8 samples in the pool; two are of its id, six are orthogonal negatives.
+    # Every query has 8 samples in the pool: two have its id, six are orthogonal negatives.
     assert statistics["contrast_floor"].item() == pytest.approx(math.log(1 + 6 * math.exp(-2)))
     assert loss.item() == pytest.approx(statistics["contrast_floor"].item(), abs=1e-6)
     assert statistics["cos_positive"].item() == pytest.approx(1.0)
@@ -147,7 +147,7 @@ def test_bf16_inputs_under_autocast_are_computed_in_float32():
 
 
 def test_statistics_under_autocast_are_computed_in_float32():
-    """In bf16, floor and cosines would come in steps of 0.016."""
+    """In bf16, the floor and the cosines would be rounded to steps of 0.016."""
     pairs = find_pairs(*samples(*CASES["plain"]))
     expected = contrastive_statistics(pairs, 0.5)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -55,7 +55,7 @@ def test_every_trained_parameter_gets_a_finite_gradient(targets, options):
 
 
 def test_ground_truth_is_among_the_rois():
-    # Untrained proposals miss the boxes; without the boxes there would be no positive RoI.
+    # Untrained proposals miss the boxes; only the boxes themselves give positive RoIs.
     boxes = [t["boxes"] for t in TARGETS]
     proposals = [torch.tensor([[0.0, 0, 5, 5]]), torch.zeros(0, 4)]
     rois = add_boxes(proposals, boxes)
@@ -64,7 +64,7 @@ def test_ground_truth_is_among_the_rois():
     assert [m.tolist() for m in model.roi_head.assign(rois, boxes)] == [[-1, 0, 1, 2], [0]]
 
 
-def test_proposals_are_more_in_training(monkeypatch):
+def test_training_uses_more_proposals(monkeypatch):
     model, limits = small_faster_rcnn(), []
     propose = model.rpn.propose
 

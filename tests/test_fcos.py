@@ -169,7 +169,7 @@ def test_losses_equal_a_slow_loop(kind, weighted):
     assert losses["loss_centerness"].item() == pytest.approx(sum(costs) / count, rel=1e-4)
 
 
-def test_assign_stacks_the_images():
+def test_assign_stacks_the_results_of_the_images():
     model = small_fcos()
     points, strides = model.points_for(model.pyramid(batch()))
     matched = model.assign(points, strides, [t["boxes"] for t in TARGETS])
@@ -275,7 +275,7 @@ def test_bad_options():
 
 
 def test_a_binary_cross_entropy_by_hand_agrees_with_torch():
-    # Guards the slow loop above, which the losses are compared with.
+    # Guards the slow loop above, against which the losses are checked.
     logit, goal = torch.tensor(0.3), 0.7
     probability = logit.sigmoid().item()
     cost = -goal * math.log(probability) - (1 - goal) * math.log(1 - probability)

@@ -54,7 +54,7 @@ def test_equals_torchvision(extra):
 
 @pytest.mark.parametrize("extra", ["p6p7_from_p5", "p6p7_from_c5"])
 def test_bfloat16_of_narrow_maps(extra):
-    """Strided to a width of 1; on processors with AMX that was not finite."""
+    """Strides halve the width to 1, which was not finite on processors with AMX."""
     torch.manual_seed(0)
     fpn = FPN((64, 128), FPNConfig(128, extra))
     features = [torch.randn(8, 64, 12, 4), torch.randn(8, 128, 6, 2)]

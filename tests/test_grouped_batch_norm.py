@@ -1,4 +1,4 @@
-"""BatchNorm in groups against one plain BatchNorm a group."""
+"""BatchNorm in groups against one plain BatchNorm per group."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def norm_of(groups):
     return norm
 
 
-def test_each_group_is_normalised_apart():
+def test_each_group_is_normalised_separately():
     x = torch.randn(6, 5, 4, 3, requires_grad=True)
     grouped = norm_of(3)
     plain = nn.BatchNorm2d(5)
     plain.load_state_dict(grouped.state_dict())
     copies = [copy.deepcopy(plain) for _ in range(3)]
-    weights = torch.randn(6, 5, 4, 3)  # else the gradient would be 0
+    weights = torch.randn(6, 5, 4, 3)  # without them the gradient would be 0
     expected = torch.cat([norm(part) for norm, part in zip(copies, x.chunk(3), strict=True)])
     (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), x)
     result = grouped(x)
@@ -39,11 +39,11 @@ def test_each_group_is_normalised_apart():
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-def test_evaluation_is_that_of_plain_batch_norm(groups):
+def test_evaluation_equals_plain_batch_norm(groups):
     grouped = norm_of(groups).eval()
     plain = nn.BatchNorm2d(5).eval()
     plain.load_state_dict(grouped.state_dict())
-    x = torch.randn(3, 5, 2, 2)  # no multiple of four
+    x = torch.randn(3, 5, 2, 2)  # not a multiple of four
     assert torch.equal(grouped(x), plain(x))
 
 

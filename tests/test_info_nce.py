@@ -18,7 +18,7 @@ def unit_vectors(rows, width, seed):
 
 
 def slow_loss(query, key, queue, temperature):
-    """Algorithm 1 of MoCo: one positive and Q negatives an image, the target is class 0."""
+    """Algorithm 1 of MoCo: one positive and Q negatives per image, the target is class 0."""
     losses = []
     for q, k in zip(query.numpy(), key.numpy(), strict=True):
         logits = [np.dot(q, k) / temperature]

@@ -8,7 +8,7 @@ from losses.iou import box_iou_loss
 
 
 def random_pairs(count: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs of boxes of which some overlap and some do not."""
+    """Pairs of boxes; some overlap, some do not."""
     torch.manual_seed(0)
     corners = torch.rand(2, count, 2) * 60
     pred, target = torch.cat((corners, corners + 1 + torch.rand(2, count, 2) * 50), dim=2)

@@ -14,7 +14,7 @@ LAYERS = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
 
 
 def torchvision_resnet(depth: int) -> nn.Module:
-    """Torchvision's network with random BatchNorm statistics, without which eval tests little."""
+    """Torchvision's network with random BatchNorm statistics: else eval mode tests little."""
     torch.manual_seed(depth)
     model = getattr(torchvision.models, f"resnet{depth}")(weights=None)
     for module in model.modules():
@@ -51,7 +51,7 @@ def test_features_are_torchvisions(depth, norm):
         torch.testing.assert_close(feature, reference, rtol=1e-4, atol=1e-4)
 
 
-def test_training_mode_is_torchvisions():
+def test_training_mode_equals_torchvisions():
     theirs = torchvision_resnet(18).train()
     ours = ResNet(18, nn.BatchNorm2d)
     ours.load_state_dict(without_classifier(theirs))

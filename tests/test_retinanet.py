@@ -72,7 +72,7 @@ def test_parts_make_the_whole():
     assert torch.equal(output.deltas, model.head.deltas_from(box_features))
 
 
-def test_another_layer_in_the_place_of_the_classifier():
+def test_another_layer_can_replace_the_classifier():
     model = small_retinanet()
     features = model.pyramid(batch())
     model.head.cls_logits = nn.Conv2d(64, B * 32, 1)
@@ -186,7 +186,7 @@ def test_a_planted_prediction_is_found():
 
 
 @pytest.mark.parametrize("extra", ["p6p7_from_p5", "none"])
-def test_other_pyramids_and_sizes_that_are_no_multiple_of_the_stride(extra):
+def test_other_pyramids_and_sizes_that_are_not_multiples_of_the_stride(extra):
     model = small_retinanet(replace(SMALL, fpn_extra=extra))
     images, sizes = torch.randn(1, 3, 101, 67), torch.tensor([[101, 67]])
     assert all(v.isfinite() for v in model(images, sizes, [TARGETS[1]]).values())

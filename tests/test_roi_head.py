@@ -66,7 +66,7 @@ def test_pooling_equals_torchvisions():
 
 
 def test_each_roi_sees_its_image_and_place():
-    # Maps that hold their own coordinates, and the number of the image.
+    # Maps whose values are their own coordinates and the image's number.
     maps = []
     for stride in STRIDES:
         cells = (torch.arange(256 // stride) + 0.5) * stride
@@ -84,7 +84,7 @@ def test_each_roi_sees_its_image_and_place():
     assert pooled[2, 2].tolist() == [[1, 1], [1, 1]]
 
 
-def test_gradients_of_the_pooling_reach_their_level_only():
+def test_gradients_of_the_pooling_reach_only_the_level_of_the_roi():
     maps = [f.requires_grad_() for f in features()]
     rois = [torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([[0.0, 0, 250, 250]])]
     pool_rois(maps, rois, STRIDES, SMALL).sum().backward()
@@ -93,7 +93,7 @@ def test_gradients_of_the_pooling_reach_their_level_only():
     assert not maps[0].grad[1].any()
 
 
-def test_half_precision_keeps_the_place_of_rois():
+def test_half_precision_does_not_move_rois():
     maps = [f.bfloat16() for f in features()]
     rois = [random_rois(20, 3).clamp(max=256), EMPTY]
     pooled = pool_rois(maps, rois, STRIDES, SMALL)
@@ -138,7 +138,7 @@ def test_assign_and_sample():
     assert [m.tolist() for m in matched] == [[0, -1, 1, 1], [0, -1]]
     torch.manual_seed(0)
     rois, kept = model.sample(ROIS, matched)
-    assert [len(r) for r in rois] == [2, 2]  # one positive each, and all there is of background
+    assert [len(r) for r in rois] == [2, 2]  # one positive each, and all of the background
     for n in range(2):
         assert sorted(kept[n].sign().tolist())[0] == -1
         assert torch.equal(model.assign(rois, BOXES)[n], kept[n])
@@ -228,7 +228,7 @@ def test_initialisation():
     assert 0.3 < model.box_features(features(64), rois).pow(2).mean().sqrt() < 3
 
 
-def test_the_aligned_kernel_is_used():
+def test_the_aligned_setting_reaches_the_kernel():
     rois = [torch.tensor([[10.0, 10, 60, 60]]), EMPTY]
     flat = torch.tensor([[0.0, 10, 10, 60, 60]])
     for aligned in (True, False):

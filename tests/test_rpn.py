@@ -117,7 +117,7 @@ def test_gradients_with_and_without_boxes(boxes):
 
 
 def slow_proposals(output, n, size, topk, limit, nms_iou):
-    """Section 3.3 of Faster R-CNN, each level for itself, one box at a time."""
+    """Section 3.3 of Faster R-CNN, each level on its own, one box at a time."""
     candidates, first = [], 0
     for level, count in enumerate(output.level_sizes):
         order = output.objectness[n, first : first + count].argsort(descending=True)[:topk]
@@ -163,7 +163,7 @@ def test_proposals_are_constants_inside_the_true_image():
         assert (proposals[:, 2:] > proposals[:, :2]).all()
 
 
-def test_sure_proposals_are_still_ordered():
+def test_proposals_with_certain_scores_are_still_ordered():
     # As probabilities, all of these logits would be 1 in single precision.
     model = rpn()
     output = model(features())

@@ -1,4 +1,4 @@
-"""Sampling: torchvision's distribution, and positives first for AlignDet's contrast."""
+"""Sampling: torchvision's distribution, and positives first for AlignDet's contrastive loss."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def test_positives_are_limited_and_negatives_fill_up():
     torch.manual_seed(0)
     matched = [5] * 10 + [-1] * 10 + [-2] * 10
     assert draw(matched, 8, 0.25) == [5] * 2 + [-1] * 6
-    assert draw(matched, 16, 0.75) == [5] * 10 + [-1] * 6  # no more positives
-    assert draw(matched, 100, 0.5) == [5] * 10 + [-1] * 10  # all, but the ignored
+    assert draw(matched, 16, 0.75) == [5] * 10 + [-1] * 6  # there are no more positives
+    assert draw(matched, 100, 0.5) == [5] * 10 + [-1] * 10  # all except the ignored
     assert draw(matched, 16, 0.25) == [5] * 4 + [-1] * 10  # positives do not replace negatives
     assert draw(matched, 6, 1.0) == [5] * 6
 
 
-def test_nothing_of_a_kind():
+def test_too_few_or_none_of_a_kind():
     assert draw([-1, -1, -2], 2, 0.5) == [-1, -1]
     assert draw([3, 3, -2], 2, 0.5) == [3]
     assert draw([-2, -2], 2, 0.5) == []
@@ -51,7 +51,7 @@ def test_distribution_is_torchvisions():
         theirs += positive[0] + negative[0]
         assert len(chosen) == int(positive[0].sum() + negative[0].sum()) == 24
         assert int((matched[chosen] >= 0).sum()) == int(positive[0].sum()) == 9
-    # Each positive with 9 / 30, each negative with 15 / 50: 5 standard deviations are 0.042.
+    # Probabilities are 9 / 30 per positive, 15 / 50 per negative; 5 standard deviations are 0.042.
     expected = torch.where(kinds >= 0, 0.3, 0.0)
     for counts in (ours, theirs):
         assert ((counts / rounds - expected).abs() <= 0.042 * (kinds >= 0)).all()
@@ -66,7 +66,7 @@ def test_all_positives_come_before_any_background():
         assert (IDS[chosen] == -1).sum() == 2
 
 
-def test_more_positives_than_room_gives_a_random_part_of_them():
+def test_too_many_positives_are_cut_to_a_random_part():
     seen = set()
     for seed in range(20):
         torch.manual_seed(seed)
@@ -85,7 +85,7 @@ def test_background_is_drawn_from_everywhere():
     assert seen == {0, 1, 3, 4, 5, 6, 8, 9}
 
 
-def test_ignored_entries_are_never_taken_and_nothing_is_drawn_when_all_fit():
+def test_ignored_entries_are_never_taken_and_no_random_number_is_drawn_when_all_fit():
     state = torch.random.get_rng_state()
     chosen = sample_balanced(IDS, 100, 1.0)
     assert chosen.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]

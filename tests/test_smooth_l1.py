@@ -27,7 +27,7 @@ def test_equals_torch(beta):
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0])
-def test_nothing_is_a_zero_attached_to_the_graph(beta):
+def test_empty_input_gives_a_zero_attached_to_the_graph(beta):
     pred = torch.zeros(0, 4, requires_grad=True)
     loss = smooth_l1_loss(pred, torch.zeros(0, 4), beta)
     assert loss == 0

@@ -29,17 +29,17 @@ from tests.helpers.assertions import same_detections
 from tests.helpers.random_norms import randomise_norm
 from tests.test_torchvision_weights import SIZES, K, batch, random_targets, raw_outputs
 
-LIMIT = 60  # proposals of an image: the same for both sides, and few, to keep the tests short
-EVERYTHING = 1_000_000  # samples of an image: nothing is left to chance
+LIMIT = 60  # proposals per image: the same for both sides, and few, to keep the tests short
+EVERYTHING = 1_000_000  # samples per image: nothing is left to chance
 
 
 def randomise_outputs(model: nn.Module) -> nn.Module:
-    """Spread statistics, scores and boxes out: at initialisation all predictions are alike."""
+    """Spread out statistics, scores and boxes: at initialisation all predictions are alike."""
     torch.manual_seed(2)
     spread = {
         "head.classification_head.cls_logits": (0.04, -3.0),
         "head.regression_head.bbox_reg": (0.015, 0.0),
-        "rpn.head.cls_logits": (0.15, 0.0),  # their sigmoid makes ties of large ones
+        "rpn.head.cls_logits": (0.15, 0.0),  # their sigmoid turns large logits into ties
         "rpn.head.bbox_pred": (0.2, 0.0),
         "roi_heads.box_predictor.cls_score": (0.15, 0.0),
         "roi_heads.box_predictor.bbox_pred": (0.2, 0.0),
@@ -107,7 +107,7 @@ def unsample(theirs: nn.Module) -> nn.Module:
 
 def rescaled_losses(theirs, outputs, anchors, targets):
     """Torchvision divides by the positives of each image and averages over images. This divides
-    the sum over the batch by the positives of the batch, as the paper and we do."""
+    the sum over the batch by the positives of the batch, as the paper and our code do."""
     sums, total = {"classification": 0.0, "bbox_regression": 0.0}, 0
     for n, target in enumerate(targets):
         one = {key: value[n : n + 1] for key, value in outputs.items()}
@@ -157,10 +157,10 @@ def test_retinanet_is_torchvisions(version):
 
 
 def two_stage_losses(theirs, images, features, targets):
-    """Torchvision's losses of both stages in eval mode of BatchNorm; its labels begin with 1."""
+    """Torchvision's losses of both stages, with BatchNorm in eval mode; its labels start at 1."""
     targets = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in targets]
     for part in (theirs.rpn, theirs.roi_heads):
-        part.training = True  # not .train(), which would reach their BatchNorm
+        part.training = True  # not .train(), which would also switch their BatchNorm
     proposals, losses = theirs.rpn(ImageList(images, SIZES), features, targets)
     losses |= theirs.roi_heads(features, proposals, SIZES, targets)[1]
     theirs.eval()
@@ -228,7 +228,7 @@ def test_gradients_of_faster_rcnn_are_torchvisions():
     + [(FasterRCNN, v, c, f) for v, (_, c, f) in FASTER_RCNNS.items()],
 )
 def test_every_key_is_mapped_under_old_names_too(detector, version, config, convert):
-    """Their first models were published with other names for the same layers."""
+    """Their first models were published under other names for the same layers."""
     builders = RETINANETS if detector is RetinaNet else FASTER_RCNNS
     classes = K if detector is RetinaNet else K + 1
     theirs = builders[version][0](weights=None, weights_backbone=None, num_classes=classes)
@@ -237,7 +237,7 @@ def test_every_key_is_mapped_under_old_names_too(detector, version, config, conv
     ours = detector(build_backbone("resnet50"), config, K)
     shapes = {key: tensor.shape for key, tensor in new.items()}
     assert shapes == {key: tensor.shape for key, tensor in ours.state_dict().items()}
-    if version == "v2":  # there is no older one
+    if version == "v2":  # it has no older names
         return
     old = {}
     for key, tensor in state.items():

@@ -27,7 +27,7 @@ LOSSES = {
 
 
 def randomise(model: nn.Module) -> nn.Module:
-    """Spread statistics, scores and boxes out: at initialisation all predictions are alike."""
+    """Spread out statistics, scores and boxes: at initialisation all predictions are alike."""
     torch.manual_seed(1)
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
@@ -114,8 +114,8 @@ def torchvision_losses(theirs, images, targets):
     return theirs.compute_loss(targets, outputs, anchors, counts)
 
 
-# Torchvision takes a stride from the padded size, which must be a multiple of 128 for it to be
-# the nominal one; 256 is.
+# Torchvision derives strides from the padded size, which must be a multiple of 128 to give the
+# nominal ones; 256 is.
 @pytest.mark.parametrize(
     ("name", "norm"), [("resnet18", "frozen_bn"), ("resnet18", "bn"), ("resnet50", "frozen_bn")]
 )
@@ -191,6 +191,6 @@ def test_frozen_and_old_style_weights_load(models):
     "key",
     ["head.regression_head.module.weight", "backbone.fpn.extra_blocks.p8.weight", "fc.weight"],
 )
-def test_an_unexplained_key_is_an_error(key):
+def test_an_unknown_key_is_an_error(key):
     with pytest.raises(ValueError, match=f"{key} has no counterpart"):
         fcos_from_torchvision({key: torch.zeros(1)})
