@@ -92,7 +92,7 @@ class Training:
 def alternate(
     calls: dict[str, Callable[[], float]], segments: int, length: int
 ) -> dict[str, list[float]]:
-    """Seconds of `segments` times `length` calls of each, in turns; which is first alternates."""
+    """Seconds of `segments` times `length` calls of each; they take turns, also in starting."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for segment in tqdm(range(segments), desc="segments"):
         for name in list(calls)[:: 1 if segment % 2 else -1]:

@@ -1,4 +1,4 @@
-"""A record of which weights a backbone took from a file, and which not."""
+"""A record of which weights a backbone took from a file, and which it did not."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` that, in training, normalises G consecutive, equal parts of a batch apart.
+    """`nn.BatchNorm2d` that normalises G consecutive, equal parts of a training batch separately.
 
     This way, batches of the size that a recipe was made for fit on fewer, larger GPUs. With the
     same N / G, one process computes what G processes with plain BatchNorm do, except for the

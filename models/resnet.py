@@ -150,7 +150,7 @@ def residual_stage(
     stride: int,
     norm: Norm,
 ) -> nn.Sequential:
-    """`count` blocks, of which the first strides and changes the number of channels."""
+    """`count` blocks; the first one strides and changes the number of channels."""
     first = block(in_channels, width, stride, norm)
     rest = [block(width * block.expansion, width, 1, norm) for _ in range(count - 1)]
     return nn.Sequential(first, *rest)
