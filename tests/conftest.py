@@ -13,9 +13,26 @@ import torch
 import yaml
 from PIL import Image
 
+from tests.helpers.double_precision import double_precision as in_double_precision
+
 # Runs are compared bit by bit, some in this process and some in another.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """What a test draws without a seed of its own does not depend on the tests before it, which
+    are others on each worker. Before its fixtures, whatever their scope."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def double_precision():
+    """The test computes in float64; see the helper for what that is good for."""
+    with in_double_precision():
+        yield
+
 
 HEIGHT, WIDTH = 64, 96  # of all images: batches are padded alike however they are put together
 CATEGORIES = [{"id": 3, "name": "red"}, {"id": 7, "name": "blue"}]

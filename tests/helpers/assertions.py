@@ -24,14 +24,17 @@ def assert_finite_gradients(model):
 
 
 def same_detections(found, expected, at_least):
-    """Two detectors find the same in each image; nearly equal scores may be in either order."""
+    """Two detectors find the same in each image, in float64; equal scores may be in either order.
+
+    A hundred roundings of 2e-16, of boxes of a few hundred pixels, are far below 1e-8.
+    """
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours["labels"]) == len(theirs["labels"]) > at_least
         assert len(theirs["labels"].unique()) > 1
         assert theirs["scores"].std() > 0.01
-        torch.testing.assert_close(ours["scores"], theirs["scores"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours["scores"], theirs["scores"], rtol=0, atol=1e-8)
         same = theirs["labels"][:, None] == ours["labels"]  # (D, D)
-        same &= (theirs["boxes"][:, None] - ours["boxes"]).abs().amax(dim=2) <= 0.05
-        same &= (theirs["scores"][:, None] - ours["scores"]).abs() <= 1e-4
+        same &= (theirs["boxes"][:, None] - ours["boxes"]).abs().amax(dim=2) <= 1e-8
+        same &= (theirs["scores"][:, None] - ours["scores"]).abs() <= 1e-8
         assert same[linear_sum_assignment(~same)].all()  # one of ours for each of theirs
