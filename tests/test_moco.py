@@ -14,6 +14,7 @@ from aligndet import dist
 from aligndet.image_domain import build_trained_backbone
 from aligndet.moco import KeyQueue, MoCo, MoCoConfig
 from models.grouped_batch_norm import GroupedBatchNorm2d
+from tests.helpers.double_precision import double_precision
 from train import step_seed
 
 QUEUE, WIDTH, BATCH, TEMPERATURE, MOMENTUM = 10, 6, 4, 0.2, 0.9
@@ -51,6 +52,7 @@ def encode(weights, images):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_steps_equal_the_pseudocode():
     """Seven steps: the queue of ten is filled and overwritten, in the middle of a batch, too."""
     torch.manual_seed(0)
@@ -67,7 +69,7 @@ def test_steps_equal_the_pseudocode():
             logits = np.array([q[i] @ k[i], *(q[i] @ n for n in queue)]) / TEMPERATURE
             expected.append(np.log(np.exp(logits).sum()) - logits[0])
         loss = moco({"views": [x_q, x_k]})[0]["loss_contrast"]
-        assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
+        assert loss.item() == pytest.approx(np.mean(expected), rel=1e-9)
         losses.append(loss.item())
 
         optimizer.zero_grad()
@@ -77,15 +79,16 @@ def test_steps_equal_the_pseudocode():
         f_q = as_numpy(moco.online)
         f_k = {name: MOMENTUM * f_k[name] + (1 - MOMENTUM) * f_q[name] for name in f_k}
         for name, value in as_numpy(moco.target).items():
-            np.testing.assert_allclose(value, f_k[name], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(value, f_k[name], rtol=1e-9, atol=1e-9)
 
         queue = (queue + list(k))[-QUEUE:]
         oldest = int(moco.queue.oldest)
         ours = moco.queue.keys.roll(-oldest, dims=0).double().numpy()
-        np.testing.assert_allclose(ours, np.array(queue), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(ours, np.array(queue), rtol=1e-9, atol=1e-9)
     assert np.std(losses) > 0.01
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_gradients_equal_those_of_the_loss_written_out():
     torch.manual_seed(0)
     moco = MoCo(TinyBackbone(), CONFIG)
@@ -140,22 +143,24 @@ def shuffled(groups, train):
         return moco.shuffled_keys(images), moco.target(images)
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_keys_come_in_the_order_of_their_images():
     keys, expected = shuffled(groups=4, train=False)
-    torch.testing.assert_close(keys, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(keys, expected, rtol=1e-9, atol=1e-9)
     assert (expected[0] - expected[1]).abs().max() > 1e-3  # another order would be seen
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_keys_are_normalised_in_other_company_than_queries():
     keys, same_company = shuffled(groups=4, train=True)
     assert (keys - same_company).abs().max() > 1e-2
     # In a single group the company is always the same: shuffling alone would do nothing.
     keys, same_company = shuffled(groups=1, train=True)
-    torch.testing.assert_close(keys, same_company, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(keys, same_company, rtol=1e-9, atol=1e-9)
 
 
 class TinyNormedBackbone(TinyBackbone):
-    """With BatchNorm in `groups`; smooth, so that rounding stays rounding."""
+    """With BatchNorm in `groups`."""
 
     def __init__(self, groups):
         super().__init__()
@@ -191,10 +196,12 @@ def rank_main(rank, folder):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2
     )
-    torch.save(train_tiny(), folder / f"rank{rank}.pt")
+    with double_precision():
+        torch.save(train_tiny(), folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_two_ranks_equal_one_over_several_steps(tmp_path):
     """Keys are shuffled over both ranks and all go into both queues; statistics are shared."""
     mp.spawn(rank_main, (tmp_path,), nprocs=2)
@@ -202,7 +209,7 @@ def test_two_ranks_equal_one_over_several_steps(tmp_path):
     one = train_tiny()
     assert one["queue.oldest"] == 8  # 48 keys in 20 places
     for key, value in one.items():
-        torch.testing.assert_close(ranks[0][key], value, rtol=1e-4, atol=1e-5, msg=key)
+        torch.testing.assert_close(ranks[0][key], value, rtol=1e-9, atol=1e-9, msg=key)
         assert torch.equal(ranks[0][key], ranks[1][key]), key
     assert one["losses"].std() > 0.01
     assert (one["target.backbone.conv.weight"] - one["online.backbone.conv.weight"]).std() > 1e-4
