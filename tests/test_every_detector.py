@@ -78,15 +78,19 @@ def test_sizes_that_are_no_multiple_of_the_stride(name):
     assert len(model(images, sizes)) == 1
 
 
+@pytest.mark.usefixtures("double_precision")  # rounding alone took the IoU from 0.66 to 0.93
 @every_detector
 def test_learns_one_box(name):
     options = {"fcos": {"distance_bias": 1.0}, "faster_rcnn": {"roi_samples": 64}}
     model = small_detector(name, **{"channels": 64, **options.get(name, {})}).train()
     model.backbone.freeze(5)
     images, size = torch.randn(1, 3, 64, 64), torch.tensor([[64, 64]])
+    maps = model.backbone(images)
+    model.backbone.forward = lambda _: maps  # it is frozen, so they stay the same
     goal = target([[8, 12, 50, 44]], [1])
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=2e-3)
+    # The regions of interest change as the proposals learn, which wants smaller steps.
+    optimizer = torch.optim.Adam(trained, lr=1e-3 if name == "faster_rcnn" else 2e-3)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=80)
     for _ in range(80):
         optimizer.zero_grad()
@@ -96,7 +100,7 @@ def test_learns_one_box(name):
     best = model.eval()(images, size)[0]
     assert best["labels"][0] == 1
     assert best["scores"][0] > 0.5
-    assert box_iou(best["boxes"][:1], goal["boxes"]).item() > 0.6  # 0.74 or more, of 6 seeds
+    assert box_iou(best["boxes"][:1], goal["boxes"]).item() > 0.6  # 0.67 or more, of 4 seeds
 
 
 @every_detector
