@@ -133,7 +133,10 @@ def test_perfect_deltas_cost_nothing():
     matched = model.assign(anchors, BOXES)
     goal = torch.stack([b[m.clamp(min=0)] for b, m in zip(BOXES, matched, strict=True)])
     deltas = boxes_to_deltas(anchors, goal)
-    assert model.box_losses(deltas, anchors, matched, BOXES)["loss_box"] == 0
+    loss = model.box_losses(deltas, anchors, matched, BOXES)["loss_box"]
+    # Each of a box's four deltas is below 2, and its logarithm may be rounded to a neighbour where
+    # it is computed for another number of boxes.
+    assert loss.item() == pytest.approx(0, abs=4 * 2 * torch.finfo(torch.float32).eps)
 
 
 def test_small_boxes_have_an_anchor_unless_low_quality_matches_are_off():
@@ -161,6 +164,7 @@ def test_every_trained_parameter_gets_a_finite_gradient(targets, norm):
         assert not model.head.box_regression.weight.grad.any()
 
 
+@pytest.mark.usefixtures("double_precision")  # one image and two: other convolutions
 def test_an_image_without_boxes_adds_only_background():
     model = small_retinanet().eval()
     both = model(batch(), SIZES, [TARGETS[0], NOTHING[0]])

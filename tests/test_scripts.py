@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from aligndet.box_domain import BoxDomain
 from aligndet.config import load_config
 from aligndet.evaluate import AP_KEYS
-from models import build_backbone
+from models import build_backbone, build_detector
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,8 +96,19 @@ def test_torchrun_equals_one_process(pipeline, script, tmp_path):
     two = torch.load(folder / "pretrain" / "weights.pt", weights_only=True)
     assert one["config"] == two["config"]
     assert one["model"].keys() == two["model"].keys()
+    config = load_config(folder / "pretrain.yaml")
+    torch.manual_seed(config.seed)
+    task = BoxDomain(build_detector(config.model, 1), config.model.detector, config.box_domain)
+    start, most = task.weights(), 0.0
+    # The scripts train in float32 (test_two_ranks.py compares in float64), where one image and two
+    # round differently. A ReLU that this tips over adds or takes away one of some hundred cells
+    # that make a gradient; a mistake in the shares of the ranks changes it by tens of percent.
     for name, tensor in one["model"].items():
-        torch.testing.assert_close(two["model"][name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+        moved = (tensor - start[name]).double().norm().item()
+        error = (two["model"][name] - tensor).double().norm().item()
+        assert error <= 0.05 * moved + 1e-6 * tensor.double().norm().item(), name
+        most = max(most, moved)
+    assert most > 1e-2
 
 
 def test_finetuning_writes_a_run_directory(pipeline):
