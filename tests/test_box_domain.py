@@ -125,6 +125,7 @@ def test_target_gets_no_gradient_and_moves_by_the_formula():
     assert moved > 1e-6
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_view_1_goes_through_online_and_view_2_through_target():
     task = build()
     seen = {}
@@ -148,6 +149,7 @@ def test_instance_ids_are_unique_in_the_batch():
     assert torch.cat(ids).tolist() == list(range(304))
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_instance_256_is_no_background():
     """256 proposals that no point is assigned to, then one that is: all the loss is its own."""
     corners = torch.rand(256, 2, generator=torch.Generator().manual_seed(0)) * 0.5 + 1.0

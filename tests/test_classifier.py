@@ -11,6 +11,7 @@ from models.classifier import Classifier
 from tests.helpers.random_norms import randomise_norm
 
 
+@pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
 def test_logits_equal_torchvisions(name):
     torch.manual_seed(0)
@@ -25,4 +26,4 @@ def test_logits_equal_torchvisions(name):
         logits = ours(images)
         assert logits.shape == (2, 7)
         assert logits.std() > 1e-3
-        torch.testing.assert_close(logits, theirs(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits, theirs(images), rtol=1e-9, atol=1e-9)

@@ -76,12 +76,13 @@ def random_boxes(*shape):
     return torch.cat((corner, corner + 1 + torch.rand(*shape, 2) * 80), dim=-1)
 
 
+@pytest.mark.usefixtures("double_precision")  # a side is the difference of a centre and a size
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (10.0, 5.0)])
 def test_deltas_round_trip_and_equal_torchvisions(weights):
     torch.manual_seed(0)
     anchors, boxes = random_boxes(50), random_boxes(50)
     deltas = boxes_to_deltas(anchors, boxes, weights)
-    torch.testing.assert_close(deltas_to_boxes(anchors, deltas, weights), boxes, rtol=0, atol=1e-3)
+    torch.testing.assert_close(deltas_to_boxes(anchors, deltas, weights), boxes, rtol=0, atol=1e-9)
     coder = BoxCoder((weights[0], weights[0], weights[1], weights[1]))
     torch.testing.assert_close(deltas, coder.encode_single(boxes, anchors))
     noise = torch.randn(50, 4) * 3

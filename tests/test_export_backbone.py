@@ -47,10 +47,10 @@ def test_a_classifier_is_torchvisions_whole_model(tmp_path, script, capsys, name
     assert "the whole classifier, " in capsys.readouterr().out
     theirs = getattr(torchvision.models, name)(num_classes=3).eval()
     theirs.load_state_dict(torch.load(tmp_path / "out" / "torchvision.pth", weights_only=True))
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)  # see helpers/double_precision.py
     with torch.no_grad():
-        logits = task.classifier.eval()(images)
-        torch.testing.assert_close(theirs(images), logits, rtol=1e-4, atol=1e-5)
+        logits = task.classifier.double().eval()(images)
+        torch.testing.assert_close(theirs.double()(images), logits, rtol=1e-9, atol=1e-9)
 
 
 def moco(path):

@@ -205,6 +205,7 @@ def test_without_positives_box_losses_are_zero_and_so_are_their_gradients():
         assert not parameter.grad.any()
 
 
+@pytest.mark.usefixtures("double_precision")  # one image and two: other convolutions
 def test_an_image_without_boxes_adds_only_background():
     model = small_fcos().eval()
     both = model(batch(), SIZES, [TARGETS[0], NOTHING[0]])

@@ -38,6 +38,7 @@ def our_name(key: str) -> str:
     )
 
 
+@pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("extra", ["none", "pool", "p6p7_from_p5", "p6p7_from_c5"])
 def test_equals_torchvision(extra):
     torch.manual_seed(0)
@@ -49,7 +50,7 @@ def test_equals_torchvision(extra):
     levels = ours(features)
     assert len(levels) == len(expected) == ours.num_levels
     for level, reference in zip(levels, expected.values(), strict=True):
-        torch.testing.assert_close(level, reference, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(level, reference, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("extra", ["p6p7_from_p5", "p6p7_from_c5"])
@@ -98,6 +99,7 @@ def test_unknown_extra_level():
         FPN(IN_CHANNELS, FPNConfig(CHANNELS, "p6"))
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_batch_norm_equals_torchvision():
     torch.manual_seed(0)
     theirs = FeaturePyramidNetwork(
@@ -117,15 +119,16 @@ def test_batch_norm_equals_torchvision():
     features = feature_maps()
     expected = theirs.eval()(OrderedDict((str(i), f) for i, f in enumerate(features)))
     for level, reference in zip(ours.eval()(features), expected.values(), strict=True):
-        torch.testing.assert_close(level, reference, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(level, reference, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_group_norm_does_not_mix_images():
     fpn = FPN(IN_CHANNELS, FPNConfig(CHANNELS, "none", norm="gn")).train()
     features = feature_maps()
     alone = fpn([f[:1] for f in features])
     for together, single in zip(fpn(features), alone, strict=True):
-        torch.testing.assert_close(together[:1], single, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[:1], single, rtol=1e-9, atol=1e-9)
 
 
 def test_unknown_norm():

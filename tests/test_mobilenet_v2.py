@@ -21,6 +21,7 @@ def torchvision_mobilenet() -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_weights_load_and_features_are_torchvisions(tmp_path):
     theirs = torchvision_mobilenet()
     file = tmp_path / "mobilenet_v2.pth"
@@ -39,7 +40,7 @@ def test_weights_load_and_features_are_torchvisions(tmp_path):
     assert [f.shape[1] for f in features] == list(ours.channels)
     for stride, feature, reference in zip((4, 8, 16, 32), features, expected, strict=True):
         assert feature.shape[2:] == (-(-65 // stride), 96 // stride)
-        torch.testing.assert_close(feature, reference, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(feature, reference, rtol=1e-9, atol=1e-9)
 
 
 def test_keys_are_torchvisions():

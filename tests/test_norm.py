@@ -38,6 +38,7 @@ def test_keys_are_those_of_batch_norm():
     frozen.load_state_dict(norm.state_dict())
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_equals_torchvision_in_value_and_gradient():
     norm = randomised(6)
     ours, theirs = FrozenBatchNorm2d(6), TorchvisionFrozen(6)
@@ -68,6 +69,7 @@ def test_folded_into_a_convolution_it_gives_the_same_values_and_gradients(groups
     torch.testing.assert_close(norm.bias.grad, norm_apart.bias.grad)
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_in_training_the_statistics_are_those_of_the_batch():
     norm, conv, x = randomised(8), nn.Conv2d(4, 8, 1, bias=False), torch.randn(2, 4, 5, 7)
     apart = copy.deepcopy(norm)

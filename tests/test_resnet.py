@@ -34,6 +34,7 @@ def test_keys_and_shapes_are_torchvisions(depth):
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 
+@pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
 def test_features_are_torchvisions(depth, norm):
@@ -48,16 +49,17 @@ def test_features_are_torchvisions(depth, norm):
     for level, (feature, reference) in enumerate(zip(features, expected, strict=True)):
         stride = ours.strides[level]
         assert feature.shape == (2, ours.channels[level], 64 // stride, -(-97 // stride))
-        torch.testing.assert_close(feature, reference, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(feature, reference, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_training_mode_equals_torchvisions():
     theirs = torchvision_resnet(18).train()
     ours = ResNet(18, nn.BatchNorm2d)
     ours.load_state_dict(without_classifier(theirs))
     images = torch.randn(2, 3, 64, 64)
     reference = IntermediateLayerGetter(theirs, LAYERS)(images)["3"]
-    torch.testing.assert_close(ours(images)[3], reference, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(images)[3], reference, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(ours.bn1.running_mean, theirs.bn1.running_mean)
 
 

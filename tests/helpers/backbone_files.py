@@ -224,12 +224,13 @@ RENAMED = {
 
 @torch.no_grad()
 def assert_torchvisions_features(backbone, model):
-    """Our last map is what torchvision's model pools."""
-    images, seen = torch.randn(2, 3, 64, 96), []
+    """Our last map is what torchvision's model pools; in float64, see double_precision."""
+    backbone, model = backbone.double(), model.double()
+    images, seen = torch.randn(2, 3, 64, 96, dtype=torch.float64), []
     layer = model.features if hasattr(model, "features") else model.layer4
     handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
     model(images)
     handle.remove()
     result = backbone.eval()(images)[-1]
     assert seen[0].std() > 1e-3
-    torch.testing.assert_close(result, seen[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result, seen[0], rtol=1e-9, atol=1e-9)
