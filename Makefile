@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	$(RUN) -m aligndet.demo --detector $(DETECTOR)
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 SMOKE := runs/study-smoke
 study-smoke: $(VENV)/installed-dev
