@@ -117,7 +117,7 @@ def contrastive_loss(pairs: Pairs, temperature: float) -> Tensor:
     """The equation above, averaged over the pairs of one id and then over the ids.
 
     Returns:
-        float32 scalar >= 0. Its floor is not 0, see `contrastive_statistics`. Without any pair it
+        float32 scalar >= 0; it does not go to 0, see `contrastive_statistics`. Without any pair it
         is a zero that is still attached to the online samples.
     """
     samples, blocks = pairs.samples, pairs.blocks()
