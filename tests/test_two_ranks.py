@@ -121,6 +121,7 @@ def folder(tmp_path_factory, content, class_folders):
     """Every run by two ranks, in the folder `NAME.2`, and by one, in `NAME.1`."""
     folder = tmp_path_factory.mktemp("ranks")
     common = {"box_domain__samples": EVERYTHING, "schedule__iterations": STEPS}
+    common["loop__checkpoint_every"] = STEPS  # one, in the end: they are large
 
     def contents(world_size, names):
         result = {}
