@@ -19,7 +19,7 @@ class Place:
 
     root: Path  # folder of the data sets
     work: Path  # runs, proposals, label fractions; can be deleted when the study is done
-    threads: int = 1  # of each run
+    threads: int = 1  # per run
     device: str = "cpu"
 
     def folder(self, run: Run) -> Path:
@@ -98,7 +98,7 @@ def resolved(study: Study, place: Place, run: Run) -> dict[str, Any]:
     """Every key of a run's config, without the folders of the machine.
 
     Raises:
-        ValueError: naming the key that is wrong.
+        ValueError: names the wrong key.
     """
     return _relative(plain(build_config(config_of(study, place, run))), place)
 
@@ -114,9 +114,9 @@ def _relative(value: Any, place: Place) -> Any:
 
 def comparable(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved config that the result of a run depends on: not the sections of other
-    stages, nor how often is evaluated.
+    stages, nor how often it is evaluated.
 
-    Half precision does not count either: it pays on some machines only, and rounds as they do.
+    Half precision does not count either: it pays on some machines only, and its rounding is theirs.
     """
     others = ("box_domain",) if isinstance(run, Cell) else ("transfer", "evaluation")
     free = ("output_dir", "device", "amp", "loop", "image", *others)

@@ -1,4 +1,4 @@
-"""How soon a start is as good as another one, in steps and in seconds, as lines of the report."""
+"""How soon one start is as good as another, in steps and in seconds, as lines of the report."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def steps_to_reach(goal: float, runs: Mapping[int, float]) -> float | None:
         runs: AP of the schedules that were run, by their length.
 
     Returns:
-        The shortest length if its AP is no less; None if no schedule has as much.
+        The shortest length if its AP is already that high; None if no schedule reaches it.
     """
     points = sorted(runs.items())
     if points[0][1] >= goal:
@@ -59,7 +59,7 @@ def steps_to_reach(goal: float, runs: Mapping[int, float]) -> float | None:
 
 
 class Timed(NamedTuple):
-    """AP of a schedule, and how long it took with the pre-training."""
+    """AP of a schedule, and how long it took, pre-training included."""
 
     iterations: int
     ap: float
@@ -94,10 +94,10 @@ def which_is_quicker(
         steps = [f"{p.iterations:,} steps ({p.ap:.2f} after {p.seconds:,.0f} s)" for p in beaten]
         return (
             f"{name} with {best.iterations:,} steps has {best.ap:.2f} after {best.seconds:,.0f} s. "
-            f"{other_name} takes longer for no more with {' and '.join(steps)}."
+            f"{other_name} takes longer for no higher AP with {' and '.join(steps)}."
         )
     longest = f"{max(point.seconds for point in points):,.0f} s"
     shortest = f"{min(point.seconds for point in other_points):,.0f} s"
     if all(p.seconds > q.seconds for p in other_points for q in points):
-        return f"{other_name} takes {shortest} or more, {name} was given {longest} at most."
-    return f"{name} is nowhere both quicker than {other_name} and as good."
+        return f"{other_name} takes {shortest} or more; {name} was given {longest} at most."
+    return f"No schedule of {name} is both quicker than {other_name} and as good."

@@ -22,8 +22,8 @@ DPI = 130
 def curves(
     study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path
 ) -> None:
-    """AP against iterations, a panel for each set and detector. Dots are complete schedules (mean
-    and standard deviation over seeds), thin lines the evaluations on the way in the longest one."""
+    """AP against iterations, one panel per set and detector. Dots are complete schedules (mean
+    and standard deviation over seeds), thin lines the evaluations during the longest one."""
     panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
     figure, axes = _panels(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
@@ -64,7 +64,7 @@ def _way_there(
 
 
 def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path) -> None:
-    """Gain over the block's first start, with 95 % intervals; a panel for each data set."""
+    """Gain over the block's first start, with 95 % intervals; one panel per data set."""
     rows = [row for row in rows if row.gain is not None]
     panels = list(dict.fromkeys(row.data for row in rows))
     most = max(sum(row.data == panel for row in rows) for panel in panels)
@@ -86,8 +86,8 @@ def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], pic
 def lengths(
     study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path
 ) -> None:
-    """Gain over the block's first start, with 95 % intervals, against the steps of pre-training; a
-    panel for each set and detector."""
+    """Gain over the block's first start, with 95 % intervals, against the steps of pre-training;
+    one panel per set and detector."""
     rows = [row for row in rows if row.gain is not None]
     panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
     figure, axes = _panels(len(panels))
@@ -116,7 +116,7 @@ def _pretraining_steps(study: Study, results: Results, row: Row) -> int:
 
 
 def _name(study: Study, block: Block, row: Row) -> str:
-    """What tells a row from the others of its block."""
+    """What distinguishes a row from the others of its block."""
     parts = [row.detector] if len(block.detectors) > 1 else []
     parts += [study.starts[row.start].title] if len(block.starts) > 2 else []
     parts += [f"{row.percent:g} %"] if len(block.percents) > 1 else []

@@ -4,8 +4,8 @@
     python -m experiments.gains --data DIR --list    # lists the runs, made and missing
     python -m experiments.report                     # docs/results.md
 
-The same command resumes a run that was stopped from its last checkpoint. Each run that ends
-writes one JSON below `--results`; nothing else is needed for the report.
+The same command resumes a stopped run from its last checkpoint. Each finished run writes one JSON
+below `--results`; the report needs nothing else.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--study", default="experiments/gains.yaml", metavar="FILE")
     add("--results", default="experiments/results", metavar="DIR")
     add("--data", required=True, metavar="DIR", help="folder of the data sets")
-    add("--work", default="runs/study", metavar="DIR", help="of the runs (runs/study)")
+    add("--work", default="runs/study", metavar="DIR", help="folder of the runs (runs/study)")
     add("--only", nargs="+", default=[""], metavar="TEXT", help="runs with TEXT in their name")
     add("--jobs", type=int, default=2, help="runs at the same time (2)")
-    add("--threads", type=int, default=1, help="of each run (1)")
+    add("--threads", type=int, default=1, help="threads per run (1)")
     add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--list", action="store_true", help="name the runs, make none")
+    add("--list", action="store_true", help="list the runs, but make none")
     options = parser.parse_args(arguments)
     root, work = Path(options.data).resolve(), Path(options.work).resolve()
     place = Place(root, work, options.threads, options.device)
@@ -58,11 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def wanted(study: Study, results: Results, only: list[str] | tuple[str, ...] = ("",)) -> list[Run]:
-    """The runs that can be named now, in the order of the study, a pre-training before the first
+    """The runs that can be named now, in the order of the study, each pre-training before the first
     cell that needs it. Cells whose recipe is not chosen yet appear when their tuning is done.
 
     Args:
-        only: cells with one of these in their name, and what they start from.
+        only: cells with one of these in their name, and their pre-trainings.
     """
     runs: list[Run] = []
     for cell in all_cells(study, results):
@@ -99,10 +99,10 @@ def run_all(study: Study, place: Place, results: Results, only: list[str], jobs:
 
 
 def missing(study: Study, place: Place, results: Results, runs: list[Run]) -> list[Run]:
-    """Those of `runs` that are to be made, in the same order.
+    """The `runs` that have to be made, in the same order.
 
     Results are committed, weights are not: a pre-training whose result came with the repository is
-    made again when a missing cell starts from it.
+    made again if a missing cell starts from it.
     """
     without_result = [run for run in runs if results.get(run) is None]
     needed = {needs(study, run) for run in without_result}
@@ -119,7 +119,7 @@ def needs(study: Study, run: Run) -> Pretraining | None:
 
 
 def prepare(study: Study, place: Place, run: Run) -> None:
-    """Make the files that a run reads, here, so that no two runs make the same one."""
+    """Make the files that a run reads; done here so that no two runs make the same one."""
     data = study.sets[run.data]
     if isinstance(run, Pretraining):
         make_proposals(place.root, place.work, data, study.starts[run.start].proposals)

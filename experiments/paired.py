@@ -28,11 +28,11 @@ class Gain(NamedTuple):
 def paired_gain(baseline: Sequence[float], values: Sequence[float]) -> Gain:
     """Student's t interval (95 %) of the mean of `values[i] - baseline[i]`.
 
-    Pairing takes out what both runs of a seed have in common: the order of the photographs, their
+    Pairing removes what both runs of a seed have in common: the order of the photographs, their
     augmentation, and which of them are labelled.
 
     Args:
-        baseline: scores of the runs compared with, one a seed, at least one.
+        baseline: scores of the runs to compare with, one per seed, at least one.
         values: scores of the same seeds.
     """
     differences = [b - a for a, b in zip(baseline, values, strict=True)]

@@ -43,7 +43,7 @@ def proposals_file(work: Path, data: DataSet, kind: str) -> Path:
 def make_proposals(root: Path, work: Path, data: DataSet, kind: str) -> None:
     """Write `proposals_file`, unless it exists; its file names are relative to `root`.
 
-    No label is read and no validation photograph.
+    It reads no label and no validation photograph.
     """
     output = proposals_file(work, data, kind)
     if output.exists():
@@ -70,7 +70,7 @@ def _searched(root: Path, work: Path, folder: str) -> Path:
 
 
 def merged(parts: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Several COCO dicts, each with the folder of its images, as one with new ids."""
+    """Merge COCO dicts, each given with the folder of its images, into one with new ids."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for folder, content in parts:
@@ -85,10 +85,10 @@ def merged(parts: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def moved(content: dict[str, Any]) -> dict[str, Any]:
-    """Each box at a uniformly random place of its image, its size kept.
+    """Move each box to a uniformly random place in its image; its size is kept.
 
-    So an image has as many boxes of the same sizes and shapes as before, and all that is lost is
-    what the search is for: that they lie on something.
+    So an image has as many boxes, of the same sizes and shapes, as before. Only what the search is
+    for is lost: that there is something in them.
     """
     rng = random.Random("moved boxes")
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}

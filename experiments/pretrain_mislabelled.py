@@ -1,5 +1,5 @@
 """`pretrain.py` with an error of the authors' code put back in: RetinaNet's instance ids in
-another order than its embeddings. It is here to measure what the error costs, and for nothing else.
+a different order from its embeddings. It is here only to measure what the error costs.
 
 The authors list the ids image by image, but the embeddings level by level (all images of the finest
 level, then of the next). So in a batch of several images nearly every id meets the embedding of
@@ -33,7 +33,7 @@ def level_by_level(images: int, anchors_of_level: Sequence[int]) -> Tensor:
 
 
 class MislabelledProjector(AnchorProjector):
-    """Embeds, for an id at some place of the one list, the anchor at that place of the other."""
+    """For an id at some place in one list, embeds the anchor at that place in the other."""
 
     def forward(self, features: Sequence[Tensor], chosen: Tensor) -> Tensor:
         """See `AnchorProjector.forward`."""

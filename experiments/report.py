@@ -2,7 +2,8 @@
 
     python -m experiments.report
 
-No number in its tables and lists is typed by hand; a test holds those in the study's words to them.
+No number in its tables and lists is typed by hand; a test compares those in the study's text with
+them.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def versions(results: Results, cells: list[Cell]) -> Iterator[str]:
 
 
 def tuning_section(study: Study, results: Results) -> Iterator[str]:
-    """AP with every recipe, and what was chosen; a table for the detectors of the same recipes."""
+    """AP with every recipe, and what was chosen; detectors with the same recipes share a table."""
     tuning = study.tuning
     keys = ", ".join(f"`{key}`" for key in tuning.recipes[0])
     yield "## The recipes"
@@ -98,7 +99,7 @@ def tuning_table(study: Study, results: Results, detectors: list[str]) -> list[s
 
 
 def cost_section(study: Study, results: Results, cells: list[Cell]) -> Iterator[str]:
-    """What the runs took, and where they ran."""
+    """How long the runs took, and where they ran."""
     done = [(cell, results.get(cell)) for cell in cells if results.get(cell)]
     needed = dict.fromkeys(p for cell, _ in done if (p := study.pretraining_of(cell)))
     lines = []
@@ -139,7 +140,7 @@ def interval_count(rows_by_block: Mapping[str, list[Row]]) -> Iterator[str]:
 
 
 def in_short(study: Study, rows: Mapping[str, list[Row]]) -> Iterator[str]:
-    """What came out, an entry for each block that says so and has rows, with a link to them."""
+    """The findings: an entry for each block that has some and has rows, with a link to them."""
     for name, block in study.blocks.items():
         if block.found and rows[name]:
             entry = f"- [{block.title}](#{anchor(block.title)}): {' '.join(block.found.split())}"
@@ -149,7 +150,7 @@ def in_short(study: Study, rows: Mapping[str, list[Row]]) -> Iterator[str]:
 
 
 def anchor(heading: str) -> str:
-    """What Markdown's readers make of a heading to link to it."""
+    """The link target that Markdown renderers make of a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 

@@ -20,7 +20,7 @@ class Results:
         self._read: dict[str, dict[str, Any]] = {}
 
     def file(self, run: Cell | Pretraining) -> Path:
-        """Where the result of a run is."""
+        """The file of a run's result."""
         return self.path / f"{run.name}.json"
 
     def get(self, run: Cell | Pretraining) -> dict[str, Any] | None:
@@ -44,9 +44,9 @@ class Results:
 def tuned_recipe(
     study: Study, results: Results, detector: str, data: str, start: str
 ) -> Recipe | None:
-    """The best recipe of a start; None as long as one of its tuning's runs is missing.
+    """The best recipe of a start; None as long as one of its tuning runs is missing.
 
-    Of equal ones the first wins.
+    The first of equals wins.
     """
     cells = study.tuning_cells(data, detector, start)
     scores = [results.final_ap(cell) for cell in cells]

@@ -128,7 +128,7 @@ def check(study: Study, place: Place, runs: Iterable[Run], results: Results) -> 
     """Find errors before the first run, not hours later.
 
     Raises:
-        ValueError: naming a config key that is wrong.
+        ValueError: names a wrong config key.
         DataError: a result was made with another version of the study; names its file and the keys
             in which its config differs.
     """
@@ -147,5 +147,5 @@ def check(study: Study, place: Place, runs: Iterable[Run], results: Results) -> 
         if changed:
             raise DataError(
                 f"{results.file(run)}: was made with another config ({'; '.join(changed)}); "
-                "restore the study, or delete the file and those of what started from it"
+                "restore the study, or delete the file and those of the runs that started from it"
             )

@@ -35,7 +35,7 @@ class DataSet:
     train_annotations: str
     val_images: str
     val_annotations: str
-    unlabelled: tuple[str, ...] = ()  # folders that pre-training sees beside the train photographs
+    unlabelled: tuple[str, ...] = ()  # folders that pre-training sees besides the train photographs
     recipe_of: str | None = None  # the set whose tuned recipes apply; None: its own
     config: Overrides = field(default_factory=dict)  # of every run on it
 
@@ -83,8 +83,8 @@ class Block:
     iterations: tuple[int, ...]
     seeds: tuple[int, ...]
     percents: tuple[float, ...] = (100,)
-    text: str = ""  # what is asked, for the report
-    found: str = ""  # what came out, in words; the numbers are in the table
+    text: str = ""  # the question, for the report
+    found: str = ""  # the findings, in words; the numbers are in the table
     figure: str | None = None  # one of FIGURES
     recipe_of: str | None = None  # the start whose recipe all take; None: each its own
 
@@ -145,7 +145,7 @@ class Study:
 
         Raises:
             DataError: the file is missing or not YAML, a key is unknown or missing, or something is
-                named that the study does not have.
+                named that the study does not define.
         """
         try:
             content = load_yaml(Path(path).read_text(encoding="utf-8"))
@@ -219,7 +219,7 @@ class Study:
 
     def examples(self) -> Iterator[Cell]:
         """A cell of each set, detector and start of each block, with a recipe of the tuning: all
-        configs there are, before it is known which recipes are best."""
+        configs there are, even before it is known which recipes are best."""
         for block in self.blocks.values():
             for place in itertools.product(block.sets, block.detectors, block.starts):
                 recipe = tuple(self.tuning.recipes_for(place[1])[0].items())

@@ -1,4 +1,4 @@
-"""In which order the runs of a study are made, and what becomes of those that fail."""
+"""The order in which the runs of a study are made, and what becomes of those that fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.study_files import read_study, score, write_study
 @pytest.fixture
 def made(monkeypatch):
     """Runs score 5 instead of being made; returns them in order. `made.fail` names runs that
-    fail, and `made.at_once` is how many were under way together."""
+    fail, and `made.at_once` is how many ran at the same time."""
 
     class Made(list):
         fail = ()
@@ -91,7 +91,7 @@ def test_weights_that_are_gone_are_made_again_if_a_cell_needs_them(started, made
     place.weights(pretraining).unlink()
     made.clear()
     assert run_all(*started, [""], 1) == 0
-    assert made == []  # of a study that is complete nothing is missing
+    assert made == []  # nothing is missing from a complete study
     neck = next(run for run in wanted(study, results) if getattr(run, "start", "") == "neck")
     results.file(neck).unlink()
     assert run_all(study, place, Results(results.path), [""], 2) == 0
@@ -113,7 +113,7 @@ def test_only_some(started, made):
     assert run_all(*started, ["backbone/"], 1) == 0
     assert {run.start for run in made} == {"backbone"}
     made.clear()
-    # What a cell starts from is made too, though its name has no "_seed0".
+    # The pre-training of a cell is made too, though its name has no "_seed0".
     assert run_all(*started, ["aligndet/100percent_10steps_lr0.1_weight_decay0_seed0"], 1) == 0
     assert [type(run) for run in made] == [Pretraining, Cell]
 

@@ -1,4 +1,4 @@
-"""Confidence intervals against numbers of a t table."""
+"""Confidence intervals against numbers from a t table."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def data():
 
 
 def test_the_file_of_all_photographs_is_made_of_the_searched_folders(tmp_path, data):
-    """What has been searched is not searched again: here both folders have."""
+    """Folders that have been searched, here both, are not searched again."""
     root, work = tmp_path / "data", tmp_path / "work"
     for name, image in (("set_images", "x.jpg"), ("more", "y.jpg")):
         one = coco([(1, image, 100, 100)], [(1, [0, 0, 10, 10])])

@@ -44,7 +44,7 @@ def test_one_image_has_no_error():
     )
 
 
-def test_the_adapter_has_it_and_its_weights_transfer_as_ever():
+def test_the_adapter_has_it_and_its_weights_transfer_as_usual():
     detector = build_detector(model_config("retinanet"), 1)
     adapter = MislabelledAdapter(detector, width=8)
     assert isinstance(adapter.projector, MislabelledProjector)

@@ -1,4 +1,4 @@
-"""The report of a study, from results that were written by hand."""
+"""The report of a study, from results written by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from experiments.rows import rows_of
 from experiments.study import Pretraining, Study
 from tests.helpers.study_files import read_study, score, tune, write_study
 
-# AP of (start, steps), one a seed. Gains at 10 steps: 2, 3, 4; at 20 steps: 1, 0, -1.
+# AP of (start, steps), one per seed. Gains at 10 steps: 2, 3, 4; at 20 steps: 1, 0, -1.
 SCORES = {
     ("backbone", 10): (10.0, 20.0, 30.0),
     ("aligndet", 10): (12.0, 23.0, 34.0),
@@ -70,7 +70,7 @@ def test_seeds_without_a_partner_do_not_count(study, results):
         ({10: 21.9, 20: 21.9}, "does not reach {}."),
     ],
 )
-def test_convergence_to_what_the_first_start_has_in_the_end(study, results, aligndet, said):
+def test_convergence_to_the_final_ap_of_the_first_start(study, results, aligndet, said):
     block = study.blocks["short"]
     for cell in block_cells(study, results, block):
         if cell.start == "aligndet":
@@ -87,17 +87,17 @@ QUICK, SLOW = Timed(20, 22.0, 300.0), Timed(40, 30.0, 900.0)
     ("others", "said"),
     [
         ([Timed(10, 29.0, 901.0)], "A with 40 steps has 30.00 after 900 s. "
-         "B takes longer for no more with 10 steps (29.00 after 901 s)."),
+         "B takes longer for no higher AP with 10 steps (29.00 after 901 s)."),
         ([Timed(10, 20.0, 1000.0), Timed(20, 30.0, 1100.0), Timed(40, 31.0, 1300.0)],
-         "A with 40 steps has 30.00 after 900 s. B takes longer for no more with "
+         "A with 40 steps has 30.00 after 900 s. B takes longer for no higher AP with "
          "10 steps (20.00 after 1,000 s) and 20 steps (30.00 after 1,100 s)."),
         ([Timed(10, 31.0, 1000.0), Timed(20, 33.0, 1100.0)],
-         "B takes 1,000 s or more, A was given 900 s at most."),
-        ([Timed(10, 23.0, 500.0)], "A is nowhere both quicker than B and as good."),
-        ([Timed(10, 30.0, 900.0)], "A is nowhere both quicker than B and as good."),
+         "B takes 1,000 s or more; A was given 900 s at most."),
+        ([Timed(10, 23.0, 500.0)], "No schedule of A is both quicker than B and as good."),
+        ([Timed(10, 30.0, 900.0)], "No schedule of A is both quicker than B and as good."),
         # Beaten by a schedule that is not the best one.
         ([Timed(10, 21.0, 500.0)], "A with 20 steps has 22.00 after 300 s. "
-         "B takes longer for no more with 10 steps (21.00 after 500 s)."),
+         "B takes longer for no higher AP with 10 steps (21.00 after 500 s)."),
     ],
 )  # fmt: skip
 def test_the_time_of_the_pre_training_counts(others, said):
@@ -122,7 +122,7 @@ def test_seconds_are_those_of_the_pre_training_and_the_median_of_fine_tuning(
     assert f"{row} 1,234 + 100 |" in lines
     assert (
         "- s, fcos, pre-training counted: backbone only with 20 steps has 22.00 after 100 s. "
-        "AlignDet takes longer for no more with 20 steps (22.00 after 1,335 s)."
+        "AlignDet takes longer for no higher AP with 20 steps (22.00 after 1,335 s)."
     ) in lines
 
 
@@ -162,7 +162,7 @@ def test_versions_that_differ_are_named(study, results, tmp_path):
     assert lines[lines.index(remark) - 2].startswith("| s | fcos | 100 % | 20 | AlignDet |")
 
 
-def test_what_came_out_is_said_first(tmp_path, study, results):
+def test_findings_come_first(tmp_path, study, results):
     def change(content):
         content["blocks"]["short"].update(
             title="Few labels, 10 %: so-so", found="It is\nbetter" + 8 * " and better"
@@ -179,7 +179,7 @@ def test_what_came_out_is_said_first(tmp_path, study, results):
     assert "## In short" not in page(study, results, tmp_path)
 
 
-def test_what_came_out_waits_for_results(tmp_path):
+def test_findings_wait_for_results(tmp_path):
     study = read_study(tmp_path, lambda content: content["blocks"]["short"].update(found="Yes."))
     assert "## In short" not in page(study, Results(tmp_path / "nothing"), tmp_path)
 

@@ -59,11 +59,11 @@ def test_pretraining_sees_neither_labels_nor_validation(tmp_path, place):
     }  # fmt: skip
 
 
-def test_a_detector_overrides_what_is_said_of_all_pretrainings(tmp_path, place):
+def test_a_detector_overrides_what_is_set_for_all_pretrainings(tmp_path, place):
     own = {"optim.lr": 0.5, "seed": 7}
     study = read_study(tmp_path, lambda content: content["detectors"]["fcos"].update(own))
     assert config_of(study, place, PRETRAINING)["optim"] == {"lr": 0.5}
-    config = config_of(study, place, cell())  # of which the recipe and the cell know better
+    config = config_of(study, place, cell())  # where the recipe and the cell win
     assert (config["optim"]["lr"], config["seed"]) == (0.1, 3)
 
 
@@ -90,7 +90,7 @@ def test_commands_are_those_of_a_user(tmp_path, place):
 
 @pytest.fixture
 def finished(monkeypatch):
-    """A command that does at once what a run leaves behind; returns the commands given."""
+    """Replaces the command by one that writes what a run leaves behind; returns the runs."""
     given = []
 
     def call(study, place, run, config):
@@ -172,7 +172,7 @@ def test_results_of_another_study_are_refused(tmp_path, place, finished):
         check(read_study(tmp_path, longer), place, [cell("aligndet")], results)
 
 
-def test_a_wrong_key_is_said_before_the_first_run(tmp_path, place):
+def test_a_wrong_key_is_reported_before_the_first_run(tmp_path, place):
     def wrong(content):
         content["starts"]["cold"]["pretraining"] = {"box_domain.temprature": 0.2}
 
@@ -182,7 +182,7 @@ def test_a_wrong_key_is_said_before_the_first_run(tmp_path, place):
 
 
 @pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
-def test_a_wrong_key_is_said_though_no_recipe_is_chosen(tmp_path, place, stage):
+def test_a_wrong_key_is_reported_though_no_recipe_is_chosen(tmp_path, place, stage):
     def mistyped(content):
         start = {"title": "x", "pretraining": {}, "finetuning": {}, "recipe_of": "aligndet"}
         content["starts"]["x"] = start | {stage: {"optim.lrr": 0.1}}
@@ -194,7 +194,7 @@ def test_a_wrong_key_is_said_though_no_recipe_is_chosen(tmp_path, place, stage):
         check(study, place, [], results)
 
 
-def test_the_digest_of_a_pretraining_depends_on_its_config_alone(tmp_path, place):
+def test_the_digest_of_a_pretraining_depends_only_on_its_config(tmp_path, place):
     study = read_study(tmp_path)
     assert init_of(study, place, cell()) is None
     mine = init_of(study, place, cell("aligndet"))

@@ -111,7 +111,7 @@ def test_mistakes_are_named(tmp_path, change, problem):
     assert problem in str(error.value)
 
 
-def test_files_that_are_no_yaml(tmp_path):
+def test_files_that_are_not_yaml(tmp_path):
     with pytest.raises(DataError, match=r"none\.yaml: cannot be read as YAML"):
         Study.read(tmp_path / "none.yaml")
     path = write_study(tmp_path)
