@@ -1,8 +1,8 @@
 """Fine-tuning and evaluation: `torchrun --nproc-per-node=N finetune.py --config FILE
 [--init WEIGHTS] [--eval-only --checkpoint FILE] [key=value ...]`.
 
-Without `--init` the detector starts from its backbone alone (`model.backbone_weights`), with
-it from AlignDet pre-training.
+Without `--init` the detector starts from its backbone alone (`model.backbone_weights`); with
+it, from AlignDet pre-training.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FineTuning(nn.Module):
         self.detector = detector
 
     def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of a batch of `collate_detection`; no statistics."""
+        """Losses of a batch from `collate_detection`; no statistics."""
         return self.detector(batch["images"], batch["image_sizes"], batch["targets"]), {}
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
@@ -74,7 +74,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         torch.manual_seed(config.seed)
         model = config.model
         if args.init and config.transfer.takes_backbone:
-            model = replace(model, backbone_weights=None)  # need not be on this machine
+            model = replace(model, backbone_weights=None)  # the file need not be on this machine
         detector = build_detector(model, len(categories))
         if args.init:
             manifest = load_pretrained(
@@ -108,7 +108,7 @@ def evaluation_only(config: Config, args: argparse.Namespace, device: torch.devi
         check_same_categories(val, categories, args.checkpoint)
     score = scorer(detector.to(device), config, val, device)
     run = RunDirectory(config.output_dir)
-    # The run's own results are of its own weights and settings, which may be others.
+    # The run's own results belong to its own weights and settings, which may differ.
     run.report(score(), run.results if run.is_new else run.evaluation)
 
 

@@ -1,9 +1,9 @@
 """Pre-training: `torchrun --nproc-per-node=N pretrain.py --config FILE [--stage image|box]
 [key=value ...]`.
 
-`--stage image` trains a backbone on whole images and writes what `model.backbone_weights`
-takes. `--stage box` (default) is AlignDet's box-domain stage: build the detector, wrap it in
-`BoxDomain`, train it with `train.fit`, and write what fine-tuning starts from.
+`--stage image` trains a backbone on whole images and writes a file for `model.backbone_weights`.
+`--stage box` (default) is AlignDet's box-domain stage: build the detector, wrap it in `BoxDomain`,
+train it with `train.fit`, and write what fine-tuning starts from.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
 
 
 def check_enough_images(images: int, batch: int) -> None:
-    """No image may be in a batch twice: its copies would have ids of their own, so that each box
+    """No image may be in a batch twice: its copies would have ids of their own, so each box
     would be its own negative.
 
     Raises:
@@ -75,24 +75,24 @@ def check_enough_images(images: int, batch: int) -> None:
     """
     if images < batch:
         raise DataError(
-            f"data.train has {images} images, fewer than the {batch} of a batch of all processes; "
+            f"data.train has {images} images, fewer than the {batch} in a batch of all processes; "
             "lower data.batch_size, start fewer processes, or add images"
         )
 
 
 def print_start(config: Config, backbone: StagedBackbone) -> None:
-    """Print the backbone's source, and that boxes will be searched if no file is given."""
+    """Print the backbone's source, and a note if boxes must be searched for."""
     if backbone.origin:
         print(backbone.origin.summary())
     else:
         frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
-        stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen and stay so"
+        stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen, so they stay random"
         print(f"model.backbone_weights is not set: the backbone is random{stay}")
     if config.data.train.proposals is None:
         print(
-            "data.train.proposals is not set: boxes are searched in the first epoch, which takes "
-            f"longer, and kept in {config.data.proposal_cache}; `python -m data.proposals` writes "
-            "a file ahead"
+            "data.train.proposals is not set: boxes are searched for in the first epoch, which "
+            f"takes longer, and kept in {config.data.proposal_cache}; `python -m data.proposals` "
+            "writes a file beforehand"
         )
 
 
@@ -128,7 +128,7 @@ def print_image_start(task: MoCo | Supervised, num_images: int) -> None:
 def backbone_scorer(
     task: MoCo | Supervised, images: ImageFiles, config: Config, device: torch.device
 ) -> Callable[[], dict[str, float]] | None:
-    """A function that measures the backbone in its current state; None without images for it."""
+    """A function that measures the backbone in its current state; None if no images are given."""
     image = config.image
     if image.probe_train is None or image.probe_val is None:
         return None

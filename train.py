@@ -69,7 +69,7 @@ def fit(
             group["lr"] = lr * group.get("lr_scale", 1.0)  # older checkpoints have none
 
         optimizer.zero_grad(set_to_none=True)
-        parts = []  # what is logged of each part of the step
+        parts = []  # what to log of each part of the step
         for part in range(accumulate):
             try:
                 batch = to_device(next(stream), device)
@@ -97,7 +97,7 @@ def fit(
             means = dist.mean_over_ranks_of(mean_of_parts(parts))
             meter.log(done, {**means, **target, "lr": lr})
             bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
-        # Before saving, so that a run killed during it evaluates again when it is resumed.
+        # Before saving, so that a run killed while evaluating evaluates again when resumed.
         if evaluate and config.evaluation.due(done) and done < total:
             meter.log_evaluation(done, evaluate())
         if dist.is_main() and (done % config.loop.checkpoint_every == 0 or done == total):
@@ -108,10 +108,10 @@ class Task(Protocol):
     """What `fit` trains; an `nn.Module`."""
 
     def __call__(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses to be summed, and statistics to be logged; scalars."""
+        """Losses to sum, and statistics to log; all are scalars."""
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
-        """Move the momentum target, if the stage has one; returns values to be logged."""
+        """Move the momentum target, if the stage has one; returns values to log."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,12 @@ class Batches:
 
 
 def global_batch(config: Config) -> int:
-    """Images of all ranks in one forward pass."""
+    """Number of images of all ranks in one forward pass."""
     return config.data.batch_size * dist.world_size()
 
 
 def build_schedule(config: Config, batches: Batches) -> Schedule:
-    """The schedule in optimiser steps, with the learning rate scaled to the images of a step."""
+    """The schedule in optimiser steps, with the learning rate scaled to the images per step."""
     images = global_batch(config) * config.optim.accumulate
     steps_per_epoch = batches.sampler(config).steps_per_epoch / config.optim.accumulate
     peak = config.optim.scaled_lr(images)
@@ -163,7 +163,7 @@ def build_schedule(config: Config, batches: Batches) -> Schedule:
 
 @dataclass(frozen=True)
 class State:
-    """What changes from step to step, and therefore belongs into last.pt."""
+    """What changes from step to step, and therefore belongs in last.pt."""
 
     task: nn.Module
     optimizer: torch.optim.Optimizer
@@ -193,8 +193,8 @@ class State:
         mine = type(self.task).__name__
         if content.get("task", mine) != mine:
             raise DataError(
-                f"the checkpoint was written by {content['task']}, this stage is {mine}; choose "
-                "another output_dir, or start over with --resume none"
+                f"the checkpoint was written by {content['task']}, but this stage is {mine}; "
+                "choose another output_dir, or start over with --resume none"
             )
         try:
             self.task.load_state_dict(content["model"])
@@ -211,7 +211,7 @@ class State:
 
 
 class Meter:
-    """Writes metrics.jsonl lines with their place in the run and the speed since the last one."""
+    """Writes lines to metrics.jsonl: values, place in the run, and speed since the last line."""
 
     def __init__(
         self, run: RunDirectory, start: int, steps_per_epoch: float, images_per_step: int
@@ -221,13 +221,13 @@ class Meter:
         self.since, self.clock = start, time.perf_counter()
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """A line of training."""
+        """Write a line of training."""
         seconds = time.perf_counter() - self.clock
         speed = (step - self.since) * self.images_per_step / seconds
         self._write(step, {**values, "images_per_second": round(speed, 2)})
 
     def log_evaluation(self, step: int, values: dict[str, float | None]) -> None:
-        """A line of evaluation; its time does not count as training."""
+        """Write a line of evaluation; the time it took does not count as training."""
         self._write(step, values)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ class Meter:
 
 def step_seed(seed: int, step: int, part: int, rank: int) -> int:
     """Seed of everything random in one forward pass."""
-    return hash((seed, step, part, rank))  # of whole numbers: the same in every process
+    return hash((seed, step, part, rank))  # a hash of integers is the same in every process
 
 
 def mean_of_parts(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

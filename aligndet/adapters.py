@@ -32,22 +32,22 @@ PROJECTOR = "projector."  # prefix of its weights in a weights.pt; fine-tuning d
 
 
 class BranchOutput(NamedTuple):
-    """What one branch makes of one view."""
+    """The output of one branch for one view."""
 
     embeddings: Tensor  # (S, D) L2-normalised, float32
     ids: Tensor  # (S,) instance id >= 0, or -1 for background
     losses: dict[str, Tensor]  # the detector's own box losses; empty for the target branch
-    statistics: dict[str, Tensor]  # scalars to be logged
+    statistics: dict[str, Tensor]  # scalars to log
 
 
 class Adapter(nn.Module):
     """Base of the adapters.
 
     Args:
-        detector: built by `models.build_detector`. Its `backbone` is not used, and its classifier
-            is set aside: it keeps its place, untrained.
+        detector: built by `models.build_detector`. Its `backbone` is not used; its classifier stays
+            in its place, untrained.
         width: D.
-        samples: how many predictions are contrasted; None for the paper's number, `samples`.
+        samples: how many predictions to contrast; None for the paper's number, `samples`.
     """
 
     samples: int  # the paper's number
@@ -66,16 +66,16 @@ class Adapter(nn.Module):
                 parameter.requires_grad_(False)
 
     def build_projector(self, width: int) -> nn.Module:
-        """What embeds a prediction, from the features that the classification layer reads."""
+        """The layers that embed a prediction, from what the classification layer reads."""
         raise NotImplementedError
 
     def build_scale(self) -> FeatureScale | None:
-        """What keeps the size of the features that the projector reads; None if it cannot drift."""
+        """Tracks the size of the features that the projector reads; None if it cannot drift."""
         return None
 
     @classmethod
     def class_layers(cls, detector: nn.Module) -> tuple[str, ...]:
-        """Prefixes of the weights of `detector` that mean something for its own classes only."""
+        """Prefixes of the weights of `detector` that only make sense for its own classes."""
         return cls.classifier
 
     def weights(self) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ class Adapter(nn.Module):
         ids: Sequence[Tensor],
         with_losses: bool,
     ) -> BranchOutput:
-        """One view through neck, head and projector.
+        """Run one view through neck, head and projector.
 
         Args:
             features: [C2, C3, C4, C5] of the backbone.
@@ -108,13 +108,13 @@ class Adapter(nn.Module):
             with_losses: whether the box losses are wanted (online branch) or not (target).
 
         Returns:
-            Its statistics have `positives`, the number of predictions assigned to a box, whether
-            sampled or not, and `feature_growth`, where features can drift.
+            Its statistics are `positives`, the number of predictions assigned to a box, sampled or
+            not, and `feature_growth` where features can drift.
         """
         raise NotImplementedError
 
     def statistics(self, matched: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What is logged of a view, from what its predictions are assigned to, (A,) per image."""
+        """What to log for a view, from the box of each of its predictions, (A,) per image."""
         positives = torch.stack([(m >= 0).sum() for m in matched]).sum().float()
         growth = {} if self.scale is None else {"feature_growth": self.scale.growth()}
         return {"positives": positives, **growth}
@@ -123,7 +123,7 @@ class Adapter(nn.Module):
 class FCOSAdapter(Adapter):
     """FCOS: every point of the pyramid is embedded, and belongs to the box it is assigned to."""
 
-    samples = 2048  # points of a batch, positives first
+    samples = 2048  # points per batch, positives first
     classifier = ("head.cls_logits.",)
     box_outputs = ("head.box_regression.", "head.centerness.")
     detector: FCOS  # its towers are normalised: no feature scale
@@ -157,7 +157,7 @@ class FCOSAdapter(Adapter):
 class RetinaNetAdapter(Adapter):
     """RetinaNet: every anchor has an embedding, and belongs to the box it overlaps most."""
 
-    samples = 2048  # anchors of an image, positives first
+    samples = 2048  # anchors per image, positives first
     classifier = ("head.cls_logits.",)
     box_outputs = ("head.box_regression.",)
     detector: RetinaNet
@@ -201,14 +201,14 @@ class FasterRCNNAdapter(Adapter):
     """Faster R-CNN: the RPN learns to find the boxes, and every RoI that overlaps a box enough is
     embedded. RoIs are the RPN's own proposals and the boxes themselves; background is left out."""
 
-    samples = 4096  # RoIs of an image; `model.options.rpn_samples` is for the RPN's own losses
+    samples = 4096  # RoIs per image; `model.options.rpn_samples` is for the RPN's own losses
     classifier = ("roi_head.classifier.",)
     box_outputs = ("roi_head.box_regression.",)
     detector: FasterRCNN
 
     @classmethod
     def class_layers(cls, detector: FasterRCNN) -> tuple[str, ...]:
-        """The classifier, and the box output if it has a box for each class."""
+        """The classifier, and the box output if it predicts one box per class."""
         return cls.classifier + (() if detector.config.class_agnostic else cls.box_outputs)
 
     def build_projector(self, width: int) -> nn.Module:
@@ -227,7 +227,7 @@ class FasterRCNNAdapter(Adapter):
         proposed = rpn(pyramid)
         found = rpn.propose(proposed, image_sizes, config.topk_train, config.proposals_train)
         rois = add_boxes(found, boxes)
-        matched = roi_head.assign(rois, boxes)  # (R,) box index or BACKGROUND, of each image
+        matched = roi_head.assign(rois, boxes)  # per image (R,) box index or BACKGROUND
         chosen = [random_part((m >= 0).nonzero().flatten(), self.samples) for m in matched]
         rois = [r[index] for r, index in zip(rois, chosen, strict=True)]
         roi_matched = [m[index] for m, index in zip(matched, chosen, strict=True)]
@@ -261,8 +261,8 @@ def adapter_class(detector: str) -> type[Adapter]:
 
 
 def ids_of_matched(matched: Tensor, ids: Sequence[Tensor]) -> Tensor:
-    """Look instance ids up where fine-tuning looks class labels up. Unlike `matched_values`,
-    which lists the positives, it keeps the place of background and ignored predictions.
+    """Look up instance ids where fine-tuning looks up class labels. `matched_values` returns
+    only the positives; here background and ignored predictions keep their places.
 
     Args:
         matched: (N, A) index of the assigned box within its image, -1 background, -2 ignore.

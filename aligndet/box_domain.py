@@ -39,7 +39,7 @@ class BoxDomainConfig:
     # The best-ranked boxes of each image; null takes all, which measured worse (docs/results.md).
     # For images of 128 pixels, 10 are as good.
     max_proposals: int | None = 50
-    freeze_backbone: bool = True  # false trains it too, for lack of image-domain weights
+    freeze_backbone: bool = True  # false trains it too, if there are no image-domain weights
 
     def __post_init__(self) -> None:
         require_range("box_domain.temperature", self.temperature, above=0)
@@ -62,7 +62,7 @@ class BoxDomain(nn.Module):
         self.backbone = detector.backbone
         if config.freeze_backbone:
             self.backbone.freeze(len(self.backbone.stages))
-        detector.backbone = None  # shared here; else the target would get a copy, to no effect
+        detector.backbone = None  # shared here; a copy in the target would serve no purpose
         self.online = adapter_class(name)(detector, config.embedding_width, config.samples)
         # After all initialisation, so that both branches start equal.
         self.target = copy.deepcopy(self.online).requires_grad_(False)
@@ -77,8 +77,8 @@ class BoxDomain(nn.Module):
                 `boxes`: per image (M, 4) xyxy; box k of both views is the same instance.
 
         Returns:
-            Losses to be summed, `loss_contrast` and the detector's own; and statistics to be
-            logged, see `contrastive_statistics` and `Adapter.forward`.
+            Losses to sum, `loss_contrast` and the detector's own; and statistics to log, see
+            `contrastive_statistics` and `Adapter.forward`.
         """
         view1, view2 = batch
         ids = instance_ids(view1["boxes"])
@@ -109,7 +109,7 @@ class BoxDomain(nn.Module):
             total_steps: length of the run.
 
         Returns:
-            The momentum used, to be logged.
+            The momentum used, to log.
         """
         momentum = momentum_at(step, total_steps, self.config.momentum)
         update_target(self.target, self.online, momentum)

@@ -25,7 +25,7 @@ def load(path: str | Path, purpose: str) -> dict[str, Any]:
         purpose: the option that named it, for the error message (`--init`, `--checkpoint`).
 
     Raises:
-        ValueError: the file is missing, truncated, or no checkpoint.
+        ValueError: the file is missing, truncated, or not a checkpoint.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

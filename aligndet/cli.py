@@ -1,4 +1,4 @@
-"""What the scripts' command lines have in common."""
+"""The parts that the scripts' command lines share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Configs: one YAML file per run, dotted overrides, checked against dataclasses.
 
 Each section is the config dataclass of a component, defined beside it; this file only combines and
-reads them. There is no inheritance: a file says everything that is not a default.
+reads them. There is no inheritance: a file states everything that is not a default.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Runs the same commands a user would type: boxes, image-domain pre-training of the backbone,
 box-domain pre-training of neck and head, fine-tuning. Then it compares fine-tuning from the
-backbone alone with fine-tuning from all of it: same schedule, same data, a table and pictures.
+backbone alone with fine-tuning from the whole pre-training, on the same schedule and data, in a
+table and pictures.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def make_data() -> None:
 
 
 def table(runs: Path, detector: str) -> str:
-    """AP of both starts."""
+    """A table of the AP of both starts."""
     keys = ("AP", "AP50", "AP75")
     lines = [f"{f'{detector}, start from':24}" + "".join(f"{key:>8}" for key in keys)]
     scores = {}
@@ -82,7 +83,7 @@ def table(runs: Path, detector: str) -> str:
 
 
 def draw(runs: Path) -> Path:
-    """Validation images with the ground truth and the best detections of both starts."""
+    """Draw validation images with the ground truth and the best detections of both starts."""
     coco = CocoDataset(DATASET / "images/val", DATASET / "annotations/val.json")
     chosen = range(0, len(coco), max(1, len(coco) // PICTURES))[:PICTURES]
     device = torch.device("cpu")
@@ -90,7 +91,7 @@ def draw(runs: Path) -> Path:
     rows = []
     for index in chosen:
         image, record = coco.read(index)
-        # Enlarged first, or captions would cover the small objects.
+        # Enlarge first, or captions would cover the small objects.
         image, boxes = resize(image, record.boxes, PICTURE_SIDE, 2 * PICTURE_SIDE)
         row = [draw_boxes(image, boxes, record.labels, coco.categories.names)]
         for predictor in predictors:

@@ -24,7 +24,7 @@ _SYNC_BUFFERS = (
 
 
 class DeviceError(ValueError):
-    """The device asked for is not there."""
+    """The requested device is not available."""
 
 
 @contextmanager
@@ -62,8 +62,8 @@ def process_group(device_name: str = "auto") -> Iterator[torch.device]:
 def synchronised(module: torch.nn.Module) -> DistributedDataParallel:
     """`module` with gradients that are averaged over ranks in the backward pass.
 
-    Buffers are not synchronised in the forward pass: the tasks do so themselves where they train
-    any. From torch 2.14 on, they are once at the start, when all ranks hold the same ones anyway.
+    Buffers are not synchronised in the forward pass: tasks that train any do so themselves. From
+    torch 2.14 on, DDP does so once at the start, when all ranks hold the same ones anyway.
     """
     return DistributedDataParallel(module, **{_SYNC_BUFFERS: False})
 
@@ -89,7 +89,7 @@ def is_main() -> bool:
 
 
 def mean_over_ranks_of(values: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The mean over ranks of each scalar; all ranks must give the same keys in the same order."""
+    """The mean over ranks of each scalar; all ranks must pass the same keys in the same order."""
     stacked = torch.stack([value.detach().float() for value in values.values()])
     if in_group():
         dist.all_reduce(stacked)
@@ -106,7 +106,7 @@ def copy_buffers_from_main(module: torch.nn.Module) -> None:
 
 def average_buffers(module: torch.nn.Module) -> None:
     """Replace floating-point buffers, such as trained BatchNorm statistics, by their mean over
-    ranks; afterwards every rank holds the same."""
+    ranks; afterwards all ranks hold the same ones."""
     if not in_group():
         return
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
@@ -118,8 +118,8 @@ def average_buffers(module: torch.nn.Module) -> None:
 
 
 def all_gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Every rank's tensor, all of one shape, concatenated along the first dimension in the order of
-    ranks; without gradients."""
+    """Every rank's tensor, all of one shape, concatenated along the first dimension in rank
+    order; without gradients."""
     tensor = tensor.detach()
     if not in_group():
         return tensor
@@ -136,7 +136,7 @@ def broadcast(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(item: Any) -> list[Any]:
-    """Every rank's item, in the order of ranks, on every rank."""
+    """Every rank's item, in rank order, on every rank."""
     if not in_group():
         return [item]
     items: list[Any] = [None] * world_size()

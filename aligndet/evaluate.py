@@ -52,9 +52,9 @@ def coco_results(
 
     Args:
         detections: for each image a dict of boxes (D, 4) xyxy, scores (D,), labels (D,).
-        image_ids: their COCO ids.
+        image_ids: COCO ids of the images.
         image_sizes: (N, 2) (h, w) the detector saw.
-        original_sizes: (h, w) of the files.
+        original_sizes: (h, w) of the image files.
         categories: maps labels back to category ids.
     """
     results = []
@@ -80,7 +80,7 @@ def detect(
     device: torch.device,
     amp: str = "none",
 ) -> list[dict[str, Any]]:
-    """Run a detector over a loader of `DetectionDataset` batches: this rank's COCO results."""
+    """Run a detector over a loader of `DetectionDataset` batches; returns this rank's results."""
     was_training = model.training
     model.eval()
     results = []
@@ -107,7 +107,7 @@ def average_precision(
         results: COCO results entries.
 
     Returns:
-        AP, AP50, AP75, APs, APm, APl; None where no object exists to be found.
+        AP, AP50, AP75, APs, APm, APl; None where there is no object to find.
     """
     results = [dict(entry) for entry in results]
     with contextlib.redirect_stdout(io.StringIO()):

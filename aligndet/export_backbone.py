@@ -1,7 +1,7 @@
 """Export a backbone for other code: a state_dict under torchvision's names.
 
 `python -m aligndet.export_backbone --weights FILE --output FILE.pth` takes the `weights.pt` of
-any stage. The classifier of a supervised backbone comes along, so that torchvision's model loads
+any stage. The classifier of a supervised backbone is included, so that torchvision's model loads
 the file as it is; other files lack only that layer (`load_state_dict(..., strict=False)`).
 """
 
@@ -17,7 +17,7 @@ from aligndet import checkpoint, cli
 
 
 def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
-    """The backbone of a `weights.pt`, and its classifier if there is one, by torchvision's names.
+    """The backbone of a `weights.pt` and its classifier, if any, under torchvision's names.
 
     Raises:
         ValueError: the file is unreadable or not a result of this project.
@@ -34,7 +34,7 @@ def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
 
 
 def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those weights whose names start with `prefix`, without it."""
+    """The weights whose names start with `prefix`, which is removed."""
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 

@@ -1,10 +1,10 @@
 """How much the features in front of the projector have grown in pre-training.
 
-Embeddings are normalised to unit length, so the contrastive loss does not say how large the
-features are that the projector reads. Where no normalisation layer sets their size, it drifts: with
-AdamW RetinaNet's class tower grew to 40 times its size, Faster R-CNN's fully connected layers to 3.
-A fresh classifier then starts with logits that are as many times too large (docs/adapters.md). So
-the growth is measured during pre-training and divided out of the weights at its end.
+Embeddings are normalised to unit length, so the contrastive loss does not set the size of the
+features that the projector reads. Where no normalisation layer sets it, it drifts: with AdamW, the
+features of RetinaNet's class tower grew to 40 times their size, those of Faster R-CNN's fully
+connected layers to 3 times. A fresh classifier then starts with logits too large by the same factor
+(docs/adapters.md). So pre-training measures the growth, and finally divides it out of the weights.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class FeatureScale(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Sequence[Tensor]) -> None:
-        """Update with the features of a step, of any shapes; every rank must call it, even with
-        none."""
+        """Update with the features of a step, of any shapes; every rank must call it, even
+        without features."""
         squares = torch.stack([x.float().square().sum() for x in features]).sum()
         total = mean_over_ranks(squares, minimum=0.0)
         count = mean_over_ranks(total.new_tensor(sum(x.numel() for x in features)))
@@ -53,7 +53,7 @@ class FeatureScale(nn.Module):
     def scaled_back(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state of a detector with features as large as at the start.
 
-        All other predictions stay: the weights of other readers are scaled the other way.
+        No other prediction changes: the weights of other readers are scaled the opposite way.
         """
         growth = self.growth()
         result = dict(state)
@@ -66,14 +66,14 @@ class FeatureScale(nn.Module):
 
 
 def unnormalised_layer(detector: nn.Module, stack: str) -> str | None:
-    """The layer that sets the size of what a stack of layers gives, as a prefix of weight names.
+    """The layer that sets the size of the output of a stack of layers, as a prefix of weight names.
 
     Args:
         detector: holds the stack.
         stack: name of an `nn.Sequential` that ends in a ReLU.
 
     Returns:
-        None if a normalisation sets it.
+        None if a normalisation layer sets it.
     """
     layers = detector.get_submodule(stack)
     before_relu = len(layers) - 2

@@ -30,7 +30,7 @@ class ImageDomainConfig:
 
     method: str = "moco_v2"  # or supervised
     crop_size: int = 224  # pixels of a view's sides
-    least_area: float | None = None  # of a crop, part of the image; null: 0.2, supervised 0.08
+    least_area: float | None = None  # of a crop, fraction of the image; null: 0.2, supervised 0.08
     blur: float = 0.5  # moco_v2: probability; its strength is meant for crops of 224 px
     # BatchNorm computes its statistics over this many parts of the global batch, at least one per
     # process. null: 8 for moco_v2, as on the paper's 8 GPUs; one per process for supervised.
@@ -59,7 +59,7 @@ class ImageDomainConfig:
 
     @property
     def augment(self) -> RandomCrop:
-        """What makes a view."""
+        """The transform that makes a view."""
         least_area = self.spec.least_area if self.least_area is None else self.least_area
         return RandomCrop(self.crop_size, least_area, self.spec.colour, blur=self.blur)
 
@@ -84,7 +84,7 @@ class Workload:
     """What a method is built for."""
 
     images: ImageFiles  # the training images
-    step_images: int  # in one forward pass of all processes
+    step_images: int  # images in one forward pass of all processes
 
 
 def build_moco(backbone: StagedBackbone, config: ImageDomainConfig, work: Workload) -> MoCo:
@@ -102,13 +102,13 @@ def build_supervised(
 
 @dataclass(frozen=True)
 class Method:
-    """What tells one image-domain method from another."""
+    """What differs between image-domain methods."""
 
     build: Callable[[StagedBackbone, ImageDomainConfig, Workload], MoCo | Supervised]
     views: int  # of each image
-    needs_classes: bool  # learns from labels
-    least_area: float  # of a crop, part of the image, as the method's paper has it
-    colour: bool  # views change colours, too
+    needs_classes: bool  # whether it learns from labels
+    least_area: float  # of a crop, fraction of the image, from the method's paper
+    colour: bool  # whether views also change colours
     norm_groups: int  # parts of the global batch for BatchNorm, at least one per process
 
 

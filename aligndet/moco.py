@@ -31,7 +31,7 @@ class MoCoConfig:
     """The `image.moco` section."""
 
     embedding_width: int = 128  # D
-    queue: int = 65536  # Q; fewer than the images of the dataset
+    queue: int = 65536  # Q; fewer than the dataset has images
     temperature: float = 0.2  # T
     momentum: float = 0.999  # of the key encoder, constant
 
@@ -42,10 +42,10 @@ class MoCoConfig:
             require_range(f"image.moco.{key}", getattr(self, key), least=1)
 
     def check_batch(self, images: int) -> None:
-        """The keys of a step must fit into the queue.
+        """Check that the keys of a step fit into the queue.
 
         Raises:
-            ValueError: naming the keys, if they do not.
+            ValueError: they do not; names the config keys to change.
         """
         if self.queue < images:
             raise ValueError(
@@ -110,7 +110,7 @@ class MoCo(nn.Module):
         """One step's loss; afterwards the keys enter the queue.
 
         Args:
-            batch: of `collate_image_views`, with two views.
+            batch: from `collate_image_views`, with two views.
 
         Returns:
             `loss_contrast`; and how often the key of the same image is the most similar of all
@@ -133,10 +133,10 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def shuffled_keys(self, images: Tensor) -> Tensor:
-        """Keys (B, D) of all processes' images, in their order.
+        """Keys (B, D) of all processes' images, in the order of the images.
 
         BatchNorm's statistics reveal which images were normalised together, and thus which key
-        belongs to a query, without a look at the image (section 3.3, "shuffling BN"). Therefore the
+        belongs to a query, without looking at the image (section 3.3, "shuffling BN"). So the
         images of all processes are shuffled before their keys are computed: a query and its key are
         normalised among different images. A single process needs BatchNorm in groups for that.
         """
@@ -147,7 +147,7 @@ class MoCo(nn.Module):
         return keys[order.argsort()]
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
-        """Move the key encoder towards the online one; ranks agree on BatchNorm's statistics."""
+        """Move the key encoder towards the online one; average BatchNorm statistics over ranks."""
         dist.average_buffers(self.online)
         update_target(self.target, self.online, self.config.momentum)
         return {}
@@ -158,7 +158,7 @@ class MoCo(nn.Module):
         return None
 
     def notes(self, num_images: int) -> list[str]:
-        """What to know before training on so many images."""
+        """What to know before training on this many images."""
         if self.config.queue <= num_images:
             return []
         return [

@@ -1,6 +1,6 @@
 """The target branch: an exponential moving average of the online branch (AlignDet, section 3.3).
 
-The momentum schedule is BYOL's: m rises from its base to 1 on half a cosine.
+The momentum schedule is BYOL's: m rises from its base to 1 along half a cosine.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ class OptimConfig:
 
     name: str = "sgd"  # sgd or adamw
     lr: float = 0.01  # for a global batch of base_batch images
-    # Of the backbone's learning rate: its weights are already trained. model.frozen_stages=5
-    # freezes it altogether.
+    # Factor on the backbone's learning rate, since its weights are already trained;
+    # model.frozen_stages=5 freezes it altogether.
     backbone_lr_scale: float = 1.0
     base_batch: int | None = None  # scale lr linearly from this global batch; null: use lr as it is
     weight_decay: float = 1e-4
@@ -69,7 +69,7 @@ class Schedule:
     peak: float
     total_steps: int
     config: ScheduleConfig
-    steps_per_epoch: float  # a fraction is possible under accumulation
+    steps_per_epoch: float  # may be a fraction, with accumulation
 
     @classmethod
     def build(cls, config: ScheduleConfig, peak: float, steps_per_epoch: float) -> Schedule:
@@ -93,7 +93,7 @@ class Schedule:
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Optimiser over the trainable parameters; in every step the loop sets the learning rate of
-    each group to that of the schedule times its `lr_scale`."""
+    each group to the schedule's times the group's `lr_scale`."""
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -33,7 +33,7 @@ class Predictor:
         device: where to run.
 
     Raises:
-        ValueError: the file is no fine-tuned detector.
+        ValueError: the file is not a fine-tuned detector.
     """
 
     def __init__(self, weights: str | Path, device: torch.device) -> None:

@@ -128,13 +128,13 @@ def probe(
     amp: str = "none",
     classifier: nn.Linear | None = None,
 ) -> dict[str, float]:
-    """Both measures in percent, `knn` and `linear`; every rank calls it and gets the same.
+    """Both measures in percent, `knn` and `linear`; every rank calls it and gets the same result.
 
     Args:
-        backbone: whose features are measured.
+        backbone: its features are measured.
         data: labelled images.
         crop_size: pixels of the sides of the centre crops.
-        batch_size, workers: of the loader of a process.
+        batch_size, workers: of each process's loader.
         device: of the backbone.
         amp: precision of its forward pass, see `aligndet.amp`.
         classifier: trained together with the backbone for the same classes; adds `top1`, its
@@ -161,8 +161,8 @@ def knn_accuracy(train: Features, val: Features, k: int = NEIGHBOURS) -> float:
     """Percent of the validation images whose class the k nearest training images vote for.
 
     Args:
-        train: whose images vote; k is at most their number.
-        val: whose images are classified.
+        train: its images vote; k is at most their number.
+        val: its images are classified.
         k: neighbours, by cosine.
     """
     bank, k = F.normalize(train.values, dim=1), min(k, len(train.labels))
@@ -176,9 +176,9 @@ def knn_accuracy(train: Features, val: Features, k: int = NEIGHBOURS) -> float:
 
 
 def linear_accuracy(train: Features, val: Features, epochs: int = PROBE_EPOCHS) -> float:
-    """Percent of the validation images that a linear layer on frozen features classifies right.
+    """Percent of the validation images that a linear layer on frozen features gets right.
 
-    It is trained by SGD with a cosine schedule, the same each time for the same features.
+    It is trained by SGD with a cosine schedule; the same features always give the same result.
 
     Args:
         train: what it learns from.
@@ -212,7 +212,7 @@ def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description="k-NN and linear-probe accuracy of a backbone.")
     parser.add_argument("--backbone", required=True, choices=sorted(BACKBONES))
-    parser.add_argument("--weights", metavar="FILE", help="of any known layout; without: random")
+    parser.add_argument("--weights", metavar="FILE", help="of any known layout; random without it")
     parser.add_argument("--train", required=True, metavar="DIR", help="one subfolder per class")
     parser.add_argument("--val", required=True, metavar="DIR", help="one subfolder per class")
     parser.add_argument("--size", type=int, default=224, help="pixels of the crops (224)")

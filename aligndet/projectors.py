@@ -17,8 +17,8 @@ from models.anchors import flatten_predictions
 
 
 def conv_projector(channels: int, width: int) -> nn.Sequential:
-    """(N, C, H, W) to (N, D, H, W), one embedding per position. The hidden layer has the receptive
-    field of the classification layer."""
+    """(N, C, H, W) to (N, D, H, W), one embedding per position. The hidden layer has the same
+    receptive field as the classification layer."""
     return _initialised(
         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, width, 1)
     )
@@ -45,7 +45,7 @@ class AnchorProjector(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        """Embed the chosen anchors, not yet normalised.
+        """Embed the chosen anchors, without normalisation.
 
         Args:
             features: class features (N, C, H_i, W_i) of each level.

@@ -60,21 +60,21 @@ class RunDirectory:
             _check_same_run(path, state, plain(config))
         if dist.is_main():
             self.path.mkdir(parents=True, exist_ok=True)
-            if resume == "none":  # else a kill before the first save would lead back to it
+            if resume == "none":  # else a kill before the first save brings the old run back
                 self.last.unlink(missing_ok=True)
-            for leftover in self.path.glob(".*.tmp"):  # of a kill in the middle of writing
+            for leftover in self.path.glob(".*.tmp"):  # of a run killed while writing
                 leftover.unlink()
             (self.path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
             self._keep_metrics_before(state["step"] if state else 0)
         return state
 
     def _keep_metrics_before(self, step: int) -> None:
-        """Drop lines of steps that will be taken again, and a last line cut off by a kill."""
+        """Drop lines of steps that will be repeated, and a last line cut off by a kill."""
         if not self.metrics.exists():
             return
         kept = []
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut off
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # the line cut off
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
         with open_atomic(self.metrics) as file:
@@ -104,7 +104,7 @@ def _check_same_run(path: Path, state: Mapping[str, Any], config: Mapping[str, A
     if state["processes"] != dist.world_size():
         raise ValueError(
             f"{path}: was made by {state['processes']} process(es), not {dist.world_size()}; start "
-            "as many, choose another output_dir, or start over with --resume none"
+            f"{state['processes']}, choose another output_dir, or start over with --resume none"
         )
     changed = [d for d in differences(state["config"], config) if not d.startswith(FREE_TO_CHANGE)]
     if changed:

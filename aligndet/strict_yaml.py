@@ -1,6 +1,6 @@
 """YAML in which a key may be given only once.
 
-PyYAML keeps the last of two equal keys and says nothing, so half of a file can be lost by a slip.
+PyYAML keeps the last of two equal keys and says nothing, so a slip can lose half of a file.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Supervised(nn.Module):
     Args:
         backbone: all of it is trained, in place.
         num_classes: K.
-        label_smoothing: part of the target that is spread over all classes, 0..1.
+        label_smoothing: the fraction of the target that is spread over all classes, 0..1.
     """
 
     def __init__(self, backbone: StagedBackbone, num_classes: int, label_smoothing: float) -> None:
@@ -35,14 +35,14 @@ class Supervised(nn.Module):
         return self.classifier.backbone
 
     def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Loss and accuracy on a batch of `collate_image_views`."""
+        """Loss and accuracy on a batch from `collate_image_views`."""
         logits, labels = self.classifier(batch["views"][0]).float(), batch["labels"]  # (N, K), (N,)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
         return {"loss_class": loss}, {"accuracy": accuracy}
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
-        """There is no target; ranks agree on BatchNorm's statistics."""
+        """Average BatchNorm statistics over ranks; there is no target to move."""
         dist.average_buffers(self)
         return {}
 
@@ -52,7 +52,7 @@ class Supervised(nn.Module):
         return self.classifier.linear
 
     def notes(self, num_images: int) -> list[str]:
-        """What to know before training on so many images: nothing."""
+        """What to know before training on this many images: nothing."""
         return []
 
     def weights(self) -> dict[str, Tensor]:

@@ -45,10 +45,10 @@ class TransferConfig:
         )
 
     def check(self, names: Iterable[str]) -> None:
-        """Every entry of `leave_out` must be the start of a weight's name.
+        """Check that each entry of `leave_out` is the start of some weight's name.
 
         Raises:
-            ValueError: naming the one that is not.
+            ValueError: names the entry that is not.
         """
         names = list(names)
         for prefix in self.leave_out:
@@ -141,15 +141,15 @@ def load_pretrained(
     """Start a detector from a `weights.pt` of box-domain pre-training or of another fine-tuning.
 
     Args:
-        detector: to be filled in place.
+        detector: filled in place.
         name: its key in `aligndet.adapters.ADAPTERS`.
         path: the file.
-        categories: classes the detector is built for; a fine-tuned classifier is kept if it has
-            the same.
+        categories: classes the detector is built for; a fine-tuned classifier is kept if its
+            classes are the same.
 
     Raises:
         ValueError: the file is unreadable, or belongs to another detector or backbone, or a weight
-            of either side would be left without explanation.
+            of the file or the detector would be unaccounted for.
     """
     content = checkpoint.load(path, "--init")
     if content.get("stage") == "image":
@@ -228,4 +228,4 @@ def _first_problem(
         if value.shape != expected[key].shape:
             return f"{key} has shape {tuple(value.shape)}, not {tuple(expected[key].shape)}"
     missing = expected.keys() - weights.keys() - set(fresh)
-    return f"{sorted(missing)[0]} is missing in the file" if missing else None
+    return f"{sorted(missing)[0]} is missing from the file" if missing else None

@@ -22,19 +22,19 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
-    """What a test draws without a seed of its own does not depend on the tests before it, which
-    are others on each worker. Before its fixtures, whatever their scope."""
+    """Seed each test, before its fixtures of any scope: what it draws without its own seed must not
+    depend on the tests before it, which differ between workers."""
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def double_precision():
-    """The test computes in float64; see the helper for what that is good for."""
+    """The test computes in float64; the helper says why."""
     with in_double_precision():
         yield
 
 
-HEIGHT, WIDTH = 64, 96  # of all images: batches are padded alike however they are put together
+HEIGHT, WIDTH = 64, 96  # of all images, so that all batches are padded alike
 CATEGORIES = [{"id": 3, "name": "red"}, {"id": 7, "name": "blue"}]
 COLOURS = {3: (200, 40, 40), 7: (40, 60, 210)}
 # xywh boxes and categories of each image; different numbers, and images without boxes.
@@ -58,7 +58,7 @@ VAL = [
 
 
 def write_images(folder, layout, seed):
-    """One PNG an image: coloured boxes on noise."""
+    """One PNG per image: coloured boxes on noise."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     for number, boxes in enumerate(layout):

@@ -30,7 +30,7 @@ SIZES = torch.tensor([[64, 96], [50, 73], [64, 96]])
 
 
 class Fixed(nn.Module):
-    """Gives the same result whatever it is asked."""
+    """Gives the same result for any input."""
 
     def __init__(self, result):
         super().__init__()
@@ -89,7 +89,7 @@ def code_pyramid():
 
 
 def places(embeddings, codes):
-    """Which of the codes each embedding is; each must be one of them."""
+    """The place of each embedding among the codes; each must be one of them."""
     best, place = (embeddings @ torch.stack(codes).T).max(dim=1)
     torch.testing.assert_close(best, torch.ones_like(best))
     return place.tolist()
@@ -160,13 +160,13 @@ def anchor_ids():
 
 
 def embedded_anchors():
-    """The output of RetinaNet's adapter, and the anchor each embedding is made of."""
+    """The output of RetinaNet's adapter, and the anchor that each embedding comes from."""
     model = adapter("retinanet")
     pyramid, codes = code_pyramid()
     model.detector.neck = Fixed(pyramid)
     head = model.detector.head
     head.cls_tower = nn.Identity()
-    # A projector that turns the code of a cell, in another way for each of its anchors.
+    # A projector that rotates the code of a cell, differently for each of its anchors.
     convolution, _, linear = model.projector.layers
     nn.init.dirac_(convolution.weight)
     turns = [torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0] for _ in range(9)]
@@ -186,7 +186,7 @@ def test_every_anchor_meets_the_id_of_its_image_and_position():
 
 
 def test_features_level_by_level_against_labels_image_by_image_are_noticed(monkeypatch):
-    """The authors' order of the features: the check of the ids above does not pass with it."""
+    """With the authors' order of the features, the check of the ids above does not pass."""
 
     def level_by_level(maps, per_cell):
         flat = [x.permute(0, 2, 3, 1).reshape(-1, x.shape[1] // per_cell) for x in maps]
@@ -204,7 +204,7 @@ def test_features_level_by_level_against_labels_image_by_image_are_noticed(monke
 def test_every_roi_meets_the_id_of_its_image_and_box(monkeypatch):
     model = adapter("faster_rcnn")
     detector = model.detector
-    # The features of an RoI are its place and its image, from which its embedding tells it again.
+    # The features of an RoI are its place and its image, so that its embedding identifies it.
     monkeypatch.setattr(detector.roi_head, "box_features", place_of_rois)
     model.projector = nn.Identity()
     output = run(model)
@@ -226,8 +226,8 @@ def test_every_roi_meets_the_id_of_its_image_and_box(monkeypatch):
     for (ours, our_id), (theirs, their_id) in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-3)
         assert our_id == their_id
-    assert {i for _, i in found} == {0, 1, 2, 3, 256}  # the boxes are RoIs, too
-    assert len(found) > 5  # and so is what the RPN found
+    assert {i for _, i in found} == {0, 1, 2, 3, 256}  # the boxes are RoIs
+    assert len(found) > 5  # and so are boxes that the RPN found
     assert output.statistics["positives"] == len(found)
 
 
@@ -303,7 +303,7 @@ def test_box_losses_are_those_of_the_detector(name, losses_of):
 @pytest.mark.usefixtures("double_precision")  # else rounding may change the order of RoIs
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_place_of_an_image_in_the_batch_does_not_matter(name):
-    """It changes the order of the samples, nothing else."""
+    """It only changes the order of the samples."""
     model = adapter(name)
     straight, moved = run(model), run(model, order=(2, 0, 1))
     for instance in (0, 1, 2, 3, 256):

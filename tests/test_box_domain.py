@@ -150,10 +150,10 @@ def test_instance_ids_are_unique_in_the_batch():
 
 
 @pytest.mark.usefixtures("double_precision")
-def test_instance_256_is_no_background():
+def test_instance_256_is_not_background():
     """256 proposals that no point is assigned to, then one that is: all the loss is its own."""
     corners = torch.rand(256, 2, generator=torch.Generator().manual_seed(0)) * 0.5 + 1.0
-    specks = torch.cat([corners, corners + 0.5], dim=1)  # between the points, which lie at 4, 12..
+    specks = torch.cat([corners, corners + 0.5], dim=1)  # between the points, which are at 4, 12..
     task = build()
     outputs = []
     task.online.register_forward_hook(lambda m, args, output: outputs.append(output))
@@ -181,7 +181,7 @@ def test_images_without_proposals(name, boxes):
     assert all(torch.isfinite(v) for v in [*losses.values(), *statistics.values()])
     none_at_all = all(len(b) == 0 for b in boxes)
     for key, loss in losses.items():
-        # That there is no object is something to learn, too, for the RPN.
+        # The RPN also learns from images without objects.
         assert (loss == 0) == (none_at_all and key != "loss_rpn_objectness"), key
     for key, parameter in task.online.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, key  # DDP reduces it
@@ -217,7 +217,7 @@ def test_more_proposals_than_any_cap(name, monkeypatch):
 
 
 def recorded(function, results):
-    """The function, its results added to a list."""
+    """The function, with its results appended to a list."""
 
     def call(*args, **kwargs):
         results.append(function(*args, **kwargs))
@@ -254,7 +254,7 @@ def test_all_of_the_online_branch_gets_a_gradient(name):
         trained = key.startswith("online.") and not key.startswith(set_aside)
         assert parameter.requires_grad == trained, key
         assert (parameter.grad is not None) == parameter.requires_grad, key
-    # And each layer behind the neck is reached by a loss; gradients of biases may cancel.
+    # And each layer after the neck is reached by a loss; gradients of biases may cancel.
     for key, parameter in task.online.named_parameters():
         reached = parameter.ndim > 1 and not key.startswith("detector.neck.")
         if parameter.requires_grad and reached:

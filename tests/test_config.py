@@ -64,7 +64,7 @@ def test_defaults_fill_what_a_file_leaves_out(tmp_path):
         ("model.backbone=resnet18", "resnet18"),
         ("model.backbone_weights=null", None),
         ("model.options.channels=64", {"channels": 64}),
-        ("amp=off", "none"),  # which YAML reads as false
+        ("amp=off", "none"),  # YAML reads it as false
         ("amp=none", "none"),
         ("amp=bf16", "bf16"),
         ("box_domain.across_ranks=yes", True),
@@ -89,7 +89,7 @@ def test_overrides_win_over_the_file_and_the_last_one_wins(tmp_path):
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
-        ("optim.learning_rate", "optim."),  # what is nearest is a matter of letters
+        ("optim.learning_rate", "optim."),  # the nearest key is found by spelling
         ("optim.ls", "optim.lr"),
         ("data.batchsize", "data.batch_size"),
         ("batch_size", "data.batch_size"),
@@ -164,7 +164,7 @@ def test_length_is_given_once(tmp_path):
     assert (config.schedule.epochs, config.schedule.iterations) == (None, 7)
 
 
-def test_files_that_are_no_config(tmp_path):
+def test_files_that_are_not_configs(tmp_path):
     with pytest.raises(ValueError, match=r"none\.yaml: no such config"):
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="not valid YAML"):
@@ -249,10 +249,10 @@ def test_what_a_config_pre_trains_fits_the_one_that_fine_tunes(detector, pretrai
 def test_the_coco_pre_trainings_have_the_papers_temperature_and_boxes(detector, max_proposals):
     box_domain = load_config(ROOT / "configs" / f"coco_{detector}_r50_pretrain.yaml").box_domain
     assert (box_domain.temperature, box_domain.max_proposals) == (0.5, max_proposals)
-    assert Config(output_dir="x").box_domain.temperature != 0.5  # so the files must say it
+    assert Config(output_dir="x").box_domain.temperature != 0.5  # so the files must set it
 
 
-def test_a_length_on_the_command_line_takes_the_place_of_the_files(tmp_path):
+def test_a_length_on_the_command_line_replaces_that_of_the_file(tmp_path):
     text = "output_dir: x\nschedule: {epochs: 3, milestones: [2]}\n"
     schedule = load(tmp_path, text, "schedule.iterations=7").schedule
     assert (schedule.epochs, schedule.iterations, schedule.milestones) == (None, 7, (2.0,))
@@ -261,7 +261,7 @@ def test_a_length_on_the_command_line_takes_the_place_of_the_files(tmp_path):
         load(tmp_path, text, "schedule.epochs=5", "schedule.iterations=7")
 
 
-def test_off_is_a_word_for_amp_alone(tmp_path):
+def test_off_is_valid_for_amp_only(tmp_path):
     assert load(tmp_path, "output_dir: x\namp: off\n").amp == "none"
     with pytest.raises(ValueError, match=r"model\.backbone_weights is False"):
         load(tmp_path, "output_dir: x\n", "model.backbone_weights=off")

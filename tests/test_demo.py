@@ -1,4 +1,4 @@
-"""The demo's report; its runs are those of test_scripts.py."""
+"""The demo's report; test_scripts.py covers the commands it runs."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_the_mean_is_over_classes():
 
 
 def test_nothing_found_scores_0_and_nothing_there_is_none():
-    """Size by size: there are small and middle-sized objects, but no large one."""
+    """Size by size: there are small and medium objects, but no large one."""
     scores = average_precision(BOTH, [])
     assert scores == {"AP": 0, "AP50": 0, "AP75": 0, "APs": 0, "APm": 0, "APl": None}
     assert average_precision(truth(), []) == dict.fromkeys(AP_KEYS)

@@ -1,4 +1,4 @@
-"""What every detector promises, whatever is inside, and the way through the scripts."""
+"""What every detector must do, whatever is inside it, and the way through the scripts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_nothing_above_the_threshold(name):
 
 
 @every_detector
-def test_sizes_that_are_no_multiple_of_the_stride(name):
+def test_sizes_that_are_not_multiples_of_the_stride(name):
     model = small_detector(name)
     images, sizes = torch.randn(1, 3, 101, 67), torch.tensor([[101, 67]])
     assert all(v.isfinite() for v in model(images, sizes, [TARGETS[1]]).values())
@@ -89,7 +89,7 @@ def test_learns_one_box(name):
     model.backbone.forward = lambda _: maps  # it is frozen, so they stay the same
     goal = target([[8, 12, 50, 44]], [1])
     trained = [p for p in model.parameters() if p.requires_grad]
-    # The regions of interest change as the proposals learn, which wants smaller steps.
+    # The regions of interest change as the proposals learn, which needs smaller steps.
     optimizer = torch.optim.Adam(trained, lr=1e-3 if name == "faster_rcnn" else 2e-3)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=80)
     for _ in range(80):
@@ -100,7 +100,7 @@ def test_learns_one_box(name):
     best = model.eval()(images, size)[0]
     assert best["labels"][0] == 1
     assert best["scores"][0] > 0.5
-    assert box_iou(best["boxes"][:1], goal["boxes"]).item() > 0.6  # 0.67 or more, of 4 seeds
+    assert box_iou(best["boxes"][:1], goal["boxes"]).item() > 0.6  # 0.67 or more with 4 seeds
 
 
 @every_detector

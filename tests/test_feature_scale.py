@@ -1,4 +1,4 @@
-"""The size of the features in front of the projector: watched, and taken out in the end."""
+"""The growth of the features in front of the projector: measured, then divided out."""
 
 import copy
 

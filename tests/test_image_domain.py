@@ -1,4 +1,4 @@
-"""The image-domain stage: settings, what each method sees and trains."""
+"""The image-domain stage: its settings, and what each method sees and trains."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_supervised_weights_have_torchvisions_names():
     assert {"features.0.0.weight", "classifier.1.bias"} <= weights.keys()
 
 
-def test_a_backbone_can_go_on_from_weights(tmp_path):
+def test_a_backbone_can_start_from_weights(tmp_path):
     source = build_trained_backbone("resnet18", 1)
     torch.save(source.state_dict(), tmp_path / "weights.pt")
     model = ModelConfig(backbone="resnet18", backbone_weights=str(tmp_path / "weights.pt"))

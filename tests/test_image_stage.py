@@ -1,4 +1,4 @@
-"""`pretrain.py --stage image` as it is called, and the whole chain behind it."""
+"""`pretrain.py --stage image` as it is called, and all stages in a row."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_all_three_stages_in_a_row(tmp_path, config, write_config, dataset, scri
     assert (tmp_path / "fine" / "results.json").exists()
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, config, script, monkeypatch):
+def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path, config, script, monkeypatch):
     whole = config(tmp_path / "whole", "moco_v2")
     script("pretrain", "--stage", "image", "--config", whole)
     cut = config(tmp_path / "cut", "moco_v2")
@@ -117,7 +117,8 @@ def test_the_checkpoint_of_another_stage(tmp_path, write_config, script, error_o
     message = error_of("pretrain", "--stage", "image", "--config", path, "seed=1")
     assert "was made with other settings (seed: 0 -> 1)" in message
     message = error_of("pretrain", "--config", path)
-    assert "the checkpoint was written by MoCo, this stage is BoxDomain; choose another" in message
+    said = "the checkpoint was written by MoCo, but this stage is BoxDomain; choose another"
+    assert said in message
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_the_checkpoint_of_another_stage(tmp_path, write_config, script, error_o
         ("supervised", ["model.backbone_weights=none.pth"], "none.pth"),
     ],
 )
-def test_what_is_wrong_is_said_before_training(
+def test_mistakes_are_reported_before_training(
     tmp_path, config, dataset, error_of, method, arguments, message
 ):
     arguments = [argument.format(flat=dataset / "train") for argument in arguments]

@@ -1,4 +1,4 @@
-"""Imports go one way, losses to models to aligndet; the product needs the runtime packages only."""
+"""Imports go one way, losses to models to aligndet; the product needs only the runtime packages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def imported_files(name):
     found = set()
     for dotted in imported(read(name)):
         parts = dotted.split(".")
-        for length in range(len(parts), 0, -1):  # the longest part that is a module
+        for length in range(len(parts), 0, -1):  # the longest prefix that is a module
             if ".".join(parts[:length]) in BY_MODULE:
                 found.add(BY_MODULE[".".join(parts[:length])])
                 break
@@ -62,7 +62,7 @@ def imported_files(name):
 
 
 def circle(imports):
-    """The nodes of one import circle, in order; none if there is none."""
+    """The nodes of one import cycle, in order; empty if there is none."""
     state, path = {}, []
 
     def visit(node):
@@ -95,7 +95,7 @@ def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_all_parts_are_looked_at():
+def test_all_parts_are_covered():
     """A new folder of code must be added here, with what it may import."""
     assert {name.split("/")[0] for name in FILES} >= {*PACKAGES, *SCRIPTS, "tests"}
     code = {path.parent.name for path in ROOT.glob("*/*.py")} | {p.name for p in ROOT.glob("*.py")}
@@ -119,7 +119,7 @@ def test_the_parser_sees_every_form():
     assert not edits_path("import os, sys\nos.path.join(sys.argv)")
 
 
-def test_circles_are_found():
+def test_cycles_are_found():
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
     assert "data/coco.py" in imported_files("data/views.py")
@@ -127,7 +127,7 @@ def test_circles_are_found():
 
 
 def test_no_files_import_each_other():
-    """Not through others either: every file can be read after those that it imports."""
+    """Not even through others: every file can be read after those that it imports."""
     assert circle({name: imported_files(name) for name in FILES}) == []
 
 

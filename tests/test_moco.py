@@ -22,7 +22,7 @@ CONFIG = MoCoConfig(WIDTH, QUEUE, TEMPERATURE, MOMENTUM)
 
 
 class TinyBackbone(nn.Module):
-    """One 1x1 convolution in the place of a backbone: its pooled output is linear."""
+    """One 1x1 convolution instead of a backbone: its pooled output is linear."""
 
     channels = (8,)
 
@@ -54,7 +54,7 @@ def encode(weights, images):
 
 @pytest.mark.usefixtures("double_precision")
 def test_steps_equal_the_pseudocode():
-    """Seven steps: the queue of ten is filled and overwritten, in the middle of a batch, too."""
+    """Seven steps: the queue of ten is filled and overwritten, even in the middle of a batch."""
     torch.manual_seed(0)
     moco = MoCo(TinyBackbone(), CONFIG)
     optimizer = torch.optim.SGD(moco.online.parameters(), lr=0.5)
@@ -127,7 +127,7 @@ def test_the_queue_starts_with_unit_vectors_and_forgets_the_oldest():
     numbered = torch.arange(1.0, 9.0)[:, None].expand(8, 3)
     queue.enqueue(numbered[:2])
     queue.enqueue(numbered[2:4])
-    queue.enqueue(numbered[4:7])  # one behind, two at the front
+    queue.enqueue(numbered[4:7])  # one at the end, two at the front
     assert queue.keys[:, 0].tolist() == [6, 7, 3, 4, 5]
     assert queue.oldest == 2
     queue.enqueue(numbered[:5])  # as many as there are places
@@ -147,14 +147,14 @@ def shuffled(groups, train):
 def test_keys_come_in_the_order_of_their_images():
     keys, expected = shuffled(groups=4, train=False)
     torch.testing.assert_close(keys, expected, rtol=1e-9, atol=1e-9)
-    assert (expected[0] - expected[1]).abs().max() > 1e-3  # another order would be seen
+    assert (expected[0] - expected[1]).abs().max() > 1e-3  # another order would show
 
 
 @pytest.mark.usefixtures("double_precision")
-def test_keys_are_normalised_in_other_company_than_queries():
+def test_keys_are_normalised_with_other_images_than_queries():
     keys, same_company = shuffled(groups=4, train=True)
     assert (keys - same_company).abs().max() > 1e-2
-    # In a single group the company is always the same: shuffling alone would do nothing.
+    # A single group always holds the same images: shuffling alone would do nothing.
     keys, same_company = shuffled(groups=1, train=True)
     torch.testing.assert_close(keys, same_company, rtol=1e-9, atol=1e-9)
 

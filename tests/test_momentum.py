@@ -13,7 +13,7 @@ from aligndet.momentum import momentum_at, update_target
     ("step", "expected"),
     [(0, 0.996), (25, 0.996585786), (50, 0.998), (75, 0.999414214), (100, 1.0)],
 )
-def test_momentum_rises_on_half_a_cosine(step, expected):
+def test_momentum_rises_along_half_a_cosine(step, expected):
     assert momentum_at(step, 100) == pytest.approx(expected, abs=1e-9)
 
 

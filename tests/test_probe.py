@@ -61,11 +61,11 @@ def test_knn_by_hand():
     val = Features(torch.tensor([[0.5, 0.0], [0.0, 7.0]]), torch.tensor([1, 0]))
     assert knn_accuracy(train, val, k=3) == 100.0
     assert knn_accuracy(train, val, k=1) == 50.0  # the nearest of the first is of class 0
-    assert knn_accuracy(train, val, k=20) == 100.0  # more than there are
+    assert knn_accuracy(train, val, k=20) == 100.0  # more than there are images
 
 
 def test_the_linear_probe_finds_a_linear_rule():
-    """Also where one feature is a thousand times as large, and another constant."""
+    """Even if one feature is a thousand times as large, and another is constant."""
     torch.manual_seed(0)
     values = torch.randn(600, 4)
     labels = (values[:, 0] + values[:, 1] > 0).long() + 2 * (values[:, 2] > 0).long()

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends as one that was not, bit by bit: both stages, each
+"""A run that is killed and resumed ends like one that was not, bit by bit: both stages, each
 detector."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PLACES = {
         "name": "log",
         "kill": 5,
     },
-    # Within the second save, at step 4: the file is written, but not yet in its place.
+    # Within the second save, at step 4: the file is written, but not yet in place.
     "finetune": {
         "module": "checkpoint",
         "owner": "checkpoint.torch",

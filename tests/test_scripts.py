@@ -1,4 +1,4 @@
-"""The scripts as they are called: a whole pipeline by subprocess, then everything put in wrong."""
+"""The scripts as they are called: a whole pipeline by subprocess, then all kinds of bad input."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_torchrun_equals_one_process(pipeline, script, tmp_path):
     task = BoxDomain(build_detector(config.model, 1), config.model.detector, config.box_domain)
     start, most = task.weights(), 0.0
     # The scripts train in float32 (test_two_ranks.py compares in float64), where one image and two
-    # round differently. A ReLU that this tips over adds or takes away one of some hundred cells
-    # that make a gradient; a mistake in the shares of the ranks changes it by tens of percent.
+    # round differently. Where this flips a ReLU, a gradient gains or loses one of the hundred or so
+    # cells it comes from; a mistake in the ranks' shares changes it by tens of percent.
     for name, tensor in one["model"].items():
         moved = (tensor - start[name]).double().norm().item()
         error = (two["model"][name] - tensor).double().norm().item()
@@ -172,7 +172,7 @@ def test_init_needs_no_file_of_the_backbone(pipeline, write_config, script, erro
 def test_fewer_images_than_a_batch_cannot_be_contrasted(write_config, error_of, tmp_path):
     path = write_config(tmp_path / "run", data__batch_size=9)
     message = error_of("pretrain", "--config", path)
-    assert "data.train has 8 images, fewer than the 9 of a batch" in message
+    assert "data.train has 8 images, fewer than the 9 in a batch" in message
 
 
 def test_prediction_writes_pictures_and_coco_json(pipeline, dataset):
@@ -217,7 +217,7 @@ def test_an_error_of_a_real_process_is_one_line(tmp_path, write_config):
     assert stderr == "error: unknown config key optim.lrr; did you mean optim.lr?\n"
 
 
-# Each of these spoils something and returns further arguments: given the content of train.json, a
+# Each of these breaks something and returns further arguments: given the content of train.json, a
 # folder to write into, and the folder of the dataset.
 
 
@@ -392,7 +392,7 @@ def test_prediction_leaves_out_what_it_cannot_read(pipeline, dataset, script, tm
 def test_an_image_that_breaks_in_the_middle_stops_training_with_its_name(
     tmp_path, dataset, write_config, error_of
 ):
-    """Its end is whole, so only decoding it finds out; the steps done so far are kept."""
+    """The file's end is intact, so only decoding fails; the steps done so far are kept."""
     images = copy_images(tmp_path, dataset)
     whole = (images / "7.png").read_bytes()
     (images / "7.png").write_bytes(whole[:300] + bytes(200) + whole[500:])
@@ -415,7 +415,7 @@ def test_a_run_that_diverges_says_so(tmp_path, write_config, error_of):
     assert "lower optim.lr" in message
 
 
-def test_overrides_may_stand_before_and_after_options(tmp_path, write_config, error_of):
+def test_overrides_may_come_before_and_after_options(tmp_path, write_config, error_of):
     path = write_config(tmp_path / "run")
     message = error_of("finetune", "--config", path, "seed=1", "--init", "x.pt", "data.bach=2")
     assert "data.bach" in message

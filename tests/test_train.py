@@ -21,7 +21,7 @@ from models import build_detector
 from train import Batches, build_schedule, fit, step_seed
 
 CPU = torch.device("cpu")
-POINTS = [(1.0, 3.0), (-2.0, 1.0), (0.5, -1.0), (3.0, 2.0)]  # x and y of a line to be fitted
+POINTS = [(1.0, 3.0), (-2.0, 1.0), (0.5, -1.0), (3.0, 2.0)]  # x and y of a line to fit
 
 
 class Points:
@@ -85,7 +85,7 @@ def lines(run):
 
 
 def gradient(slope, offset):
-    """Of the mean over `POINTS` of (slope x + offset - y)^2, by hand."""
+    """Gradient of the mean over `POINTS` of (slope x + offset - y)^2, by hand."""
     errors = [slope * x + offset - y for x, y in POINTS]
     to_slope = sum(2 * e * x for e, (x, _) in zip(errors, POINTS, strict=True)) / len(POINTS)
     return to_slope, sum(2 * e for e in errors) / len(POINTS), sum(e * e for e in errors) / 4
@@ -256,7 +256,7 @@ def test_seeds_differ_by_step_part_and_rank():
     seeds = {step_seed(0, s, p, r) for s in range(50) for p in range(2) for r in range(4)}
     assert len(seeds) == 400
     assert step_seed(0, 3, 1, 2) != step_seed(1, 3, 1, 2)
-    torch.manual_seed(step_seed(10**6, 10**9, 100, 1000))  # PyTorch takes them all
+    torch.manual_seed(step_seed(10**6, 10**9, 100, 1000))  # PyTorch accepts it, however large
 
 
 @pytest.mark.parametrize("stage", ["box", "detector"])
@@ -275,7 +275,7 @@ def test_a_step_in_bfloat16(tmp_path, content, stage):
     before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
     run = RunDirectory(config.output_dir)
     fit(task, batches, config, run, run.open(config, "auto"), CPU)
-    assert all(line["loss"] > 0 for line in lines(run))  # null would say: not finite
+    assert all(line["loss"] > 0 for line in lines(run))  # null would mean not finite
     after = task.state_dict()
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in after.values())
     changed = [name for name in after if not torch.equal(after[name], before[name])]

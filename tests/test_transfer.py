@@ -89,7 +89,7 @@ def load(path, model=None, classes=CLASSES, name="fcos", **config):
 
 
 def check_complete(manifest, path, model, before):
-    """Each name of either side once, and the values are those the lists promise."""
+    """Each name of either side is listed once, and the values are those the lists promise."""
     saved = torch.load(path, weights_only=True)["model"]
     after = model.state_dict()
     assert sorted(manifest.loaded + manifest.dropped) == sorted(saved)
@@ -102,7 +102,7 @@ def check_complete(manifest, path, model, before):
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("name", LAYERS)
-def test_pretrained_weights_are_loaded_but_for_the_projector(pretrained_of, name, keep):
+def test_pretrained_weights_are_loaded_except_the_projector(pretrained_of, name, keep):
     before = detector(name=name).state_dict()
     model, manifest = load(pretrained_of[name], name=name, keep_box_outputs=keep)
     check_complete(manifest, pretrained_of[name], model, before)
@@ -115,10 +115,10 @@ def test_pretrained_weights_are_loaded_but_for_the_projector(pretrained_of, name
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_files_with_the_projector_in_the_place_of_the_classifier_still_load(
+def test_files_with_the_projector_under_the_classifiers_names_still_load(
     pretrained_of, tmp_path, name
 ):
-    """As they were written before the projector had a place of its own."""
+    """As they were written before the projector had names of its own."""
     content = torch.load(pretrained_of[name], weights_only=True)
     classifier = LAYERS[name][0]
     content["model"] = {
@@ -137,7 +137,7 @@ def test_files_with_the_projector_in_the_place_of_the_classifier_still_load(
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_box_a_class_cannot_be_kept_from_pre_training(pretrained_of, keep):
+def test_one_box_per_class_cannot_be_kept_from_pre_training(pretrained_of, keep):
     options = {**small_detectors.OPTIONS["faster_rcnn"], "class_agnostic": False}
     model = detector(name="faster_rcnn", options=options)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -188,7 +188,7 @@ def test_a_fine_tuned_classifier_is_kept_for_the_same_classes(fine_tuned, keep):
     "classes",
     [
         Categories((1, 2, 3), ("red", "blue", "green")),
-        Categories((3, 7), ("blue", "red")),  # as many, but others
+        Categories((3, 7), ("blue", "red")),  # as many, but different ones
     ],
 )
 def test_a_fine_tuned_classifier_is_dropped_for_other_classes(fine_tuned, classes):
@@ -230,7 +230,7 @@ def test_weights_of_another_architecture_are_refused(pretrained, changes):
         (lambda m: m.update({"head.scales": torch.ones(4)}), r"head.scales has shape \(4,\)"),
     ],
 )
-def test_a_weight_without_explanation_is_refused(pretrained, tmp_path, change, problem):
+def test_a_weight_that_is_unaccounted_for_is_refused(pretrained, tmp_path, change, problem):
     content = torch.load(pretrained, weights_only=True)
     change(content["model"])
     checkpoint.save(content, tmp_path / "odd.pt")
@@ -238,7 +238,7 @@ def test_a_weight_without_explanation_is_refused(pretrained, tmp_path, change, p
         load(tmp_path / "odd.pt")
 
 
-def test_last_pt_is_no_start(tmp_path):
+def test_last_pt_cannot_be_init(tmp_path):
     """It names weights by branch and must not be mistaken for weights.pt."""
     task = BoxDomain(detector(1), "fcos", BoxDomainConfig(embedding_width=8))
     content = {"model": task.state_dict(), "step": 1, "config": {"model": {}}, "optimizer": {}}
@@ -312,15 +312,17 @@ def test_a_detector_saved_before_an_option_existed_is_rebuilt(fine_tuned, tmp_pa
     assert model.state_dict().keys() == content["model"].keys()
 
 
-def test_a_backbone_alone_is_no_init(tmp_path):
+def test_a_backbone_alone_cannot_be_init(tmp_path):
     weights = build_backbone("resnet18").state_dict()
     content = backbone_file(weights, model_config("fcos"), ())
     checkpoint.save(content, tmp_path / "image.pt")
-    with pytest.raises(ValueError, match=r"image\.pt: holds only a backbone.* model\.backbone_weights"):
+    with pytest.raises(
+        ValueError, match=r"image\.pt: holds only a backbone.* model\.backbone_weights"
+    ):
         load_pretrained(detector(), "fcos", tmp_path / "image.pt", CLASSES, TransferConfig())
 
 
-def test_pretrained_weights_are_no_detector(pretrained):
+def test_pretrained_weights_are_not_a_detector(pretrained):
     with pytest.raises(ValueError, match=r"weights\.pt: not a fine-tuned detector \(stage box\)"):
         read_detector(pretrained)
 

@@ -54,7 +54,7 @@ RUNS = {
 LOSSES = {"detector_accumulated": {"loss", "loss_class"} | BOX_LOSSES["fcos"]}
 for kind, options in OPTIONS.items():
     common = {"model__detector": kind, "model__options": options, "data__batch_size": 2}
-    # One image a rank: an epoch, four steps, has one in which a rank has no boxes at all.
+    # One image per rank: in one of the four steps of an epoch, a rank has no boxes at all.
     RUNS[f"box_{kind}"] = {**common, "box_domain__across_ranks": True, "data__batch_size": 1}
     RUNS[f"detector_{kind}"] = {**common, "data__skip_empty": False}
     LOSSES[f"box_{kind}"] = {"loss", "loss_contrast"} | BOX_LOSSES[kind]
@@ -191,7 +191,7 @@ def test_contrast_within_ranks_is_the_mean_over_ranks(folder, content):
     assert first["loss_contrast"] == pytest.approx(sum(contrasts) / 2, rel=1e-9)
     assert first["contrast_floor"] == pytest.approx(sum(expected_floor) / 2, rel=1e-9)
     assert contrasts[0] != pytest.approx(contrasts[1], rel=1e-3)
-    # More negatives, a higher loss: contrast over both ranks is another thing.
+    # Contrast over both ranks is not the same: more negatives, a higher loss.
     assert metrics(folder, "box_fcos.2")[0]["loss_contrast"] > first["loss_contrast"] + 0.1
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from aligndet.visual import class_colour, draw_boxes, sheet
 
 
-def test_outlines_lie_on_the_box_and_the_original_is_untouched():
+def test_outlines_are_on_the_box_and_the_original_is_untouched():
     image = Image.new("RGB", (60, 80), "black")
     boxes = torch.tensor([[10.0, 30.0, 40.0, 70.0]])
     picture = draw_boxes(image, boxes, torch.tensor([1]), ["a", "b"], torch.tensor([0.5]))
