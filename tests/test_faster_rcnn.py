@@ -78,15 +78,22 @@ def test_training_uses_more_proposals(monkeypatch):
     assert limits == [(2000, 60), (1000, 40)]
 
 
-def test_bfloat16_autocast():
-    model = small_faster_rcnn(replace(SMALL, score_threshold=0.0, rpn_samples=10**6))
+def test_bfloat16_autocast(monkeypatch):
+    """With the same proposals and all of them in the losses, since rounding changes the order of
+    the proposals of an untrained RPN, and with it which RoIs there are."""
+    model = small_faster_rcnn(
+        replace(SMALL, score_threshold=0.0, rpn_samples=10**6, roi_samples=10**6)
+    )
+    with torch.no_grad():
+        proposals = model.rpn.propose(model.rpn(model.pyramid(batch())), SIZES, 1000, 60)
+    monkeypatch.setattr(model.rpn, "propose", lambda *args: proposals)
     full = model(batch(), SIZES, TARGETS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(batch(), SIZES, TARGETS)
         found = model(batch(), SIZES)
     for key, value in losses.items():
         assert value.dtype == torch.float32
-        torch.testing.assert_close(value, full[key], rtol=0.2, atol=0.0)  # RoIs are sampled
+        torch.testing.assert_close(value, full[key], rtol=0.1, atol=0.0)
     sum(losses.values()).backward()
     assert all(d["boxes"].dtype == d["scores"].dtype == torch.float32 for d in found)
 
