@@ -84,7 +84,7 @@ class Manifest:
 
 def _module_of(name: str) -> str:
     parts = name.split(".")
-    return parts[0] if parts[0] in ("backbone", "projector") else ".".join(parts[:2])
+    return parts[0] if name.startswith(("backbone.", PROJECTOR)) else ".".join(parts[:2])
 
 
 def pretrained_file(model: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Any]:
