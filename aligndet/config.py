@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from aligndet.box_domain import BoxDomainConfig
 from aligndet.evaluate import EvaluationConfig
 from aligndet.image_domain import ImageDomainConfig
 from aligndet.optim import OptimConfig, ScheduleConfig
+from aligndet.overrides import apply_override
 from aligndet.strict_yaml import load_yaml
 from aligndet.transfer import TransferConfig
 from data.build import DataConfig
@@ -63,6 +65,8 @@ class Config:
 
     def __post_init__(self) -> None:
         require_choice("amp", self.amp, AMP_DTYPES)
+        if not self.output_dir:
+            raise ValueError("output_dir is empty; give the folder of the run")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -86,35 +90,29 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         for key in LENGTHS:  # the length on the command line replaces that of the file
             content["schedule"].pop(key.split(".")[1], None)
     for override in overrides:
-        _apply_override(content, override)
+        apply_override(content, override, Config)
     return build_config(content)
 
 
 def build_config(content: Mapping[str, Any]) -> Config:
     """A config from nested mappings, such as the content of a YAML file.
 
+    `~` at the start of a text is the user's home folder.
+
     Raises:
         ValueError: see `load_config`.
     """
-    if content.get("amp") is False:  # YAML reads off and no as false
+    if content.get("amp") in (False, "off"):  # YAML reads off and no as false
         content = {**content, "amp": "none"}
-    return from_mapping(Config, content, unknown=_unknown_key)
+    return from_mapping(Config, _with_home(content), unknown=_unknown_key)
 
 
-def _apply_override(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ValueError(f"override {override!r} is not of the form key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    *sections, last = key.split(".")
-    for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
-            raise ValueError(f"override {override!r}: {section} is a value, not a section")
-    content[last] = value
+def _with_home(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_home(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_home(entry) for entry in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _first_leaf(key: str, value: Any) -> str:

@@ -44,14 +44,15 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The `schedule` section."""
+    """The `schedule` section. Below 1, a milestone and the warm-up are fractions of the length."""
 
     epochs: int | None = None  # length of the run: either this
     iterations: int | None = None  # or this
+    min_iterations: int = 1  # with epochs: a run on few images has at least this many steps
     decay: str = "step"  # step or cosine
-    milestones: tuple[float, ...] = ()  # when step decays, in the unit of the length
+    milestones: tuple[float, ...] = ()  # when step decays; from 1 on in the unit of the length
     gamma: float = 0.1  # factor at each milestone
-    warmup_iterations: int = 500  # linear, from warmup_factor of the peak
+    warmup_iterations: float = 0.05  # linear, from warmup_factor of the peak; from 1 on in steps
     warmup_factor: float = 0.001
 
     def __post_init__(self) -> None:
@@ -59,7 +60,11 @@ class ScheduleConfig:
             raise ValueError("set exactly one of schedule.epochs and schedule.iterations")
         require_range("schedule.epochs", self.epochs, least=1)
         require_range("schedule.iterations", self.iterations, least=1)
+        require_range("schedule.min_iterations", self.min_iterations, least=1)
+        require_range("schedule.warmup_iterations", self.warmup_iterations, least=0)
         require_choice("schedule.decay", self.decay, ("step", "cosine"))
+        for milestone in self.milestones:
+            require_range("schedule.milestones", milestone, above=0)
 
 
 @dataclass(frozen=True)
@@ -68,27 +73,54 @@ class Schedule:
 
     peak: float
     total_steps: int
+    warmup_steps: int
+    milestone_steps: tuple[float, ...]  # in ascending order; empty: cosine decay, or none
     config: ScheduleConfig
     steps_per_epoch: float  # may be a fraction, with accumulation
 
     @classmethod
     def build(cls, config: ScheduleConfig, peak: float, steps_per_epoch: float) -> Schedule:
-        """Resolve the length to steps."""
-        total = config.iterations or max(1, round(config.epochs * steps_per_epoch))
-        return cls(peak, total, config, steps_per_epoch)
+        """Resolve all lengths to steps.
+
+        Raises:
+            ValueError: the warm-up or a milestone does not end before the run.
+        """
+        unit = 1.0 if config.epochs is None else steps_per_epoch
+        total = config.iterations or max(
+            config.min_iterations, round(config.epochs * steps_per_epoch)
+        )
+        warmup = round(_steps(config.warmup_iterations, 1.0, total))
+        if warmup >= max(1, total):
+            raise ValueError(
+                f"schedule.warmup_iterations is {config.warmup_iterations:g}, but the run has "
+                f"{total} steps; lower it, or give a fraction of the run, such as 0.05"
+            )
+        milestones = config.milestones if config.decay == "step" else ()
+        for milestone in milestones:
+            if _steps(milestone, unit, total) >= total:
+                length = f"{config.epochs} epochs" if config.epochs else f"{total} iterations"
+                raise ValueError(
+                    f"schedule.milestones has {milestone:g}, but the run has {length}; lower it, "
+                    "or give fractions of the run, such as [0.67,0.92]"
+                )
+        steps = sorted(_steps(milestone, unit, total) for milestone in milestones)
+        return cls(peak, total, warmup, tuple(steps), config, steps_per_epoch)
 
     def lr(self, step: int) -> float:
         """Learning rate of step 0..total_steps - 1."""
         config = self.config
         warmup = 1.0
-        if step < config.warmup_iterations:
-            progress = step / config.warmup_iterations
+        if step < self.warmup_steps:
+            progress = step / self.warmup_steps
             warmup = config.warmup_factor + (1 - config.warmup_factor) * progress
         if config.decay == "cosine":
             return self.peak * warmup * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
-        unit = 1.0 if config.epochs is None else self.steps_per_epoch
-        steps = [milestone * unit for milestone in sorted(config.milestones)]
-        return self.peak * warmup * config.gamma ** bisect.bisect_right(steps, step)
+        return self.peak * warmup * config.gamma ** bisect.bisect_right(self.milestone_steps, step)
+
+
+def _steps(length: float, unit: float, total: int) -> float:
+    """Steps of a length in a unit of so many steps or, below 1, as a fraction of the run."""
+    return length * total if length < 1 else length * unit
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

@@ -91,5 +91,6 @@ def _number(value: Any, key: str) -> float:
 
 
 def _wrong(value: Any, hint: type, key: str) -> typing.NoReturn:
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
+    kinds[str] = "text" if isinstance(value, (list, Mapping)) else "text, in quotes in a YAML file"
     raise ValueError(f"{key} is {value!r}; it must be {kinds[hint]}")

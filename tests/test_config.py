@@ -125,7 +125,7 @@ def test_unknown_keys_name_the_nearest_valid_one(tmp_path, key, nearest):
         ("optim.lr=inf", "optim.lr is 'inf'; it must be a number"),
         ("optim.lr=", "optim.lr is None; it must be a number"),
         ("box_domain.across_ranks=1", "box_domain.across_ranks is 1; it must be true or false"),
-        ("model.backbone=18", "model.backbone is 18; it must be text"),
+        ("output_dir=", "output_dir is empty; give the folder of the run"),
         ("data.short_sides=[64, a]", "data.short_sides is 'a'; it must be a whole number"),
         ("data=3", "data is 3; it must be a section"),
         ("model.options=3", "model.options is 3; it must be a section"),
@@ -263,5 +263,50 @@ def test_a_length_on_the_command_line_replaces_that_of_the_file(tmp_path):
 
 def test_off_is_valid_for_amp_only(tmp_path):
     assert load(tmp_path, "output_dir: x\namp: off\n").amp == "none"
-    with pytest.raises(ValueError, match=r"model\.backbone_weights is False"):
-        load(tmp_path, "output_dir: x\n", "model.backbone_weights=off")
+    with pytest.raises(ValueError, match=r"model\.backbone_weights is False; it must be text, in q"):
+        load(tmp_path, "output_dir: x\nmodel: {backbone_weights: off}\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("runs/batch #2", "007", "2024-05-01", "no", "off", "true", "1e3", "run: a", "[a]", "{a}"),
+        *("C:\\photos", " spaced ", "a=b", "'it's'", '"x"', "*x", "@x", "!x", "&x", "$HOME/x", "- a"),
+        *("50%", "a,b", "0x10", "12:30", "|", "> x", "#1", "lot #7: a", "größe/图", "~x~"),
+    ],
+)
+def test_a_text_on_the_command_line_is_taken_as_it_is(tmp_path, text):
+    keys = ("output_dir", "data.train.images", "model.backbone_weights")
+    config = load(tmp_path, "output_dir: x\n", *(f"{key}={text}" for key in keys))
+    assert [value_of(config, key) for key in keys] == [text] * 3
+    # What was resolved is read back the same, whatever YAML would have made of it.
+    (tmp_path / "again.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+def test_nothing_and_null_unset_a_text_that_may_be_unset(tmp_path):
+    text = "output_dir: x\ndata: {train: {proposals: p.json}}\n"
+    for value in ("", "null"):
+        assert load(tmp_path, text, f"data.train.proposals={value}").data.train.proposals is None
+
+
+def test_a_tilde_is_the_home_folder_in_files_and_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    text = "output_dir: ~/runs/x\ndata: {train: {images: ~/photos}}\n"
+    config = load(tmp_path, text, "data.val.images=~/more", "data.val.annotations=~")
+    assert (config.output_dir, config.data.train.images) == ("/home/me/runs/x", "/home/me/photos")
+    assert (config.data.val.images, config.data.val.annotations) == ("/home/me/more", "/home/me")
+
+
+@pytest.mark.parametrize("text", ["007", "2024-05-01", "no", "1e3", "1_000"])
+def test_a_text_without_quotes_that_yaml_reads_otherwise_is_refused(tmp_path, text):
+    if not isinstance(yaml.safe_load(text), str):
+        with pytest.raises(ValueError, match="output_dir is .* must be text, in quotes in a YAML"):
+            load(tmp_path, f"output_dir: {text}\n")
+    assert load(tmp_path, f"output_dir: '{text}'\n").output_dir == text
+
+
+def test_lists_of_texts(tmp_path):
+    for value in ("neck.", "[neck.]", "['neck.']"):
+        config = load(tmp_path, "output_dir: x\n", f"transfer.leave_out={value}")
+        assert config.transfer.leave_out == ("neck.",)

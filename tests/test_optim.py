@@ -49,6 +49,43 @@ def test_cosine_by_hand():
     assert warm.lr(2) == pytest.approx(0.5 * 0.5 * (1 + math.sqrt(0.5)))
 
 
+def test_fractions_are_of_the_length():
+    s = schedule(iterations=200, milestones=(0.5, 0.75), warmup_iterations=0.1)
+    assert (s.warmup_steps, s.milestone_steps) == (20, (100.0, 150.0))
+    assert s.lr(20) == 1.0
+    assert [s.lr(step) for step in (99, 100, 150)] == pytest.approx([1.0, 0.1, 0.01])
+    in_epochs = schedule(epochs=4, milestones=(0.5,), warmup_iterations=0.1)
+    assert (in_epochs.warmup_steps, in_epochs.milestone_steps) == (4, (20.0,))
+
+
+def test_a_number_of_epochs_on_few_images_has_the_least_number_of_steps():
+    assert schedule(epochs=3, min_iterations=100).total_steps == 100
+    assert schedule(epochs=30, min_iterations=100).total_steps == 300
+    s = schedule(epochs=3, min_iterations=100, milestones=(0.5,), warmup_iterations=0.1)
+    assert (s.warmup_steps, s.milestone_steps) == (10, (50.0,))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"iterations": 60, "warmup_iterations": 500}, "500, but the run has 60 steps; lower it"),
+        ({"epochs": 6, "warmup_iterations": 60}, "60, but the run has 60 steps; lower it, or give"),
+        ({"iterations": 60, "milestones": (9000, 11000)}, "has 9000, but the run has 60 iterations"),
+        ({"epochs": 8, "milestones": (5, 8)}, "milestones has 8, but the run has 8 epochs; lower"),
+        ({"epochs": 8, "milestones": (0.0,)}, "schedule.milestones is 0.0; it must be above 0"),
+        ({"iterations": 9, "warmup_iterations": -1}, "is -1; it must be at least 0"),
+    ],
+)
+def test_what_a_run_never_reaches_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        schedule(**config)
+
+
+def test_milestones_are_not_asked_of_a_cosine():
+    assert schedule(iterations=60, milestones=(9000,), decay="cosine").milestone_steps == ()
+    assert schedule(iterations=1).warmup_steps == 0  # the default warm-up suits any length
+
+
 def test_learning_rate_scales_with_the_global_batch():
     assert OptimConfig(lr=0.01).scaled_lr(64) == 0.01
     config = OptimConfig(lr=0.01, base_batch=16)
