@@ -19,15 +19,22 @@ from torch import Tensor, nn
 from aligndet import checkpoint, cli, dist
 from aligndet.config import Config, load_config
 from aligndet.evaluate import evaluate
-from aligndet.run_directory import RunDirectory
-from aligndet.transfer import backbone_manifest, detector_file, load_pretrained, read_detector
+from aligndet.run_directory import RunDirectory, inputs_of
+from aligndet.start_block import label_lines, print_start, resumed_from, shortened
+from aligndet.transfer import (
+    Manifest,
+    backbone_manifest,
+    detector_file,
+    load_pretrained,
+    read_detector,
+)
 from data.build import build_train, build_val
 from data.coco import Categories, load_coco
 from data.errors import DataError
 from data.loaders import eval_loader
 from data.views import DetectionDataset, collate_detection
 from models import build_detector
-from train import Batches, fit
+from train import Batches, build_schedule, fit
 
 
 class FineTuning(nn.Module):
@@ -49,14 +56,16 @@ class FineTuning(nn.Module):
 def main() -> None:
     """Parse the command line, train unless told otherwise, evaluate."""
     parser = cli.parser("Fine-tuning and evaluation of a detector.")
-    parser.add_argument("--init", metavar="WEIGHTS", help="weights.pt of pretrain.py")
+    parser.add_argument(
+        "--init", metavar="RUN", help="of pretrain.py: its output_dir or weights.pt"
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate --checkpoint")
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights.pt of a fine-tuning run")
+    parser.add_argument("--checkpoint", metavar="RUN", help="output_dir or weights.pt of a run")
     args = parser.parse_intermixed_args()
     if args.eval_only != (args.checkpoint is not None):
         parser.error("--eval-only and --checkpoint FILE go together")
     with cli.one_line_errors(ValueError):
-        config = load_config(args.config, args.overrides)
+        config = load_config(args.config, args.overrides, args.init)
     run_errors = (DataError, FloatingPointError, dist.DeviceError)
     with cli.one_line_errors(*run_errors), dist.process_group(config.device) as device:
         if args.eval_only:
@@ -71,33 +80,55 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         train, val = build_train(config.data), build_val(config.data)
         categories = train.coco.categories
         check_same_categories(val, categories, train.coco.annotations)
+        batches = Batches(train, train.coco.aspect_ratios, collate_detection)
+        schedule = build_schedule(config, batches)
+        run = RunDirectory(config.output_dir)
+        inputs = inputs_of("finetune", config, train.coco, init=args.init)
+        resume = run.find(config, args.resume, inputs)
         torch.manual_seed(config.seed)
         model = config.model
-        if args.init and config.transfer.takes_backbone:
+        if resume or (args.init and config.transfer.takes_backbone):
             model = replace(model, backbone_weights=None)  # the file need not be on this machine
         detector = build_detector(model, len(categories))
-        if args.init:
-            manifest = load_pretrained(
-                detector, config.model.detector, args.init, categories, config.transfer
-            )
-        else:
-            manifest = backbone_manifest(detector)
-        run = RunDirectory(config.output_dir)
-        resume = run.open(config, args.resume)
-    if dist.is_main():
-        if detector.backbone.origin:
-            print(detector.backbone.origin.summary())
-        print(manifest.summary())
+        manifest = None if resume else start_weights(detector, config, args.init, categories)
+        run.open(config, resume)
+    if manifest and dist.is_main():
         manifest.save(run.manifest)
-        if train.coco.dropped:
-            print(f"left out {train.coco.dropped} boxes without area or outside their image")
-    batches = Batches(train, train.coco.aspect_ratios, collate_detection)
+    title = f"fine-tuning {config.model.detector} on {config.model.backbone}, "
+    title += f"{len(categories)} classes: {shortened(categories.names)}"
+    labels = {"train": label_lines(train.coco), "val": label_lines(val.coco)}
+    weights = resumed_from(resume) or weight_lines(detector, manifest)
+    print_start(title, labels, config, schedule, device, weights)
     score = scorer(detector, config, val, device)
     fit(FineTuning(detector), batches, config, run, resume, device, score)
     if dist.is_main():
         sides = (config.data.eval_short_side, config.data.max_side)
         checkpoint.save(detector_file(detector, config.model, categories, sides), run.weights)
     run.report(score(), run.results)
+    if dist.is_main():
+        print(
+            f"weights: {run.weights}\nnext: python -m aligndet.predict --weights {run.path} "
+            f"--images {config.data.val.images} --output {run.path / 'detections'}"
+        )
+
+
+def start_weights(
+    detector: nn.Module, config: Config, init: str | None, categories: Categories
+) -> Manifest:
+    """Fill the detector from `--init`, if it is given; the manifest of what it starts from.
+
+    Raises:
+        ValueError: see `load_pretrained`.
+    """
+    if init is None:
+        return backbone_manifest(detector)
+    return load_pretrained(detector, config.model.detector, init, categories, config.transfer)
+
+
+def weight_lines(detector: nn.Module, manifest: Manifest) -> list[str]:
+    """Where the weights come from."""
+    origin = detector.backbone.origin
+    return [*(origin.summary().splitlines() if origin else []), *manifest.summary().splitlines()]
 
 
 def evaluation_only(config: Config, args: argparse.Namespace, device: torch.device) -> None:
@@ -135,9 +166,7 @@ def scorer(
         dist.world_size(),
     )
     annotations = load_coco(val.coco.annotations)
-    return partial(
-        evaluate, detector, loader, annotations, val.coco.categories, device, config.amp
-    )
+    return partial(evaluate, detector, loader, annotations, val.coco.categories, device, config.amp)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -20,7 +21,8 @@ from aligndet.config import Config, load_config
 from aligndet.image_domain import build_image_domain
 from aligndet.moco import MoCo
 from aligndet.probe import ProbeData, probe
-from aligndet.run_directory import RunDirectory
+from aligndet.run_directory import RunDirectory, inputs_of
+from aligndet.start_block import backbone_lines, print_start, proposal_lines, resumed_from
 from aligndet.supervised import Supervised
 from aligndet.transfer import backbone_file, pretrained_file
 from data.build import build_image_files, build_two_views
@@ -29,8 +31,7 @@ from data.image_folder import ImageFiles
 from data.image_views import ImageViews, collate_image_views
 from data.views import collate_views
 from models import build_detector
-from models.backbone_base import StagedBackbone
-from train import Batches, fit, global_batch
+from train import Batches, build_schedule, fit, global_batch
 
 
 def main() -> None:
@@ -50,20 +51,30 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
     """Neck and head learn from the proposals; see `aligndet/box_domain.py`."""
     with cli.one_line_errors(ValueError):
         dataset = build_two_views(config.data, config.box_domain.max_proposals)
+        check_enough_images(len(dataset), global_batch(config))
+        batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
+        schedule = build_schedule(config, batches)
+        run = RunDirectory(config.output_dir)
+        resume = run.find(config, args.resume, inputs_of("box", config, dataset.source))
         torch.manual_seed(config.seed)
         # There are no classes: the classification layer is set aside.
-        detector = build_detector(config.model, num_classes=1)
+        # last.pt holds the backbone too, so its file may be gone when a run is resumed.
+        model = replace(config.model, backbone_weights=None) if resume else config.model
+        detector = build_detector(model, num_classes=1)
         task = BoxDomain(detector, config.model.detector, config.box_domain)
-        check_enough_images(len(dataset), global_batch(config))
-        run = RunDirectory(config.output_dir)
-        resume = run.open(config, args.resume)
-    if dist.is_main():
-        print_start(config, task.backbone)
-    batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
+        run.open(config, resume)
+    frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
+    weights = backbone_lines(task.backbone, frozen)
+    title = f"box-domain pre-training of {config.model.detector} on {config.model.backbone}"
+    images = {"train": proposal_lines(config, dataset.source)}
+    print_start(title, images, config, schedule, device, resumed_from(resume) or weights)
     fit(task, batches, config, run, resume, device)
     if dist.is_main():
         checkpoint.save(pretrained_file(task.weights(), config.model), run.weights)
-        print(f"weights for finetune.py --init: {run.weights}")
+        print(
+            f"weights: {run.weights}\nnext: python finetune.py --config CONFIG --init {run.path} "
+            "output_dir=..."
+        )
 
 
 def check_enough_images(images: int, batch: int) -> None:
@@ -80,49 +91,33 @@ def check_enough_images(images: int, batch: int) -> None:
         )
 
 
-def print_start(config: Config, backbone: StagedBackbone) -> None:
-    """Print the backbone's source, and a note if boxes must be searched for."""
-    if backbone.origin:
-        print(backbone.origin.summary())
-    else:
-        frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
-        stay = "" if frozen == 0 else f"; {frozen} of its 5 stages are frozen, so they stay random"
-        print(f"model.backbone_weights is not set: the backbone is random{stay}")
-    if config.data.train.proposals is None:
-        print(
-            "data.train.proposals is not set: boxes are searched for in the first epoch, which "
-            f"takes longer, and kept in {config.data.proposal_cache}; `python -m data.proposals` "
-            "writes a file beforehand"
-        )
-
-
 def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
     """The backbone learns from whole images; see `aligndet/image_domain.py`."""
     with cli.one_line_errors(ValueError):
         images = build_image_files(config.data, config.image.spec.needs_classes)
-        torch.manual_seed(config.seed)
-        task = build_image_domain(config.model, config.image, config.data.batch_size, images)
-        score = backbone_scorer(task, images, config, device)
+        dataset = ImageViews(images, config.image.augment, config.image.spec.views)
+        batches = Batches(dataset, dataset.aspect_ratios, collate_image_views)
+        schedule = build_schedule(config, batches)
         run = RunDirectory(config.output_dir)
-        resume = run.open(config, args.resume)
-    if dist.is_main():
-        print_image_start(task, len(images))
-    dataset = ImageViews(images, config.image.augment, config.image.spec.views)
-    batches = Batches(dataset, dataset.aspect_ratios, collate_image_views)
+        resume = run.find(config, args.resume, inputs_of("image", config, images))
+        torch.manual_seed(config.seed)
+        model = replace(config.model, backbone_weights=None) if resume else config.model
+        task = build_image_domain(model, config.image, config.data.batch_size, images)
+        score = backbone_scorer(task, images, config, device)
+        run.open(config, resume)
+    title = f"image-domain pre-training of {config.model.backbone} by {config.image.method}"
+    train = {"train": [f"{len(images):,} images", *task.notes(len(images))]}
+    weights = backbone_lines(task.backbone, frozen_stages=0)
+    print_start(title, train, config, schedule, device, resumed_from(resume) or weights)
     fit(task, batches, config, run, resume, device, score)
     if dist.is_main():
         checkpoint.save(backbone_file(task.weights(), config.model, images.classes), run.weights)
-        print(f"weights for model.backbone_weights: {run.weights}")
+        print(
+            f"weights: {run.weights}\nnext: python pretrain.py --config CONFIG "
+            f"model.backbone_weights={run.path} output_dir=..."
+        )
     if score:
         run.report(score(), run.results)
-
-
-def print_image_start(task: MoCo | Supervised, num_images: int) -> None:
-    """Print where the backbone's weights come from; warn if the queue exceeds the dataset."""
-    if task.backbone.origin:
-        print(task.backbone.origin.summary())
-    for note in task.notes(num_images):
-        print(note)
 
 
 def backbone_scorer(

@@ -23,7 +23,7 @@ from aligndet import checkpoint, dist
 from aligndet.amp import autocast, grad_scaler
 from aligndet.config import Config, plain
 from aligndet.optim import Schedule, build_optimizer
-from aligndet.run_directory import RunDirectory
+from aligndet.run_directory import RunDirectory, say
 from data.errors import DataError
 from data.loaders import GroupedBatchSampler, iterate, to_device, train_loader
 
@@ -44,7 +44,7 @@ def fit(
         batches: its data.
         config: of the run.
         run: where to log and save.
-        resume: checkpoint to resume from, see `run.open`.
+        resume: checkpoint to resume from, see `run.find`.
         device: of this process.
         evaluate: called on all ranks every `evaluation.every` steps.
 
@@ -60,7 +60,7 @@ def fit(
     start = state.restore(resume)
     model = dist.synchronised(task) if dist.in_group() else task
     stream = iterate(batches.loader(config, start * accumulate, device))
-    meter = Meter(run, start, schedule.steps_per_epoch, accumulate * global_batch(config))
+    meter = Meter(run, start, schedule.steps_per_epoch, images_per_step(config))
     task.train()
     bar = tqdm(range(start, total), initial=start, total=total, disable=not dist.is_main())
     for step in bar:
@@ -99,7 +99,9 @@ def fit(
             bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
         # Before saving, so that a run killed while evaluating evaluates again when resumed.
         if evaluate and config.evaluation.due(done) and done < total:
-            meter.log_evaluation(done, evaluate())
+            scores = evaluate()
+            meter.log_evaluation(done, scores)
+            say(f"step {done}", scores)
         if dist.is_main() and (done % config.loop.checkpoint_every == 0 or done == total):
             state.save(run, done, config)
 
@@ -145,20 +147,20 @@ def global_batch(config: Config) -> int:
     return config.data.batch_size * dist.world_size()
 
 
+def images_per_step(config: Config) -> int:
+    """Number of images of all ranks and all parts of an optimiser step."""
+    return global_batch(config) * config.optim.accumulate
+
+
 def build_schedule(config: Config, batches: Batches) -> Schedule:
-    """The schedule in optimiser steps, with the learning rate scaled to the images per step."""
-    images = global_batch(config) * config.optim.accumulate
+    """The schedule in optimiser steps, with the learning rate scaled to the images per step.
+
+    Raises:
+        ValueError: see `Schedule.build`.
+    """
     steps_per_epoch = batches.sampler(config).steps_per_epoch / config.optim.accumulate
-    peak = config.optim.scaled_lr(images)
-    schedule = Schedule.build(config.schedule, peak, steps_per_epoch)
-    if dist.is_main():
-        base = config.optim.base_batch
-        note = f" (scaled from {config.optim.lr:g} for {base} images)" if base else ""
-        print(
-            f"{schedule.total_steps} steps of {images} images, {steps_per_epoch:g} steps per "
-            f"epoch, peak learning rate {peak:g}{note}"
-        )
-    return schedule
+    peak = config.optim.scaled_lr(images_per_step(config))
+    return Schedule.build(config.schedule, peak, steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -173,11 +175,11 @@ class State:
         """Write last.pt, from which a run resumes exactly after `step` steps."""
         content = {
             "step": step,
-            "task": type(self.task).__name__,
             "model": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "config": plain(config),
+            "inputs": run.inputs,
             "processes": dist.world_size(),
         }
         checkpoint.save(content, run.last)
@@ -186,16 +188,10 @@ class State:
         """Load what `save` wrote; returns the number of steps done.
 
         Raises:
-            DataError: it was written in another stage, or by another version of this project.
+            DataError: it was written by another version of this project.
         """
         if content is None:
             return 0
-        mine = type(self.task).__name__
-        if content.get("task", mine) != mine:
-            raise DataError(
-                f"the checkpoint was written by {content['task']}, but this stage is {mine}; "
-                "choose another output_dir, or start over with --resume none"
-            )
         try:
             self.task.load_state_dict(content["model"])
         except RuntimeError:  # names or shapes differ, though the settings are the same

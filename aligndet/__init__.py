@@ -5,7 +5,7 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 `image_domain` with its methods `moco` and `supervised`.
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `run_directory`,
-`dist`, `amp`, `evaluate`, and `cli`, which the scripts share.
+`start_block`, `dist`, `amp`, `evaluate`, and `cli`, which the scripts share.
 
 The tools: `predict`, `visual`, `probe`, `export_backbone`, `demo`.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,33 @@ def save(content: dict[str, Any], path: str | Path) -> None:
         torch.save(content, file)
 
 
+def file_of(path: str | Path, name: str, purpose: str) -> Path:
+    """`path` itself, or the file of that name if it is a directory.
+
+    Raises:
+        ValueError: it is a directory without such a file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / name).exists():
+        raise ValueError(
+            f"{path}: holds no {name}; give {purpose} the directory of a run that has written one"
+        )
+    return path / name
+
+
 def load(path: str | Path, purpose: str) -> dict[str, Any]:
     """Read a file that `save` wrote, onto the CPU.
 
     Args:
-        path: the file.
+        path: the file, or the directory of a run that has ended: then its `weights.pt`.
         purpose: the option that named it, for the error message (`--init`, `--checkpoint`).
 
     Raises:
         ValueError: the file is missing, truncated, or not a checkpoint.
     """
+    path = file_of(path, "weights.pt", purpose)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -42,3 +60,20 @@ def load(path: str | Path, purpose: str) -> dict[str, Any]:
             f"give {purpose} a run's weights.pt"
         )
     return content
+
+
+def digest(source: str | None) -> str | None:
+    """What a start was given, whatever its path: a digest of a file's bytes (of the `weights.pt` of
+    a directory), or the name of a source that is no file. None: there is no such file (any more).
+    """
+    if source is None or source.startswith(("torchvision", "http:", "https:")):
+        return source or "nothing"
+    path = Path(source)
+    path = path / "weights.pt" if path.is_dir() else path
+    if not path.is_file():
+        return None
+    result = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            result.update(block)
+    return result.hexdigest()

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from aligndet import dist
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser with the options that every training script has."""
@@ -28,9 +30,11 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """End the program with `error: message` and status 1 on an error that the user can fix."""
+    """End the program with `error: message` and status 1 on an error that the user can fix; of
+    several processes, only the first to fail prints it."""
     try:
         yield
     except kinds as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)  # not into an open progress bar's line
+        if dist.first_to_claim("error"):
+            tqdm.write(f"error: {error}", file=sys.stderr)  # not into an open progress bar's line
         raise SystemExit(1) from None

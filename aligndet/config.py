@@ -24,7 +24,7 @@ from aligndet.image_domain import ImageDomainConfig
 from aligndet.optim import OptimConfig, ScheduleConfig
 from aligndet.overrides import apply_override
 from aligndet.strict_yaml import load_yaml
-from aligndet.transfer import TransferConfig
+from aligndet.transfer import TransferConfig, model_like
 from data.build import DataConfig
 from models.checks import require_choice, require_range
 from models.detector import ModelConfig
@@ -69,8 +69,13 @@ class Config:
             raise ValueError("output_dir is empty; give the folder of the run")
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), init: str | None = None) -> Config:
     """Read a YAML file and apply `key=value` overrides (`data.batch_size=4`).
+
+    Args:
+        path: the YAML file.
+        overrides: applied in their order.
+        init: weights file (or its run directory) that says what `model` is, see `model_like`.
 
     Raises:
         ValueError: the file is missing or not YAML, a key is unknown (the message names the nearest
@@ -91,6 +96,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             content["schedule"].pop(key.split(".")[1], None)
     for override in overrides:
         apply_override(content, override, Config)
+    config = build_config(content)
+    if init is None:
+        return config
+    content["model"] = model_like(os.path.expanduser(init), content.get("model", {}))
     return build_config(content)
 
 

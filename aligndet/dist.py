@@ -9,6 +9,7 @@ import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -133,6 +134,22 @@ def broadcast(tensor: torch.Tensor) -> torch.Tensor:
     if in_group():
         dist.broadcast(tensor, src=0)
     return tensor
+
+
+def first_to_claim(name: str) -> bool:
+    """Whether no other process of this torchrun has claimed `name` before; needs no process group.
+
+    If there is nobody to ask, the answer is yes.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
+        return store.add(f"aligndet/{name}/{attempt}", 1) == 1
+    except RuntimeError:  # torchrun is going down already
+        return True
 
 
 def gather_objects(item: Any) -> list[Any]:

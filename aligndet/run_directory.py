@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from aligndet import checkpoint, dist
 from aligndet.config import Config, differences, dump_yaml, plain
+from data.digest import Source, digest_of
 from data.json_files import open_atomic, write_json_atomic
 
 # Keys that may change when a run is resumed, because the result does not depend on them.
@@ -18,6 +21,8 @@ FREE_TO_CHANGE = (
     *("output_dir", "device", "data.workers", "data.proposal_cache"),
     *("loop.", "evaluation.", "data.val.", "image.probe_"),
 )
+# Data may move: for these keys, what was read is compared (the `inputs`), not the path.
+PATHS = ("data.train.", "model.backbone_weights")
 
 
 class RunDirectory:
@@ -31,42 +36,58 @@ class RunDirectory:
         self.results = self.path / "results.json"
         self.evaluation = self.path / "evaluation.json"  # of --eval-only in the folder of a run
         self.manifest = self.path / "manifest.json"
+        self.inputs: dict[str, str | None] = {}  # digests of what the run was started from
 
     @property
     def is_new(self) -> bool:
         """Whether the folder holds no run yet."""
         return not (self.path / "config.yaml").exists()
 
-    def open(self, config: Config, resume: str) -> dict[str, Any] | None:
-        """Create the directory, write config.yaml and find what to resume.
+    def find(
+        self, config: Config, resume: str, inputs: Mapping[str, str | None] | None = None
+    ) -> dict[str, Any] | None:
+        """The checkpoint to resume from, or None; nothing is written yet.
 
         Args:
             config: of this run.
             resume: `auto` resumes from last.pt if there is one, `none` starts over, a path resumes
-                from that file.
-
-        Returns:
-            The checkpoint to resume from, or None.
+                from that file, or from the last.pt of that directory.
+            inputs: digests of what the start reads, by the key or option that names it; None: a
+                file that is gone, which resuming does not need. They are saved in last.pt.
 
         Raises:
-            ValueError: the checkpoint is unreadable or was made with other settings.
+            ValueError: the checkpoint is unreadable or was made with other settings or inputs.
         """
-        path = self.last if resume == "auto" else Path(resume)
-        state = None
-        if resume != "none" and (resume != "auto" or path.exists()):
-            state = checkpoint.load(path, "--resume")
-            if "optimizer" not in state:
-                raise ValueError(f"{path}: holds weights only; give --resume a run's last.pt")
-            _check_same_run(path, state, plain(config))
-        if dist.is_main():
-            self.path.mkdir(parents=True, exist_ok=True)
-            if resume == "none":  # else a kill before the first save brings the old run back
-                self.last.unlink(missing_ok=True)
-            for leftover in self.path.glob(".*.tmp"):  # of a run killed while writing
-                leftover.unlink()
-            (self.path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-            self._keep_metrics_before(state["step"] if state else 0)
+        self.inputs = dict(inputs or {})
+        if resume == "none" or (resume == "auto" and not self.last.exists()):
+            return None
+        path = self.last
+        if resume != "auto":
+            path = checkpoint.file_of(resume, "last.pt", "--resume")
+        state = checkpoint.load(path, "--resume")
+        if "optimizer" not in state:
+            raise ValueError(f"{path}: holds weights only; give --resume a run's last.pt")
+        _check_same_run(path, state, plain(config), self.inputs)
+        known = {key: value for key, value in self.inputs.items() if value is not None}
+        self.inputs = state.get("inputs", {}) | known
         return state
+
+    def open(self, config: Config, state: Mapping[str, Any] | None) -> None:
+        """Create the directory, or continue in it, and write config.yaml.
+
+        Args:
+            config: of this run.
+            state: what `find` returned; None starts over.
+        """
+        if not dist.is_main():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        if state is None:  # else a kill before the first save brings the old run back
+            self.last.unlink(missing_ok=True)
+        for leftover in self.path.glob(".*.tmp"):  # of a run killed while writing
+            leftover.unlink()
+        (self.path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+        self._keep_metrics_before(state["step"] if state else 0)
 
     def _keep_metrics_before(self, step: int) -> None:
         """Drop lines of steps that will be repeated, and a last line cut off by a kill."""
@@ -95,20 +116,55 @@ class RunDirectory:
         """Print the final scores and write them to `path`."""
         if dist.is_main():
             write_json_atomic(dict(scores), path)
-            words = (f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in scores.items())
-            print("  ".join(words))
+        say("result", scores)
 
 
-def _check_same_run(path: Path, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def inputs_of(
+    stage: str, config: Config, source: Source, **files: str | None
+) -> dict[str, str | None]:
+    """What must be the same when a run is resumed, wherever the files lie then.
+
+    Args:
+        stage: its name.
+        config: of the run.
+        source: its training images.
+        files: more files that it starts from, by the name of their option.
+    """
+    files = {f"--{option}": path for option, path in files.items()}
+    files["model.backbone_weights"] = config.model.backbone_weights
+    digests = {key: checkpoint.digest(path) for key, path in files.items()}
+    return {"stage": stage, "data.train": digest_of(source), **digests}
+
+
+def say(when: str, scores: Mapping[str, float | None]) -> None:
+    """Print a line of scores, above an open progress bar; only rank 0 does."""
+    if dist.is_main():
+        words = (f"{k} {'-' if v is None else format(v, '.2f')}" for k, v in scores.items())
+        tqdm.write(f"{when}: " + "  ".join(words))
+
+
+def _check_same_run(
+    path: Path,
+    state: Mapping[str, Any],
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str | None],
+) -> None:
+    remedy = "choose another output_dir, or start over with --resume none"
     # The order of the images and the length of an epoch depend on the number of processes.
     if state["processes"] != dist.world_size():
         raise ValueError(
             f"{path}: was made by {state['processes']} process(es), not {dist.world_size()}; start "
-            f"{state['processes']}, choose another output_dir, or start over with --resume none"
+            f"{state['processes']}, {remedy}"
         )
-    changed = [d for d in differences(state["config"], config) if not d.startswith(FREE_TO_CHANGE)]
+    free = FREE_TO_CHANGE + (PATHS if "inputs" in state else ())  # older files have paths only
+    changed = [d for d in differences(state["config"], config) if not d.startswith(free)]
     if changed:
         raise ValueError(
-            f"{path}: was made with other settings ({'; '.join(changed)}); restore them, choose "
-            "another output_dir, or start over with --resume none"
+            f"{path}: was made with other settings ({'; '.join(changed)}); restore them, {remedy}"
         )
+    for key, saved in state.get("inputs", {}).items():
+        if inputs.get(key) not in (None, saved):
+            how = "its content differs, not only its path"
+            if key == "stage":
+                how = f"{saved}, not {inputs[key]}"
+            raise ValueError(f"{path}: was made with another {key} ({how}); restore it, {remedy}")

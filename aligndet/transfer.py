@@ -14,7 +14,8 @@ from aligndet import checkpoint
 from aligndet.adapters import PROJECTOR, adapter_class
 from data.coco import Categories
 from data.json_files import write_json_atomic
-from models.detector import ModelConfig, build_detector
+from models.detector import DETECTORS, ModelConfig, build_detector
+from models.from_mapping import from_mapping
 from models.renaming import count_modules
 
 
@@ -183,6 +184,45 @@ def load_pretrained(
         for key, value in weights.items():
             expected[key].copy_(value)
     return Manifest(str(path), list(weights), dropped, fresh)
+
+
+def model_like(path: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` section of a config for a detector that starts from a `weights.pt`.
+
+    The detector, its backbone and those options that make its network (`NETWORK` of its config)
+    are the file's; the other options are those of `given`, since losses and samples may differ.
+
+    Args:
+        path: the file, or the directory of its run.
+        given: the `model` section of the config file and the command line.
+
+    Raises:
+        ValueError: a key is given that differs from the file's; the message names both.
+    """
+    theirs = checkpoint.load(path, "--init").get("config", {})
+    if "detector" not in theirs:
+        return dict(given)  # no detector's weights: load_pretrained says what they are
+    options, saved = given.get("options") or {}, theirs["options"]
+    config_class = DETECTORS[theirs["detector"]][1]
+    network = {key: saved[key] for key in config_class.NETWORK if key in saved}
+    fixed = {key: theirs[key] for key in ("detector", "backbone")}
+    problems = [
+        f"model.{key}={given[key]} is given, but it is of {value}"
+        for key, value in fixed.items()
+        if given.get(key, value) != value
+    ]
+    if not problems:
+        ours = from_mapping(config_class, options, "model.options.")
+        made = from_mapping(config_class, saved, "model.options.")
+        problems = [
+            f"model.options.{key}={getattr(ours, key)} is given, but it has {getattr(made, key)}"
+            for key in config_class.NETWORK
+            if key in options and getattr(ours, key) != getattr(made, key)
+        ]
+    if problems:
+        raise ValueError(f"{path}: {problems[0]}; leave the key out, or give --init another file")
+    kept = {key: theirs[key] for key in ("norm", "frozen_stages") if key in theirs}
+    return {**kept, **given, **fixed, "options": {**network, **options}}
 
 
 def read_detector(path: str | Path) -> tuple[nn.Module, Categories, tuple[int, int]]:

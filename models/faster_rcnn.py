@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class FasterRCNNConfig(RPNConfig, RoIHeadConfig):
     topk_test: int = 1000  # and in detection
     proposals_train: int = 1000  # proposals per image in training
     proposals_test: int = 1000  # and in detection
+
+    NETWORK: ClassVar[tuple[str, ...]] = ("fpn_norm", *RPNConfig.NETWORK, *RoIHeadConfig.NETWORK)
 
     def __post_init__(self) -> None:
         RPNConfig.__post_init__(self)

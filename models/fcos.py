@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,12 @@ class FCOSConfig:
     nms_iou: float = 0.6  # overlap at which the weaker of two boxes of a class is dropped
     detections_per_image: int = 100  # the best ones, after non-maximum suppression
     min_size: float = 1.0  # px; drops the slivers predicted outside the true image
+
+    # Which weights there are and what their outputs mean; the others may change between trainings.
+    NETWORK: ClassVar[tuple[str, ...]] = (
+        *("channels", "fpn_extra", "num_convs", "norm_groups", "level_scales"),
+        *("norm_on_stride", "point_offset", "reach_per_stride"),
+    )
 
     def __post_init__(self) -> None:
         require_choice("model.options.box_loss", self.box_loss, ("giou", "iou"))

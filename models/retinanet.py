@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,12 @@ class RetinaNetConfig:
     nms_iou: float = 0.5  # overlap at which the weaker of two boxes of a class is dropped
     detections_per_image: int = 100  # the best ones, after non-maximum suppression
     min_size: float = 1.0  # px; drops the slivers predicted outside the true image
+
+    # Which weights there are and what their outputs mean; the others may change between trainings.
+    NETWORK: ClassVar[tuple[str, ...]] = (
+        *("channels", "fpn_extra", "num_convs", "tower_norm", "anchor_size", "anchor_scales"),
+        *("anchor_offset", "anchor_whole_pixels"),
+    )
 
     def __post_init__(self) -> None:
         require_choice("model.options.box_loss", self.box_loss, BOX_LOSSES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,12 @@ class RoIHeadConfig:
     nms_iou: float = 0.5  # overlap at which the weaker of two boxes of a class is dropped
     detections_per_image: int = 100  # the best ones, after non-maximum suppression
     min_size: float = 1.0  # px; drops the slivers predicted outside the true image
+
+    # Which weights there are and what their outputs mean; the others may change between trainings.
+    NETWORK: ClassVar[tuple[str, ...]] = (
+        *("channels", "box_head", "box_norm", "box_features", "roi_size", "roi_sampling"),
+        *("roi_aligned",),
+    )
 
     def __post_init__(self) -> None:
         require_choice("model.options.box_head", self.box_head, BOX_HEADS)

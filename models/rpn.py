@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,12 @@ class RPNConfig:
     rpn_smooth_l1_beta: float = 1 / 9  # deltas below it cost quadratically
     rpn_nms_iou: float = 0.7  # overlap at which the weaker of two proposals of a level is dropped
     rpn_min_size: float = 1e-3  # px; smaller proposals are dropped
+
+    # Which weights there are and what their outputs mean; the others may change between trainings.
+    NETWORK: ClassVar[tuple[str, ...]] = (
+        *("channels", "rpn_convs", "rpn_anchor_size", "rpn_anchor_offset"),
+        *("rpn_anchor_whole_pixels",),
+    )
 
     def __post_init__(self) -> None:
         require_choice("model.options.rpn_box_loss", self.rpn_box_loss, BOX_LOSSES)

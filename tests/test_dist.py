@@ -49,3 +49,15 @@ def test_unknown_device_is_refused():
 def test_a_missing_gpu_is_named():
     with pytest.raises(ValueError, match="finds no GPU; set device=cpu"):
         dist.process_group("cuda").__enter__()
+
+
+def test_one_process_of_a_torchrun_claims_a_name(monkeypatch):
+    assert dist.first_to_claim("x")  # no torchrun
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    assert [dist.first_to_claim("x") for _ in range(3)] == [True, False, False]
+    assert dist.first_to_claim("y")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert dist.first_to_claim("x")

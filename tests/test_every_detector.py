@@ -108,7 +108,7 @@ def test_scripts_take_it_all_the_way(name, tmp_path, write_config, script, capsy
     model = {"model__detector": name, "model__options": OPTIONS[name]}
     path = write_config(tmp_path / "pretrain", box_domain__freeze_backbone=False, **model)
     script("pretrain", "--config", path)
-    assert "the backbone is random; 2 of its 5 stages are frozen" in capsys.readouterr().out
+    assert "the backbone is random; of its 5 stages, 2 do not train" in capsys.readouterr().out
     weights = tmp_path / "pretrain" / "weights.pt"
     path = write_config(tmp_path / "finetune", **model)
     script("finetune", "--config", path, "--init", weights)

@@ -60,7 +60,7 @@ def test_a_run_directory(tmp_path, config, script, capsys, method):
     load_backbone_weights(backbone, tmp_path / "run" / "weights.pt")
     assert backbone.bn1.num_batches_tracked == 4
     out = capsys.readouterr().out
-    assert "weights for model.backbone_weights: " in out
+    assert "next: python pretrain.py --config CONFIG model.backbone_weights=" in out
     # The queue of 16 is longer than the list of 12 images.
     assert ("image.moco.queue is 16, but there are 12 images" in out) == (method == "moco_v2")
 
@@ -117,7 +117,7 @@ def test_the_checkpoint_of_another_stage(tmp_path, write_config, script, error_o
     message = error_of("pretrain", "--stage", "image", "--config", path, "seed=1")
     assert "was made with other settings (seed: 0 -> 1)" in message
     message = error_of("pretrain", "--config", path)
-    said = "the checkpoint was written by MoCo, but this stage is BoxDomain; choose another"
+    said = "was made with another stage (image, not box); restore it, choose another"
     assert said in message
 
 
@@ -151,7 +151,7 @@ def test_two_ranks_of_torchrun(tmp_path, config):
         *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("pretrain.py", "--stage", "image", "--config", path),
     )
-    assert "4 steps of 4 images" in out
+    assert "4 of 4 images" in out
     assert json.loads((tmp_path / "run" / "results.json").read_text()).keys() == {"knn", "linear"}
 
 

@@ -13,6 +13,7 @@ import yaml
 from aligndet import checkpoint, dist
 from aligndet.config import Config, load_config, plain
 from aligndet.run_directory import RunDirectory
+from data.build import SplitConfig
 
 
 @pytest.fixture
@@ -23,12 +24,19 @@ def config(tmp_path):
 def started(config, step=4):
     """A run directory with a checkpoint at `step` and metrics two steps past it."""
     run = RunDirectory(config.output_dir)
-    assert run.open(config, "auto") is None
+    assert reopen(run, config) is None
     for done in range(1, step + 3):
         run.log({"step": done, "loss": 1.0 / done})
     content = {"step": step, "model": {}, "config": plain(config), "optimizer": {}, "processes": 1}
     checkpoint.save(content, run.last)
     return run
+
+
+def reopen(run, config, resume="auto", inputs=None):
+    """As the scripts do: find the checkpoint, then continue in the directory."""
+    state = run.find(config, resume, inputs)
+    run.open(config, state)
+    return state
 
 
 def steps(run):
@@ -37,7 +45,7 @@ def steps(run):
 
 def test_a_new_run_writes_its_resolved_config(config, tmp_path):
     run = RunDirectory(config.output_dir)
-    assert run.open(config, "auto") is None
+    assert reopen(run, config) is None
     assert load_config(run.path / "config.yaml") == config
     assert yaml.safe_load((run.path / "config.yaml").read_text())["optim"]["momentum"] == 0.9
 
@@ -45,7 +53,7 @@ def test_a_new_run_writes_its_resolved_config(config, tmp_path):
 def test_auto_resumes_and_drops_metrics_past_the_checkpoint(config):
     run = started(config)
     assert steps(run) == [1, 2, 3, 4, 5, 6]
-    state = run.open(config, "auto")
+    state = reopen(run, config)
     assert state["step"] == 4
     assert steps(run) == [1, 2, 3, 4]
 
@@ -55,7 +63,7 @@ def test_a_line_cut_off_by_a_kill_is_dropped(config, torn):
     run = started(config)
     with open(run.metrics, "a") as file:
         file.write(torn)
-    run.open(config, "auto")
+    reopen(run, config)
     assert steps(run) == [1, 2, 3, 4]
     run.log({"step": 5, "loss": 0.2})
     assert steps(run) == [1, 2, 3, 4, 5]
@@ -64,26 +72,26 @@ def test_a_line_cut_off_by_a_kill_is_dropped(config, torn):
 def test_a_line_without_its_newline_is_kept_whole(config):
     run = started(config)
     run.metrics.write_text('{"step": 1}\n{"step": 2}')
-    run.open(config, "auto")
+    reopen(run, config)
     run.log({"step": 3})
     assert steps(run) == [1, 2, 3]
 
 
 def test_none_starts_over_for_good(config):
     run = started(config)
-    assert run.open(config, "none") is None
+    assert reopen(run, config, "none") is None
     assert steps(run) == []
     # A kill before the first checkpoint must not lead back to the old run.
-    assert run.open(config, "auto") is None
+    assert reopen(run, config) is None
 
 
 def test_a_named_file_is_resumed(config, tmp_path):
     started(config)
     other = dataclasses.replace(config, output_dir=str(tmp_path / "other"))
-    state = RunDirectory(other.output_dir).open(other, f"{config.output_dir}/last.pt")
+    state = reopen(RunDirectory(other.output_dir), other, f"{config.output_dir}/last.pt")
     assert state["step"] == 4
     with pytest.raises(ValueError, match=r"nothing\.pt: no such file; give --resume"):
-        RunDirectory(other.output_dir).open(other, str(tmp_path / "nothing.pt"))
+        reopen(RunDirectory(other.output_dir), other, str(tmp_path / "nothing.pt"))
 
 
 def test_other_settings_are_refused_by_name(config):
@@ -92,7 +100,7 @@ def test_other_settings_are_refused_by_name(config):
         config, seed=5, optim=dataclasses.replace(config.optim, lr=0.5), amp="bf16"
     )
     with pytest.raises(ValueError, match=r"last\.pt: was made with other settings") as error:
-        run.open(other, "auto")
+        reopen(run, other)
     assert "seed: 0 -> 5" in str(error.value)
     assert "optim.lr: 0.01 -> 0.5" in str(error.value)
     assert "amp: none -> bf16" in str(error.value)
@@ -111,7 +119,46 @@ def test_settings_without_influence_on_the_result_may_change(config):
         data=dataclasses.replace(config.data, workers=7),
         evaluation=dataclasses.replace(config.evaluation, every=3),
     )
-    assert run.open(other, "auto")["step"] == 4
+    assert reopen(run, other)["step"] == 4
+
+
+def moved(config, folder):
+    """The same run with all paths of its data and backbone written differently."""
+    split = SplitConfig(f"{folder}/images", f"{folder}/train.json", f"{folder}/proposals.json")
+    data = dataclasses.replace(config.data, train=split)
+    model = dataclasses.replace(config.model, backbone_weights=f"{folder}/r18.pth")
+    return dataclasses.replace(config, data=data, model=model)
+
+
+INPUTS = {"data.train": "a1", "model.backbone_weights": "b2", "--init": "c3"}
+
+
+def test_data_may_move_but_not_change(config):
+    config = moved(config, "disk1")
+    run = RunDirectory(config.output_dir)
+    reopen(run, config, inputs=INPUTS)
+    content = {"step": 4, "model": {}, "config": plain(config), "optimizer": {}, "processes": 1}
+    checkpoint.save({**content, "inputs": run.inputs}, run.last)
+    elsewhere = moved(config, "disk2")
+    assert reopen(run, elsewhere, inputs=INPUTS)["step"] == 4
+    # A backbone file that is gone is not needed; what it was is not forgotten.
+    assert reopen(run, elsewhere, inputs=INPUTS | {"model.backbone_weights": None})["step"] == 4
+    assert run.inputs == INPUTS
+    for key in INPUTS:
+        with pytest.raises(ValueError, match=f"another {key} .its content differs.*--resume none"):
+            run.find(elsewhere, "auto", INPUTS | {key: "other"})
+    checkpoint.save(content, run.last)  # of an older version, which kept no digests
+    assert reopen(run, config, inputs=INPUTS)["step"] == 4
+    with pytest.raises(ValueError, match="data.train.images: disk1/images -> disk2/images"):
+        run.find(elsewhere, "auto", INPUTS)
+
+
+def test_a_directory_may_be_named_for_its_checkpoint(config, tmp_path):
+    run = started(config)
+    other = RunDirectory(tmp_path / "other")
+    assert reopen(other, config, str(run.path))["step"] == 4
+    with pytest.raises(ValueError, match="other: holds no last.pt; give --resume the directory"):
+        RunDirectory(tmp_path / "third").find(config, str(other.path))
 
 
 def test_another_number_of_processes_is_refused(config, monkeypatch):
@@ -119,13 +166,13 @@ def test_another_number_of_processes_is_refused(config, monkeypatch):
     run = started(config)
     monkeypatch.setattr(dist, "world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"last\.pt: was made by 1 process\(es\), not 2; start 1"):
-        run.open(config, "auto")
+        reopen(run, config)
 
 
 def test_half_written_files_of_a_killed_run_are_removed(config):
     run = started(config)
     (run.path / ".last.pt.123.tmp").write_bytes(b"half")
-    run.open(config, "auto")
+    reopen(run, config)
     assert {path.name for path in run.path.iterdir()} == {"config.yaml", "metrics.jsonl", "last.pt"}
 
 
@@ -134,15 +181,15 @@ def test_unusable_checkpoints_are_refused(config):
     whole = run.last.read_bytes()
     run.last.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"last\.pt: not a readable checkpoint"):
-        run.open(config, "auto")
+        reopen(run, config)
     torch.save({"model": {}, "stage": "box"}, run.weights)
     with pytest.raises(ValueError, match=r"weights\.pt: holds weights only"):
-        run.open(config, str(run.weights))
+        reopen(run, config, str(run.weights))
 
 
 def test_numbers_that_are_not_finite_become_null(config):
     run = RunDirectory(config.output_dir)
-    run.open(config, "auto")
+    reopen(run, config)
     run.log({"step": 1, "loss": math.nan, "a": math.inf, "b": 0.5, "AP": None})
     assert json.loads(run.metrics.read_text()) == {
         "step": 1,

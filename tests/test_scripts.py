@@ -18,6 +18,7 @@ from aligndet.evaluate import AP_KEYS
 from models import build_backbone, build_detector
 
 ROOT = Path(__file__).parent.parent
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 def run(*command):
@@ -53,9 +54,8 @@ def pipeline(tmp_path_factory, write_config, dataset):
     finetune = write_config(folder / "finetune", evaluation__every=2)
     weights = folder / "pretrain" / "weights.pt"
     fine_tuned = folder / "finetune" / "weights.pt"
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     out = {
-        "pretrain": run_or_fail(*torchrun, "pretrain.py", "--config", pretrain),
+        "pretrain": run_or_fail(*TORCHRUN, "pretrain.py", "--config", pretrain),
         "finetune": run_or_fail("finetune.py", "--config", finetune, "--init", weights),
         "evaluate": run_or_fail(
             *("finetune.py", "--config", finetune, "--eval-only", "--checkpoint", fine_tuned),
@@ -82,9 +82,9 @@ def test_pretraining_writes_a_run_directory(pipeline, write_config):
     assert [line["step"] for line in written] == [1, 2, 3, 4]
     expected = {"step", "epoch", "loss", "loss_contrast", "loss_box", "loss_centerness", "lr"}
     assert expected | {"images_per_second", "contrast_minus_floor", "momentum"} <= written[0].keys()
-    said = "model.backbone_weights is not set: the backbone is random; 5 of its 5 stages are frozen"
+    said = "model.backbone_weights is not set: the backbone is random; of its 5 stages, 5 do not train"
     assert out["pretrain"].count(said) == 1  # by rank 0
-    assert out["pretrain"].count("weights for finetune.py --init") == 1
+    assert out["pretrain"].count("next: python finetune.py --config CONFIG --init") == 1
 
 
 def test_torchrun_equals_one_process(pipeline, script, tmp_path):
@@ -219,10 +219,19 @@ def test_init_of_another_architecture_is_refused(pipeline, write_config, error_o
     weights = folder / "pretrain" / "weights.pt"
     path = write_config(tmp_path / "run", model__backbone="resnet34")
     message = error_of("finetune", "--config", path, "--init", weights)
-    assert f"{weights}: does not fit this fcos" in message
-    assert "fcos with resnet18" in message
+    assert f"{weights}: model.backbone=resnet34 is given, but it is of resnet18; leave" in message
     path = write_config(tmp_path / "run", model__options={"channels": 64, "num_convs": 1})
-    assert "does not fit this fcos" in error_of("finetune", "--config", path, "--init", weights)
+    message = error_of("finetune", "--config", path, "--init", weights.parent)
+    assert "model.options.channels=64 is given, but it has 32; leave the key out" in message
+
+
+def test_init_says_what_the_model_is(pipeline, write_config, script, tmp_path):
+    """A config of fine-tuning need not repeat the network that was pre-trained."""
+    path = write_config(tmp_path / "run", model={"options": {"score_threshold": 0.1}})
+    script("finetune", "--config", path, "--init", pipeline[0] / "pretrain")
+    model = load_config(tmp_path / "run/config.yaml").model
+    assert (model.detector, model.backbone) == ("fcos", "resnet18")
+    assert model.options == {"channels": 32, "num_convs": 1, "score_threshold": 0.1}
 
 
 def test_evaluation_of_other_files_is_refused(pipeline, dataset, error_of, tmp_path):

@@ -75,7 +75,8 @@ def line_config(tmp_path, **sections):
 def run_line(config, task=None, dataset=None, resume="auto"):
     task, dataset = task or Line(), dataset or Points()
     run = RunDirectory(config.output_dir)
-    state = run.open(config, resume)
+    state = run.find(config, resume)
+    run.open(config, state)
     fit(task, Batches(dataset, [1.0] * len(POINTS), torch.stack), config, run, state, CPU)
     return task, run
 
@@ -243,8 +244,12 @@ def test_evaluation_in_training_is_logged_at_its_step(tmp_path):
         return result
 
     with pytest.raises(KeyboardInterrupt):  # in the second evaluation, at step 4
-        fit(Line(), batches, config, run, run.open(config, "auto"), CPU, evaluate)
-    fit(Line(), batches, config, run, run.open(config, "auto"), CPU, evaluate)
+        state = run.find(config, "auto")
+        run.open(config, state)
+        fit(Line(), batches, config, run, state, CPU, evaluate)
+    state = run.find(config, "auto")
+    run.open(config, state)
+    fit(Line(), batches, config, run, state, CPU, evaluate)
     scored = [line for line in lines(run) if "AP" in line]
     assert scored == [
         {"step": 2, "epoch": 2.0, "AP": 12.5, "APl": None},
@@ -274,7 +279,9 @@ def test_a_step_in_bfloat16(tmp_path, content, stage):
         batches = Batches(dataset, dataset.coco.aspect_ratios, collate_detection)
     before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
     run = RunDirectory(config.output_dir)
-    fit(task, batches, config, run, run.open(config, "auto"), CPU)
+    state = run.find(config, "auto")
+    run.open(config, state)
+    fit(task, batches, config, run, state, CPU)
     assert all(line["loss"] > 0 for line in lines(run))  # null would mean not finite
     after = task.state_dict()
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in after.values())

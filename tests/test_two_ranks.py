@@ -87,7 +87,9 @@ def train(name, content):
     config = build_config(content)
     task, batches = stage(name, config)
     run = RunDirectory(config.output_dir)
-    fit(task, batches, config, run, run.open(config, "none"), CPU)
+    state = run.find(config, "none")
+    run.open(config, state)
+    fit(task, batches, config, run, state, CPU)
 
 
 def score(content, statistic=1.0):
