@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from aligndet import checkpoint, cli, dist
+from aligndet.best_weights import BestWeights
 from aligndet.config import Config, load_config
-from aligndet.evaluate import evaluate
+from aligndet.evaluate import Evaluation, evaluate
 from aligndet.run_directory import RunDirectory, inputs_of
 from aligndet.start_block import label_lines, print_start, resumed_from, shortened
 from aligndet.transfer import (
@@ -99,12 +100,23 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
     labels = {"train": label_lines(train.coco), "val": label_lines(val.coco)}
     weights = resumed_from(resume) or weight_lines(detector, manifest)
     print_start(title, labels, config, schedule, device, weights)
-    score = scorer(detector, config, val, device)
+    sides = (config.data.eval_short_side, config.data.max_side)
+    content = partial(detector_file, detector, config.model, categories, sides)
+    evaluation = scorer(detector, config, val, device)
+    best = BestWeights(run.best, content)
+
+    def score() -> dict[str, float | None]:
+        scores = evaluation().scores
+        best.offer(scores["AP"])
+        return scores
+
     fit(FineTuning(detector), batches, config, run, resume, device, score)
     if dist.is_main():
-        sides = (config.data.eval_short_side, config.data.max_side)
-        checkpoint.save(detector_file(detector, config.model, categories, sides), run.weights)
-    run.report(score(), run.results)
+        checkpoint.save(content(), run.weights)
+    final = evaluation()
+    if config.evaluation.every:
+        best.offer(final.scores["AP"])
+    run.report_evaluation(final, "results")
     if dist.is_main():
         print(
             f"weights: {run.weights}\nnext: python -m aligndet.predict --weights {run.path} "
@@ -140,7 +152,7 @@ def evaluation_only(config: Config, args: argparse.Namespace, device: torch.devi
     score = scorer(detector.to(device), config, val, device)
     run = RunDirectory(config.output_dir)
     # The run's own results belong to its own weights and settings, which may differ.
-    run.report(score(), run.results if run.is_new else run.evaluation)
+    run.report_evaluation(score(), "results" if run.is_new else "evaluation")
 
 
 def check_same_categories(val: DetectionDataset, categories: Categories, source: object) -> None:
@@ -154,7 +166,7 @@ def check_same_categories(val: DetectionDataset, categories: Categories, source:
 
 def scorer(
     detector: nn.Module, config: Config, val: DetectionDataset, device: torch.device
-) -> Callable[[], dict[str, float | None]]:
+) -> Callable[[], Evaluation]:
     """A function that evaluates the detector in its current state."""
     loader = eval_loader(
         val,

@@ -4,8 +4,8 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 `projectors`, `feature_scale`, `momentum`; `transfer` (from pre-training to fine-tuning);
 `image_domain` with its methods `moco` and `supervised`.
 
-The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `run_directory`,
-`start_block`, `dist`, `amp`, `evaluate`, and `cli`, which the scripts share.
+The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `best_weights`,
+`run_directory`, `start_block`, `dist`, `amp`, `evaluate`, and `cli`, which the scripts share.
 
 The tools: `predict`, `visual`, `probe`, `export_backbone`, `demo`.
 """

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -23,6 +25,7 @@ from data.loaders import iterate, to_device
 from models.checks import require_range
 
 AP_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+TABLE_ROWS = 20  # classes in the terminal
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class EvaluationConfig:
     def due(self, step: int) -> bool:
         """Whether training is interrupted for an evaluation after `step` steps."""
         return self.every is not None and step % self.every == 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found; AP is in percent, and None where there is no object to find."""
+
+    scores: dict[str, float | None]  # AP, AP50, AP75, APs, APm, APl: the mean over classes
+    per_class: dict[str, float | None]  # AP of each class by name, in the order of the ids
+    objects: dict[str, int]  # boxes to find of each class, crowds left out
+    detections: list[dict[str, Any]]  # COCO results entries with the annotation file's ids
 
 
 def coco_results(
@@ -97,33 +110,77 @@ def detect(
     return results
 
 
-def average_precision(
-    annotations: Mapping[str, Any], results: Iterable[Mapping[str, Any]]
-) -> dict[str, float | None]:
-    """COCO's box AP in percent.
+def score(annotations: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> Evaluation:
+    """COCO's box AP, of all classes together and of each, from one run of pycocotools.
 
     Args:
         annotations: a loaded COCO JSON; its crowd boxes are ignored as COCO does.
         results: COCO results entries.
-
-    Returns:
-        AP, AP50, AP75, APs, APm, APl; None where there is no object to find.
     """
-    results = [dict(entry) for entry in results]
+    detections = list(results)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = _complete(annotations)
         truth.createIndex()
-        found = truth.loadRes(results) if results else _none_found(truth)
+        # pycocotools adds keys to the entries it is given.
+        found = truth.loadRes(list(map(dict, detections))) if detections else _none_found(truth)
         scorer = COCOeval(truth, found, "bbox")
         scorer.evaluate()
         scorer.accumulate()
         scorer.summarize()
-    scores = [float(value) for value in scorer.stats[:6]]
-    return {
-        key: 100.0 * value if value >= 0 else None
-        for key, value in zip(AP_KEYS, scores, strict=True)
-    }
+    names = _class_names(truth)
+    number = Counter(e["category_id"] for e in truth.dataset["annotations"] if not e["iscrowd"])
+    per_class = map(_class_precision, np.moveaxis(scorer.eval["precision"], 2, 0))
+    return Evaluation(
+        scores={key: _percent(v) for key, v in zip(AP_KEYS, scorer.stats[:6], strict=True)},
+        per_class=dict(zip(names.values(), per_class, strict=True)),
+        objects={name: number[category] for category, name in names.items()},
+        detections=detections,
+    )
+
+
+def average_precision(
+    annotations: Mapping[str, Any], results: Iterable[Mapping[str, Any]]
+) -> dict[str, float | None]:
+    """The scores of `score` alone: AP, AP50, AP75, APs, APm, APl."""
+    return score(annotations, results).scores
+
+
+def class_table(evaluation: Evaluation) -> str:
+    """AP and number of boxes of each class for the terminal, the worst class first."""
+    scored = [(ap, name) for name, ap in evaluation.per_class.items() if ap is not None]
+    rows = sorted(scored, key=lambda row: row[0])
+    lines = [f"{'AP':>6} {'boxes':>7}  class"] if rows else []
+    for ap, name in rows[:TABLE_ROWS]:
+        # A name may hold line breaks.
+        lines.append(f"{ap:6.1f} {evaluation.objects[name]:7,}  {' '.join(name.split())[:60]}")
+    more = rows[TABLE_ROWS:]
+    if more:
+        span = f"with AP from {more[0][0]:.1f} to {more[-1][0]:.1f}"
+        lines.append(f"and {len(more)} {'classes' if len(more) > 1 else 'class'} more, {span}")
+    empty = len(evaluation.per_class) - len(rows)
+    if empty:
+        subject = "1 class has" if empty == 1 else f"{empty} classes have"
+        lines.append(f"{subject} no box to find, and so no AP")
+    return "\n".join(lines)
+
+
+def _class_names(truth: COCO) -> dict[int, str]:
+    """Name by category id, in the order of the ids; a name that occurs twice gets its id."""
+    names = {entry["id"]: str(entry["name"]) for entry in truth.dataset["categories"]}
+    times = Counter(names.values())
+    return {i: f"{names[i]} (id {i})" if times[names[i]] > 1 else names[i] for i in sorted(names)}
+
+
+def _class_precision(precision: np.ndarray) -> float | None:
+    """AP of a class from its precision (IoU thresholds, recalls, area ranges, maximal numbers)."""
+    values = precision[:, :, 0, -1]  # all areas, 100 detections: as in COCO's AP
+    return _percent(values.mean() if (values > -1).all() else -1.0)
+
+
+def _percent(value: float) -> float | None:
+    """pycocotools writes -1 where there is no object."""
+    return 100.0 * float(value) if value >= 0 else None
 
 
 def _none_found(truth: COCO) -> COCO:
@@ -157,11 +214,15 @@ def evaluate(
     categories: Categories,
     device: torch.device,
     amp: str = "none",
-) -> dict[str, float | None]:
-    """AP over all ranks' shares; every rank calls it and gets the same result."""
+) -> Evaluation:
+    """Evaluate over all ranks' shares; every rank calls it and gets the same result."""
     dist.copy_buffers_from_main(model)  # rank 0's model is the one that is saved
     shares = dist.gather_objects(detect(model, loader, categories, device, amp))
-    scores = None
-    if dist.is_main():
-        scores = average_precision(annotations, [entry for share in shares for entry in share])
-    return dist.broadcast_object(scores)
+    # In the order of the file's images, however they were spread over ranks and batches.
+    place = {entry["id"]: number for number, entry in enumerate(annotations["images"])}
+    entries = [entry for share in shares for entry in share]
+    entries.sort(key=lambda entry: place[entry["image_id"]])
+    # Every rank has the entries; only rank 0 scores them.
+    scored = score(annotations, entries) if dist.is_main() else None
+    shared = dist.broadcast_object(replace(scored, detections=[]) if scored else None)
+    return replace(shared, detections=entries)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from aligndet import checkpoint, dist
 from aligndet.config import Config, differences, dump_yaml, plain
+from aligndet.evaluate import Evaluation, class_table
 from data.digest import Source, digest_of
 from data.json_files import open_atomic, write_json_atomic
 
@@ -32,9 +33,9 @@ class RunDirectory:
         self.path = Path(path)
         self.last = self.path / "last.pt"
         self.weights = self.path / "weights.pt"
+        self.best = self.path / "weights_best.pt"  # of the evaluation with the highest AP
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
-        self.evaluation = self.path / "evaluation.json"  # of --eval-only in the folder of a run
         self.manifest = self.path / "manifest.json"
         self.inputs: dict[str, str | None] = {}  # digests of what the run was started from
 
@@ -84,6 +85,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         if state is None:  # else a kill before the first save brings the old run back
             self.last.unlink(missing_ok=True)
+            self.best.unlink(missing_ok=True)
         for leftover in self.path.glob(".*.tmp"):  # of a run killed while writing
             leftover.unlink()
         (self.path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
@@ -117,6 +119,22 @@ class RunDirectory:
         if dist.is_main():
             write_json_atomic(dict(scores), path)
         say("result", scores)
+
+    def report_evaluation(self, evaluation: Evaluation, name: str) -> None:
+        """Print what a detector scored and write it: `results.json`, `per_class.json` and
+        `detections.json`.
+
+        Args:
+            evaluation: of the detector.
+            name: `results` or, to leave a run's own files alone, another: `evaluation` writes
+                `evaluation.json`, `evaluation_per_class.json`, `evaluation_detections.json`.
+        """
+        prefix = "" if name == "results" else f"{name}_"
+        if dist.is_main():
+            write_json_atomic(evaluation.per_class, self.path / f"{prefix}per_class.json")
+            write_json_atomic(evaluation.detections, self.path / f"{prefix}detections.json")
+            print(class_table(evaluation))
+        self.report(evaluation.scores, self.path / f"{name}.json")
 
 
 def inputs_of(

@@ -134,7 +134,13 @@ def test_perfect_detections_on_resized_images_score_100(dataset):
     for entry in content["annotations"]:
         del entry["area"], entry["iscrowd"], entry["id"]
     model = OracleDetector(val).train()
-    scores = evaluate(model, loader, content, coco.categories, torch.device("cpu"))
-    assert scores["AP"] == scores["AP75"] == pytest.approx(100.0)
-    assert scores["APl"] is None
+    evaluation = evaluate(model, loader, content, coco.categories, torch.device("cpu"))
+    assert evaluation.scores["AP"] == evaluation.scores["AP75"] == pytest.approx(100.0)
+    assert evaluation.scores["APl"] is None
+    assert evaluation.per_class == {"red": pytest.approx(100.0), "blue": pytest.approx(100.0)}
+    assert evaluation.objects == {"red": 4, "blue": 3}
+    ids = [image["id"] for image in content["images"]]
+    found = [entry["image_id"] for entry in evaluation.detections]
+    assert found == sorted(found, key=ids.index)
+    assert len(found) == len(content["annotations"])
     assert model.training  # as it was before

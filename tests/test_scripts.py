@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from aligndet.box_domain import BoxDomain
 from aligndet.config import load_config
@@ -114,8 +116,9 @@ def test_finetuning_writes_a_run_directory(pipeline):
     folder, out = pipeline
     files = {path.name for path in (folder / "finetune").iterdir()}
     assert files == {
-        *("config.yaml", "metrics.jsonl", "last.pt", "weights.pt"),
-        *("results.json", "manifest.json"),
+        *("config.yaml", "metrics.jsonl", "manifest.json"),
+        *("last.pt", "weights.pt", "weights_best.pt"),
+        *("results.json", "per_class.json", "detections.json"),
     }
     written = lines(folder / "finetune")
     trained = [line for line in written if "loss" in line]
@@ -138,6 +141,37 @@ def test_evaluation_alone_gives_the_same_scores(pipeline):
     alone = json.loads((folder / "evaluate" / "results.json").read_text())
     assert alone == after_training
     assert tuple(alone) == AP_KEYS
+    assert (folder / "evaluate" / "per_class.json").exists()
+    found = [folder / run / "detections.json" for run in ("finetune", "evaluate")]
+    own, again = (json.loads(path.read_text()) for path in found)
+    assert len(own) == len(again)  # their last bits depend on how the weights lie in memory
+
+
+def test_detections_are_a_results_file_of_the_annotations(pipeline, dataset):
+    folder, out = pipeline
+    truth = COCO(str(dataset / "val.json"))
+    scorer = COCOeval(truth, truth.loadRes(str(folder / "finetune/detections.json")), "bbox")
+    scorer.evaluate()
+    scorer.accumulate()
+    scorer.summarize()
+    results = json.loads((folder / "finetune/results.json").read_text())
+    assert results["AP"] == pytest.approx(100 * scorer.stats[0])
+    per_class = json.loads((folder / "finetune/per_class.json").read_text())
+    assert set(per_class) == {"red", "blue"}
+    assert sum(per_class.values()) / 2 == pytest.approx(results["AP"])
+    assert "step 2: AP " in out["finetune"]
+
+
+def test_the_best_weights_are_those_of_the_highest_ap(pipeline, write_config, script, tmp_path):
+    """Scored alone, the file gives the AP that was measured when it was written."""
+    folder, _ = pipeline
+    best = folder / "finetune/weights_best.pt"
+    measured = [line["AP"] for line in lines(folder / "finetune") if "AP" in line]
+    measured.append(json.loads((folder / "finetune/results.json").read_text())["AP"])
+    assert torch.load(best, weights_only=True)["AP"] == max(measured)
+    path = write_config(tmp_path / "run")
+    script("finetune", "--config", path, "--eval-only", "--checkpoint", best)
+    assert json.loads((tmp_path / "run/results.json").read_text())["AP"] == max(measured)
 
 
 def test_evaluation_alone_keeps_the_results_of_the_run(pipeline, write_config, script, tmp_path):
@@ -151,6 +185,7 @@ def test_evaluation_alone_keeps_the_results_of_the_run(pipeline, write_config, s
     assert (tmp_path / "other/results.json").read_text() == own
     expected = json.loads((folder / "finetune/results.json").read_text())
     assert json.loads((tmp_path / "other/evaluation.json").read_text()) == expected
+    assert (tmp_path / "other/evaluation_detections.json").exists()
 
 
 def test_init_needs_no_file_of_the_backbone(pipeline, write_config, script, error_of, tmp_path):

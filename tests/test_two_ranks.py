@@ -8,6 +8,7 @@ convolutions of one image and of two round differently, and each step amplifies 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -102,8 +103,8 @@ def score(content, statistic=1.0):
     annotations = load_coco(val.coco.annotations)
     detector = OracleDetector(val, noise=5.0)
     detector.register_buffer("statistic", torch.tensor(statistic))
-    scores = evaluate(detector, loader, annotations, val.coco.categories, CPU)
-    return {**scores, "statistic": detector.statistic.item()}
+    evaluation = evaluate(detector, loader, annotations, val.coco.categories, CPU)
+    return {**asdict(evaluation), "statistic": detector.statistic.item()}
 
 
 def rank_main(rank, folder, contents):
@@ -207,6 +208,6 @@ def test_evaluation_shared_by_two_ranks_equals_one(folder, content):
     """Five images: one rank has three, the other two. Both use the statistics of rank 0, whose
     weights are saved."""
     expected = score(content(folder / "unused"))
-    assert 0 < expected["AP"] < 100
+    assert 0 < expected["scores"]["AP"] < 100
     for rank in range(2):
         assert json.loads((folder / f"scores{rank}.json").read_text()) == expected

@@ -1,0 +1,33 @@
+"""The weights with the highest AP of a run, beside the last ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aligndet import checkpoint, dist
+
+
+class BestWeights:
+    """Keeps the content of `weights.pt` at the evaluation with the highest AP.
+
+    Args:
+        path: where to write; a file that is there already, of a run that is resumed, counts.
+        content: what to write, in the detector's current state.
+
+    Raises:
+        ValueError: the file that is there is unreadable.
+    """
+
+    def __init__(self, path: Path, content: Callable[[], dict[str, Any]]) -> None:
+        self.path, self.content = path, content
+        self.highest = checkpoint.load(path, "--resume")["AP"] if path.exists() else -1.0
+
+    def offer(self, ap: float | None) -> None:
+        """Write the file if `ap` is the highest so far; None: there was nothing to find."""
+        if ap is None or ap <= self.highest:
+            return
+        self.highest = ap
+        if dist.is_main():
+            checkpoint.save({**self.content(), "AP": ap}, self.path)

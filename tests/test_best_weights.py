@@ -1,0 +1,39 @@
+"""The weights of the highest AP: kept over evaluations, and over a kill."""
+
+from __future__ import annotations
+
+import torch
+
+from aligndet import dist
+from aligndet.best_weights import BestWeights
+
+
+def written(path):
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def test_only_a_higher_ap_replaces_the_file(tmp_path):
+    path, step = tmp_path / "weights_best.pt", 0
+
+    def content():
+        return {"model": {"step": torch.tensor(step)}, "stage": "detector"}
+
+    best = BestWeights(path, content)
+    best.offer(None)
+    assert written(path) is None
+    kept = []
+    for step, ap in enumerate((0.0, 3.5, 3.5, 1.0, None, 4.0)):  # noqa: B007: content reads it
+        best.offer(ap)
+        kept.append(int(written(path)["model"]["step"]))
+    assert kept == [0, 1, 1, 1, 1, 5]
+    resumed, step = BestWeights(path, content), 9
+    resumed.offer(4.0)
+    assert written(path)["AP"] == 4.0
+    assert int(written(path)["model"]["step"]) == 5
+
+
+def test_other_ranks_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(dist, "rank", lambda: 1)
+    best = BestWeights(tmp_path / "weights_best.pt", dict)
+    best.offer(1.0)
+    assert written(tmp_path / "weights_best.pt") is None
