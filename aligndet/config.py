@@ -106,14 +106,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), init: str | Non
 def build_config(content: Mapping[str, Any]) -> Config:
     """A config from nested mappings, such as the content of a YAML file.
 
-    `~` at the start of a text is the user's home folder.
+    `~` at the start of a text is the user's home folder, and `data.root` is put before the other
+    paths of the data.
 
     Raises:
         ValueError: see `load_config`.
     """
     if content.get("amp") in (False, "off"):  # YAML reads off and no as false
         content = {**content, "amp": "none"}
-    return from_mapping(Config, _with_home(content), unknown=_unknown_key)
+    config = from_mapping(Config, _with_home(content), unknown=_unknown_key)
+    return dataclasses.replace(config, data=config.data.rooted())
 
 
 def _with_home(value: Any) -> Any:

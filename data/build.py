@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import asdict, dataclass, field, replace
 
 from data.coco import CocoDataset
 from data.errors import DataError
@@ -28,6 +29,7 @@ class SplitConfig:
 class DataConfig:
     """The `data` section."""
 
+    root: str | None = None  # folder that relative paths of train and val start from
     train: SplitConfig = field(default_factory=SplitConfig)
     val: SplitConfig = field(default_factory=SplitConfig)
     proposal_cache: str = "datasets/proposal_cache"  # folder of boxes found while training
@@ -54,6 +56,16 @@ class DataConfig:
             raise ValueError(f"data.flip is {self.flip}; it must be at least 0 and at most 1")
         if self.bad_boxes not in ("error", "drop"):
             raise ValueError(f"data.bad_boxes is {self.bad_boxes!r}; set it to error or drop")
+
+    def rooted(self) -> DataConfig:
+        """The same with `root` put before the paths of train and val."""
+        if self.root is None:
+            return self
+        splits = {
+            name: SplitConfig(**{k: v and os.path.join(self.root, v) for k, v in asdict(s).items()})
+            for name, s in (("train", self.train), ("val", self.val))
+        }
+        return replace(self, root=None, **splits)
 
     @property
     def eval_short_side(self) -> int:

@@ -213,6 +213,7 @@ def test_differences_name_the_leaves():
 
 
 PAIRS = [
+    ("own_{}_pretrain", "own_{}_finetune"),
     ("demo_{}_pretrain", "demo_{}_finetune"),
     ("coco_{}_r50_pretrain", "coco_{}_r50_12k"),
     ("coco_{}_r50_pretrain", "coco_{}_r50_1x"),
@@ -296,6 +297,16 @@ def test_a_tilde_is_the_home_folder_in_files_and_on_the_command_line(tmp_path, m
     config = load(tmp_path, text, "data.val.images=~/more", "data.val.annotations=~")
     assert (config.output_dir, config.data.train.images) == ("/home/me/runs/x", "/home/me/photos")
     assert (config.data.val.images, config.data.val.annotations) == ("/home/me/more", "/home/me")
+
+
+def test_paths_of_the_data_start_from_its_root(tmp_path):
+    text = "output_dir: x\ndata: {train: {images: images, annotations: /abs/a.json}}\n"
+    config = load(tmp_path, text, "data.root=photos", "data.val.images=val")
+    assert (config.data.train.images, config.data.val.images) == ("photos/images", "photos/val")
+    assert (config.data.train.annotations, config.data.val.annotations) == ("/abs/a.json", None)
+    assert config.output_dir == "x"
+    (tmp_path / "again.yaml").write_text(dump_yaml(config))  # resolved: the root is not put twice
+    assert load_config(tmp_path / "again.yaml") == config
 
 
 @pytest.mark.parametrize("text", ["007", "2024-05-01", "no", "1e3", "1_000"])
