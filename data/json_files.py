@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import uuid
@@ -14,18 +15,51 @@ from data.errors import DataError
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        DataError: the file is missing or not JSON.
+        DataError: the file is missing, cannot be read or is not JSON.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding=_encoding(path)) as file:
             return json.load(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of a COCO JSON") from None
-    except (ValueError, RecursionError, IsADirectoryError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}); write the file again") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not valid JSON (byte {error.object[error.start]:#04x} is not "
+            f"{error.encoding.upper()}); write the file again, in UTF-8"
+        ) from None
+    except RecursionError:
+        raise DataError(
+            f"{path}: not valid JSON (its brackets are nested too deeply); write the file again"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"{path}: not valid JSON ({_reason(path, error)}); write the file again"
+        ) from None
+
+
+# The longer marks first: UTF-32's begins with UTF-16's.
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def _encoding(path: str | Path) -> str:
+    """The encoding that the byte order mark tells; Windows puts one even before UTF-8."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return next((MARKS[mark] for mark in MARKS if start.startswith(mark)), "utf-8-sig")
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        return "the file is empty"
+    return str(error)
 
 
 def write_json_atomic(content: Any, path: str | Path) -> None:

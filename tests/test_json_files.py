@@ -1,4 +1,4 @@
-"""Files are written all or nothing, whatever stops the write."""
+"""JSON is read in any Unicode encoding; files are written all or nothing, whatever stops it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,55 @@ import json
 
 import pytest
 
-from data.json_files import open_atomic, write_json_atomic
+from data.errors import DataError
+from data.json_files import open_atomic, read_json, write_json_atomic
+from tests.helpers.assertions import assert_clean
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le with mark", "utf-16-be with mark"],
+)
+def test_encodings(tmp_path, encoding):
+    """As editors and shells of Windows save JSON."""
+    content = {"a": [1, 2.5, "ä", "犬"]}
+    name, _, mark = encoding.partition(" with ")
+    text = ("\ufeff" if mark else "") + json.dumps(content, ensure_ascii=False)
+    (tmp_path / "x.json").write_bytes(text.encode(name))
+    assert read_json(tmp_path / "x.json") == content
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'{"images": [', "Expecting value"),
+        (b'{"a": 1}\n{"a": 2}\n', "Extra data"),
+        (b"{'a': 1}", "Expecting property name"),
+        (b"", "the file is empty"),
+        (b"\xff\xfe", "Expecting value"),
+        (b" \n", "Expecting value"),
+        (b"\xff\xfe\x00", "byte 0x00 is not UTF-16"),
+        (b'{"a": "\xe9"}', "byte 0xe9 is not UTF-8"),
+        (b"\x1f\x8b\x08\x00", "byte 0x8b is not UTF-8"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "4300 digits"),
+        (b"[" * 200_000 + b"]" * 200_000, "nested too deeply"),
+    ],
+)
+def test_what_is_not_json(tmp_path, data, words):
+    path = tmp_path / "x.json"
+    path.write_bytes(data)
+    with pytest.raises(DataError) as error:
+        read_json(path)
+    assert_clean(error, path, "not valid JSON", words, "write the file again")
+
+
+def test_missing_file_and_folder_in_its_place(tmp_path):
+    with pytest.raises(DataError) as error:
+        read_json(tmp_path / "gone.json")
+    assert_clean(error, tmp_path / "gone.json", "no such file", "give the path")
+    with pytest.raises(DataError) as error:
+        read_json(tmp_path)
+    assert_clean(error, tmp_path, "not valid JSON", "directory")
 
 
 def test_write_json_makes_folders_and_replaces(tmp_path):
