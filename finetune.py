@@ -21,7 +21,7 @@ from aligndet.best_weights import BestWeights
 from aligndet.config import Config, load_config
 from aligndet.evaluate import Evaluation, evaluate
 from aligndet.run_directory import RunDirectory, inputs_of
-from aligndet.start_block import label_lines, print_start, resumed_from, shortened
+from aligndet.start_block import print_start, resumed_from, shortened
 from aligndet.transfer import (
     Manifest,
     backbone_manifest,
@@ -97,7 +97,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         manifest.save(run.manifest)
     title = f"fine-tuning {config.model.detector} on {config.model.backbone}, "
     title += f"{len(categories)} classes: {shortened(categories.names)}"
-    labels = {"train": label_lines(train.coco), "val": label_lines(val.coco)}
+    labels = {"train": train.coco.contents.lines(), "val": val.coco.contents.lines()}
     weights = resumed_from(resume) or weight_lines(detector, manifest)
     print_start(title, labels, config, schedule, device, weights)
     sides = (config.data.eval_short_side, config.data.max_side)
@@ -177,7 +177,7 @@ def scorer(
         dist.rank(),
         dist.world_size(),
     )
-    annotations = load_coco(val.coco.annotations)
+    annotations = load_coco(val.coco.annotations, val.coco.crowd)
     return partial(evaluate, detector, loader, annotations, val.coco.categories, device, config.amp)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +19,13 @@ from tqdm import tqdm
 
 from aligndet import dist
 from aligndet.amp import autocast
-from data.coco import Categories
+from data.coco import Categories, box_problem, read_categories
 from data.loaders import iterate, to_device
 from models.checks import require_range
 
 AP_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 TABLE_ROWS = 20  # classes in the terminal
+LARGEST_AREA = 1e10  # square pixels; COCO's evaluation leaves out larger objects
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,21 @@ def score(annotations: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) 
     """COCO's box AP, of all classes together and of each, from one run of pycocotools.
 
     Args:
-        annotations: a loaded COCO JSON; its crowd boxes are ignored as COCO does.
-        results: COCO results entries.
+        annotations: a COCO JSON from `load_coco`; its crowd boxes are ignored as COCO does. Boxes
+            without area or outside their image, which nothing can find, are left out as in
+            training.
+        results: COCO results entries, with the ids of `annotations`.
+
+    Raises:
+        ValueError: a result is for an image that `annotations` does not list.
     """
     detections = list(results)
+    dataset, numbered = _numbered(annotations, detections)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = _complete(annotations)
+        truth.dataset = dataset
         truth.createIndex()
-        # pycocotools adds keys to the entries it is given.
-        found = truth.loadRes(list(map(dict, detections))) if detections else _none_found(truth)
+        found = truth.loadRes(numbered) if numbered else _none_found(truth)
         scorer = COCOeval(truth, found, "bbox")
         scorer.evaluate()
         scorer.accumulate()
@@ -191,20 +196,48 @@ def _none_found(truth: COCO) -> COCO:
     return found
 
 
-def _complete(annotations: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what pycocotools needs but files may lack; ids from 1, since it reads 0 as none."""
-    content = copy.copy(dict(annotations))
-    content["annotations"] = [
-        {
-            "iscrowd": 0,
-            "area": entry["bbox"][2] * entry["bbox"][3],
-            **{key: value for key, value in entry.items() if key != "segmentation"},
-            "id": number,
-        }
-        for number, entry in enumerate(annotations["annotations"], start=1)
+def _numbered(
+    annotations: Mapping[str, Any], results: Iterable[Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Copies with images, categories and annotations numbered from 1, categories in the order of
+    the labels: pycocotools sorts ids, keeps them in float64 and reads 0 as none."""
+    images = {entry["id"]: number for number, entry in enumerate(annotations["images"], start=1)}
+    categories = {i: n for n, i in enumerate(read_categories(annotations).ids, start=1)}
+    sizes = {e["id"]: (e["height"], e["width"]) for e in annotations["images"]}
+    usable = [
+        entry
+        for entry in annotations["annotations"]
+        if box_problem(entry["bbox"], *sizes[entry["image_id"]]) is None
     ]
-    content.setdefault("info", {})
-    return content
+    dataset = {
+        "info": {},
+        "images": [{"id": number} for number in images.values()],
+        "categories": [{"id": number} for number in categories.values()],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": images[entry["image_id"]],
+                "category_id": categories[entry["category_id"]],
+                "bbox": entry["bbox"],
+                "area": min(entry.get("area", entry["bbox"][2] * entry["bbox"][3]), LARGEST_AREA),
+                "iscrowd": entry.get("iscrowd", 0),
+            }
+            for number, entry in enumerate(usable, start=1)
+        ],
+    }
+    return dataset, [_numbered_result(entry, images, categories) for entry in results]
+
+
+def _numbered_result(
+    entry: Mapping[str, Any], images: Mapping[Any, int], categories: Mapping[Any, int]
+) -> dict[str, Any]:
+    if entry["image_id"] not in images:
+        raise ValueError(
+            f"a result has image_id {entry['image_id']!r}, which the annotations do not list; "
+            "give results for the same images"
+        )
+    number = categories.get(entry["category_id"], 0)  # of no listed class: it is not scored
+    return {**entry, "image_id": images[entry["image_id"]], "category_id": number}
 
 
 def evaluate(

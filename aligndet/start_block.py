@@ -10,7 +10,6 @@ import torch
 from aligndet import dist
 from aligndet.config import Config
 from aligndet.optim import Schedule
-from data.coco import CocoDataset
 from data.proposals.searched_images import SearchedImages
 from data.views import BoxSource
 from models.backbone_base import StagedBackbone
@@ -78,16 +77,8 @@ def proposal_lines(config: Config, source: BoxSource) -> list[str]:
             f"the first epoch, which takes longer, and kept in {config.data.proposal_cache}",
             "(`python -m data.proposals` writes a file beforehand)",
         ]
-    boxes = sum(len(record.boxes) for record in source.records)
     most = config.box_domain.max_proposals
-    best = f", of which the best {most} of each image are used" if most else ""
-    return [f"{len(source):,} images, {boxes:,} proposals{best}"]
-
-
-def label_lines(coco: CocoDataset) -> list[str]:
-    """What there is to train or evaluate on."""
-    boxes = sum(len(record.boxes) for record in coco.records)
-    return [f"{len(coco):,} images, {boxes:,} boxes"]
+    return [*source.contents.lines(), *([f"the best {most} boxes of each image"] if most else [])]
 
 
 def shortened(names: Sequence[str], most: int = 8) -> str:

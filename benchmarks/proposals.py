@@ -187,7 +187,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    truth = objects_by_file(options.annotations)
+    truth = objects_by_file(options.annotations, options.images)
     large = {
         name for name, b in truth.items() if ((b[:, 2:] - b[:, :2]).prod(dim=1) > 32**2).any()
     }

@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 
 from data.coco import CocoDataset
+from data.coco_json import CROWD
 from data.errors import DataError
 from data.image_folder import ImageFiles, images_of_classes, images_of_coco, images_of_tree
 from data.proposals.cache import ProposalCache
@@ -42,6 +43,7 @@ class DataConfig:
     photometric: bool = False  # fine-tuning only; pre-training's views always have it
     skip_empty: bool = True  # leave images without boxes out of fine-tuning
     bad_boxes: str = "error"  # or drop: boxes without area or outside the image
+    crowd: str = "ignore"  # or keep: boxes with iscrowd 1 are ordinary ones, in evaluation as well
 
     def __post_init__(self) -> None:
         # Worded as by models.checks.require_range, which data/ does not import.
@@ -56,6 +58,8 @@ class DataConfig:
             raise ValueError(f"data.flip is {self.flip}; it must be at least 0 and at most 1")
         if self.bad_boxes not in ("error", "drop"):
             raise ValueError(f"data.bad_boxes is {self.bad_boxes!r}; set it to error or drop")
+        if self.crowd not in CROWD:
+            raise ValueError(f"data.crowd is {self.crowd!r}; set it to {' or '.join(CROWD)}")
 
     def rooted(self) -> DataConfig:
         """The same with `root` put before the paths of train and val."""
@@ -88,7 +92,9 @@ def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDat
     images = _required(config.train, "train", "images")
     source: BoxSource
     if config.train.proposals is not None:
-        source = CocoDataset(images, config.train.proposals, bad_boxes=config.bad_boxes)
+        source = CocoDataset(
+            images, config.train.proposals, bad_boxes=config.bad_boxes, crowd=config.crowd
+        )
     else:
         cache = ProposalCache(config.proposal_cache, ProposalSettings())
         source = SearchedImages(images, cache)
@@ -111,7 +117,7 @@ def build_train(config: DataConfig) -> DetectionDataset:
     """Dataset for fine-tuning."""
     images = _required(config.train, "train", "images")
     annotations = _required(config.train, "train", "annotations")
-    coco = CocoDataset(images, annotations, config.skip_empty, config.bad_boxes)
+    coco = CocoDataset(images, annotations, config.skip_empty, config.bad_boxes, config.crowd)
     augment = Augment(config.short_sides, config.max_side, config.flip, config.photometric)
     return DetectionDataset(coco, augment)
 
@@ -120,6 +126,6 @@ def build_val(config: DataConfig) -> DetectionDataset:
     """Dataset for evaluation: every image, only resized."""
     images = _required(config.val, "val", "images")
     annotations = _required(config.val, "val", "annotations")
-    # Evaluation scores against the file itself, so bad boxes are no reason to stop here.
-    coco = CocoDataset(images, annotations, bad_boxes="drop")
+    # Evaluation leaves bad boxes out as well, so they are no reason to stop here.
+    coco = CocoDataset(images, annotations, bad_boxes="drop", crowd=config.crowd)
     return DetectionDataset(coco, Augment((config.eval_short_side,), config.max_side, flip=0.0))

@@ -1,14 +1,14 @@
-"""Read COCO JSON, with checks that name what is wrong.
+"""The images of a COCO JSON with their boxes.
 
 Boxes are xywh in the file and float32 xyxy pixels everywhere in Python. Category ids are mapped to
-contiguous labels 0..K-1 in the order of the ids, and back.
+contiguous labels 0..K-1 in the order of the ids, and back. How the file is read stands in
+`data/coco_json.py`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.coco_contents import Contents, listing
+from data.coco_ids import Id, id_order
+from data.coco_json import load_coco, name_of, read_coco
 from data.errors import DataError
-from data.images import check_images, read_image
-from data.json_files import read_json
+from data.file_names import locate_files
+from data.images import check_images, image_sizes, read_image
+
+__all__ = ["Categories", "CocoDataset", "Record", "box_problem", "load_coco", "read_categories"]
 
 
 @dataclass(frozen=True)
 class Record:
     """One image of a dataset with its boxes."""
 
-    image_id: int
+    image_id: Id
     file_name: str  # relative to the folder of the images
     height: int
     width: int
@@ -38,138 +43,54 @@ class Record:
 class Categories:
     """The classes of a dataset; label `i` is category `ids[i]`."""
 
-    ids: tuple[int, ...]
+    ids: tuple[Id, ...]
     names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def label(self, category_id: int) -> int:
+    def label(self, category_id: Id) -> int:
         """Contiguous label 0..K-1 of a category id of the file."""
         return self.ids.index(category_id)
 
 
-def load_coco(path: str | Path) -> dict[str, list[dict[str, Any]]]:
-    """Read a COCO JSON and check its structure.
-
-    Returns:
-        The file's dict; `images`, `annotations` (may be empty) and `categories` are lists of
-        dicts that have the fields detection needs.
-
-    Raises:
-        DataError: the file is missing, not JSON, lacks a field, repeats an id, or an annotation
-            refers to an image or a category that is not listed, or its box is not four numbers.
-    """
-    content = read_json(path)
-    check_coco(path, content)
-    return content
-
-
-def check_coco(path: str | Path, content: Any) -> None:
-    """Check the structure of a COCO JSON that was read from `path`.
-
-    Raises:
-        DataError: see `load_coco`.
-    """
-    _check_lists(path, content)
-    image_ids = _unique_ids(path, content["images"], "images")
-    category_ids = _unique_ids(path, content["categories"], "categories")
-    for annotation in content["annotations"]:
-        name = f"annotation {annotation.get('id', '(without id)')}"
-        if annotation["image_id"] not in image_ids:
-            raise DataError(
-                f"{path}: {name} has image_id {annotation['image_id']!r}, which is not in "
-                "'images'; add the image or remove the annotation"
-            )
-        if annotation["category_id"] not in category_ids:
-            raise DataError(
-                f"{path}: {name} has category_id {annotation['category_id']!r}, which is not in "
-                "'categories'; add the category or remove the annotation"
-            )
-        if not _is_box(annotation["bbox"]):
-            raise DataError(
-                f"{path}: {name} has bbox {annotation['bbox']!r}, which is not four finite numbers "
-                "[x, y, width, height]; correct it or remove the annotation"
-            )
-
-
-def _is_box(bbox: Any) -> bool:
-    if not isinstance(bbox, Sequence) or len(bbox) != 4:
-        return False
-    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in bbox)
-
-
-KINDS: dict[str, Callable[[Any], bool]] = {
-    "an integer or text": lambda value: isinstance(value, (int, str)),
-    "an integer": lambda value: isinstance(value, int),
-    "text": lambda value: isinstance(value, str),
-    "a number above 0": lambda value: isinstance(value, (int, float)) and value > 0,
-    "anything": lambda value: True,
-}
-FIELDS = {
-    "images": {
-        "id": "an integer or text",
-        "file_name": "text",
-        "width": "a number above 0",
-        "height": "a number above 0",
-    },
-    "annotations": {
-        "image_id": "an integer or text",
-        "category_id": "an integer",
-        "bbox": "anything",  # checked later, where the message can name the annotation
-    },
-    "categories": {"id": "an integer", "name": "anything"},
-}
-
-
-def _check_lists(path: str | Path, content: Any) -> None:
-    if not isinstance(content, dict):
-        raise DataError(
-            f"{path}: not a COCO JSON (its top level is not an object); convert it first"
-        )
-    for key, fields in FIELDS.items():
-        if not isinstance(content.get(key), list):
-            raise DataError(f"{path}: not a COCO JSON, it has no list '{key}'; convert it first")
-        for entry in content[key]:
-            for field, kind in fields.items():
-                if not isinstance(entry, dict) or field not in entry:
-                    raise DataError(
-                        f"{path}: an entry of '{key}' has no '{field}' "
-                        f"({json.dumps(entry)[:80]}); add it"
-                    )
-                if not KINDS[kind](entry[field]):
-                    raise DataError(
-                        f"{path}: an entry of '{key}' has '{field}' "
-                        f"{json.dumps(entry[field])[:80]}, which is not {kind}; correct it"
-                    )
-
-
-def _unique_ids(path: str | Path, entries: list[dict[str, Any]], key: str) -> set[int]:
-    ids = {entry["id"] for entry in entries}
-    if len(ids) != len(entries):
-        raise DataError(f"{path}: an id occurs twice in '{key}'; make the ids unique")
-    return ids
-
-
 def read_categories(content: Mapping[str, Any]) -> Categories:
-    """Categories of a loaded COCO JSON in the order of their ids."""
-    entries = sorted(content["categories"], key=lambda entry: entry["id"])
+    """Categories of a loaded COCO JSON in the order of their ids, numbers before text."""
+    entries = sorted(content["categories"], key=lambda entry: id_order(entry["id"]))
     return Categories(tuple(e["id"] for e in entries), tuple(str(e["name"]) for e in entries))
 
 
 MIN_SIDE = 0.01  # pixels; float32 coordinates could lose a side smaller than this
 
 
-def _box_problem(bbox: Sequence[float], height: int, width: int) -> str | None:
-    """Why an xywh box cannot be trained on, or None."""
+def box_problem(bbox: Sequence[float], height: int | None, width: int | None) -> str | None:
+    """Why an xywh box cannot be used in an image of this size (None: unknown), or None."""
     x, y, w, h = bbox
     if w <= 0 or h <= 0:
         return "has no area"
+    if height is None or width is None:
+        return None
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return f"lies outside the image of {width} x {height} pixels"
     if min(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)) < MIN_SIDE:
         return "has next to no area inside the image"
     return None
+
+
+def fill_sizes(directory: str | Path, entries: Sequence[dict[str, Any]]) -> int:
+    """Set width and height of the images of unknown size from the files' headers.
+
+    Returns:
+        How many images had no size.
+
+    Raises:
+        DataError: a file has no readable header.
+    """
+    unknown = [entry for entry in entries if entry["width"] is None]
+    sizes = image_sizes(directory, [entry["file_name"] for entry in unknown])
+    for entry, (height, width) in zip(unknown, sizes, strict=True):
+        entry.update(height=height, width=width)
+    return len(unknown)
 
 
 class CocoDataset:
@@ -180,13 +101,16 @@ class CocoDataset:
         annotations: COCO JSON; a file of proposals (one category `object`) is read the same way.
         skip_empty: leave out images without a box that can be trained on.
         bad_boxes: what to do with boxes without area or outside the image: `error` names the
-            first, `drop` leaves them out and counts them in `dropped` (COCO 2017 has two).
+            first, `drop` leaves them out and counts them (COCO 2017 has two).
+        crowd: what to do with boxes marked `iscrowd` or `ignore`: `ignore` does not train on them,
+            `keep` takes them as ordinary boxes (CVAT marks every mask so).
 
-    Crowd boxes (`iscrowd` 1) are not trained on. Boxes that stick out are clipped to the image.
+    Boxes that stick out are clipped to the image. `contents` counts what is there, what was left
+    out and what was corrected.
 
     Raises:
-        DataError: see `load_coco`; also an image file that is missing or truncated, an unusable
-            box, or nothing left to train on.
+        DataError: see `load_coco` and `locate_files`; also an image file that is truncated, an
+            unusable box, or nothing left to train on.
     """
 
     def __init__(
@@ -195,52 +119,93 @@ class CocoDataset:
         annotations: str | Path,
         skip_empty: bool = False,
         bad_boxes: str = "error",
+        crowd: str = "ignore",
     ) -> None:
-        self.images, self.annotations = Path(images), Path(annotations)
-        content = load_coco(annotations)
+        self.images, self.annotations, self.crowd = Path(images), Path(annotations), crowd
+        content, mended = read_coco(annotations, crowd)
         self.categories = read_categories(content)
-        self.dropped = 0
-        records = self._records(content, bad_boxes)
+        by_image = _by_image(content)
+        entries = [e for e in content["images"] if by_image[e["id"]] or not skip_empty]
+        names = [entry["file_name"] for entry in entries]
+        for entry, file in zip(entries, locate_files(images, names, annotations), strict=True):
+            entry["file_name"] = file
+        sizes = fill_sizes(images, entries)
+        label_of = {category_id: i for i, category_id in enumerate(self.categories.ids)}
+        records = [self._record(e, by_image[e["id"]], label_of, bad_boxes) for e in entries]
         self.records = [r for r in records if len(r.boxes) or not skip_empty]
-        if not self.records:
-            what = "no image with a usable box" if records else "no image"
-            raise DataError(f"{annotations}: holds {what}; give a file that lists some")
+        self.contents = Contents(
+            images=len(self.records),
+            boxes=sum(len(r.boxes) for r in self.records),
+            classes=len(self.categories),
+            empty_images=len(content["images"]) - sum(len(r.boxes) > 0 for r in records),
+            skip_empty=skip_empty,
+            crowds=sum(a["iscrowd"] for a in content["annotations"]),
+            bad_boxes=sum(len(by_image[r.image_id]) - len(r.boxes) for r in records),
+            sizes=sizes,
+            **mended,
+            **_renamed(names, records),
+            **_oddities(entries, by_image, records, self.categories),
+        )
+        self._check_usable(len(content["images"]))
         check_images(self.images, [record.file_name for record in self.records])
 
-    def _records(self, content: dict[str, list[dict[str, Any]]], bad_boxes: str) -> list[Record]:
-        by_image: dict[int, list[tuple[list[float], int]]]
-        by_image = {e["id"]: [] for e in content["images"]}
-        size = {e["id"]: (e["height"], e["width"]) for e in content["images"]}
-        label_of = {category_id: i for i, category_id in enumerate(self.categories.ids)}
-        for annotation in content["annotations"]:
-            if annotation.get("iscrowd", 0):
-                continue
-            height, width = size[annotation["image_id"]]
-            problem = _box_problem(annotation["bbox"], height, width)
+    def _record(
+        self,
+        entry: dict[str, Any],
+        annotations: Sequence[dict[str, Any]],
+        label_of: Mapping[Id, int],
+        bad_boxes: str,
+    ) -> Record:
+        """The record of an image, its boxes clipped and bad ones left out."""
+        height, width = entry["height"], entry["width"]
+        boxes, labels = [], []
+        for annotation in annotations:
+            problem = box_problem(annotation["bbox"], height, width)
             if problem and bad_boxes == "error":
                 raise DataError(
-                    f"{self.annotations}: the box {annotation['bbox']} of annotation "
-                    f"{annotation.get('id', '(without id)')} {problem}; correct it, or set "
+                    f"{self.annotations}: the box {annotation['bbox']} of "
+                    f"{name_of(annotation)} {problem}; correct it, or set "
                     "data.bad_boxes=drop to leave such boxes out"
                 )
-            if problem:
-                self.dropped += 1
-                continue
-            x, y, w, h = annotation["bbox"]
-            box = [max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)]
-            by_image[annotation["image_id"]].append((box, label_of[annotation["category_id"]]))
-        return [self._record(entry, by_image[entry["id"]]) for entry in content["images"]]
-
-    @staticmethod
-    def _record(entry: dict[str, Any], boxes: list[tuple[list[float], int]]) -> Record:
+            if not problem:
+                x, y, w, h = annotation["bbox"]
+                boxes.append([max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)])
+                labels.append(label_of[annotation["category_id"]])
         return Record(
             image_id=entry["id"],
             file_name=entry["file_name"],
-            height=entry["height"],
-            width=entry["width"],
-            boxes=torch.tensor([box for box, _ in boxes], dtype=torch.float32).reshape(-1, 4),
-            labels=torch.tensor([label for _, label in boxes], dtype=torch.int64),
+            height=height,
+            width=width,
+            boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            labels=torch.tensor(labels, dtype=torch.int64),
         )
+
+    def _check_usable(self, listed: int) -> None:
+        """There must be an image, and a box if the file has any; boxes must be in pixels."""
+        counts = self.contents
+        if not counts.boxes and counts.left_out:
+            remedy = (
+                "set data.crowd=keep to use crowd boxes like any other (CVAT marks every mask so)"
+                if counts.crowds
+                else "correct the boxes or the sizes of the images"
+            )
+            raise DataError(
+                f"{self.annotations}: holds no image with a usable box, only "
+                f"{listing(counts.unused_boxes())}; {remedy}"
+            )
+        if not self.records:
+            what = "no image with a usable box" if listed else "no image"
+            raise DataError(f"{self.annotations}: holds {what}; give a file that lists some")
+        if counts.boxes and all(r.boxes.max() <= 1 for r in self.records if len(r.boxes)):
+            raise DataError(
+                f"{self.annotations}: all boxes lie between 0 and 1; give 'bbox' in pixels, "
+                "not as fractions of the image"
+            )
+
+    @property
+    def dropped(self) -> int:
+        """Boxes without area or outside their image that were left out."""
+        return self.contents.bad_boxes
 
     def __len__(self) -> int:
         return len(self.records)
@@ -265,3 +230,51 @@ class CocoDataset:
     def aspect_ratios(self) -> list[float]:
         """Height / width of every image."""
         return [record.height / record.width for record in self.records]
+
+
+def _by_image(content: Mapping[str, Any]) -> dict[Id, list[dict[str, Any]]]:
+    """The annotations of each image, crowds left out."""
+    by_image: dict[Id, list[dict[str, Any]]] = {entry["id"]: [] for entry in content["images"]}
+    for annotation in content["annotations"]:
+        if not annotation["iscrowd"]:
+            by_image[annotation["image_id"]].append(annotation)
+    return by_image
+
+
+def _renamed(names: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:
+    """The names that mean a file of another name, for `Contents`."""
+    pairs = [(n, r.file_name) for n, r in zip(names, records, strict=True) if n != r.file_name]
+    return {"renamed": len(pairs), "example": pairs[0] if pairs else ("", "")}
+
+
+def _oddities(
+    entries: Sequence[dict[str, Any]],
+    by_image: Mapping[Id, Sequence[dict[str, Any]]],
+    records: Sequence[Record],
+    categories: Categories,
+) -> dict[str, Any]:
+    """What is worth a look, for `Contents`."""
+    per_class = Counter(label for record in records for label in record.labels.tolist())
+    per_name = Counter(categories.names)
+    per_file = Counter(record.file_name for record in records)
+    return {
+        "shared_files": sum(number > 1 for number in per_file.values()),
+        "repeated_boxes": sum(
+            len(annotations) - len({(a["category_id"], *a["bbox"]) for a in annotations})
+            for annotations in by_image.values()
+        ),
+        "corners": sum(
+            _like_corners(annotation["bbox"], entry["height"], entry["width"])
+            for entry in entries
+            for annotation in by_image[entry["id"]]
+        ),
+        "unused": tuple(n for i, n in enumerate(categories.names) if not per_class[i]),
+        "same_names": tuple(name for name, number in per_name.items() if number > 1),
+    }
+
+
+def _like_corners(bbox: Sequence[float], height: int, width: int) -> bool:
+    """Whether four numbers reach far out of the image as xywh, but not as two corners."""
+    x, y, x2, y2 = bbox
+    inside = 0 <= x < x2 <= width and 0 <= y < y2 <= height
+    return inside and (x + x2 > 1.1 * width or y + y2 > 1.1 * height)

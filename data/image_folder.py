@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from data.coco_json import read_file_names
 from data.errors import DataError
+from data.file_names import locate_files
 from data.images import check_images, list_images
-from data.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -36,27 +35,17 @@ def images_of_tree(directory: str | Path) -> ImageFiles:
 
 
 def images_of_coco(directory: str | Path, annotations: str | Path) -> ImageFiles:
-    """The images that a COCO JSON lists, without labels; its boxes are ignored and may be
-    missing (as in COCO's own lists of unlabelled images).
+    """The images that a COCO JSON lists, each once and without labels; its boxes are ignored and
+    may be missing (as in COCO's own lists of unlabelled images).
 
     Raises:
-        DataError: the JSON is unreadable or lists no image, or an image is missing or truncated.
+        DataError: the JSON is unreadable or lists no image, or an image is missing or truncated;
+            see `data.file_names` for names written for another folder.
     """
-    content = read_json(annotations)
-    entries = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f"{annotations}: has no list 'images' with an entry; give a COCO JSON")
-    return _checked(directory, [_file_name(annotations, entry) for entry in entries])
-
-
-def _file_name(annotations: str | Path, entry: Any) -> str:
-    name = entry.get("file_name") if isinstance(entry, dict) else None
-    if not isinstance(name, str):
-        raise DataError(
-            f"{annotations}: an entry of 'images' has no 'file_name' ({json.dumps(entry)[:80]}); "
-            "add it"
-        )
-    return name
+    names = read_file_names(annotations)
+    if not names:
+        raise DataError(f"{annotations}: lists no image; give a file that lists some")
+    return _checked(directory, list(dict.fromkeys(locate_files(directory, names, annotations))))
 
 
 def images_of_classes(directory: str | Path) -> ImageFiles:

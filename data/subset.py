@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from data.coco import load_coco
+from data.coco_ids import Id, id_order
 from data.json_files import write_json_atomic
 
 FOLDS = 5
 
 
-def choose_ids(image_ids: Collection[int], percent: float, fold: int) -> list[int]:
-    """The image ids of one fold, ascending.
+def choose_ids(image_ids: Collection[Id], percent: float, fold: int) -> list[Id]:
+    """The image ids of one fold, ascending, numbers before text.
 
     The choice depends on the set of ids, `percent` and `fold` alone. It holds `percent` of
     the ids, rounded down, but at least one.
@@ -42,10 +43,11 @@ def choose_ids(image_ids: Collection[int], percent: float, fold: int) -> list[in
         raise ValueError(f"fold is {fold}; give a number from 0 to {FOLDS - 1}")
     # random() with a string seed is the part of `random` that Python promises to keep the same.
     generator = random.Random(f"percent {percent:g} fold {fold}")
-    shuffled = sorted((generator.random(), image_id) for image_id in sorted(image_ids))
+    ids = sorted(image_ids, key=id_order)
+    shuffled = sorted((generator.random(), place) for place in range(len(ids)))
     exact_percent = Fraction(f"{percent:g}")  # 32.3 % of 1000 is 322.99... in floats
-    count = max(1, int(len(shuffled) * exact_percent / 100))
-    return sorted(image_id for _, image_id in shuffled[:count])
+    count = max(1, int(len(ids) * exact_percent / 100))
+    return [ids[place] for place in sorted(place for _, place in shuffled[:count])]
 
 
 def subset(content: dict[str, Any], percent: float, fold: int) -> dict[str, Any]:
@@ -62,8 +64,8 @@ def subset(content: dict[str, Any], percent: float, fold: int) -> dict[str, Any]
     images = [image for image in content["images"] if image["id"] in chosen]
     annotations = [a for a in content["annotations"] if a["image_id"] in chosen]
     return content | {
-        "images": sorted(images, key=lambda image: image["id"]),
-        "annotations": sorted(annotations, key=lambda a: (a["image_id"], a.get("id", 0))),
+        "images": sorted(images, key=lambda image: id_order(image["id"])),
+        "annotations": sorted(annotations, key=lambda a: (id_order(a["image_id"]), a.get("id", 0))),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,19 @@ def test_short_side_of_evaluation(val_short_side, expected):
     assert config.eval_short_side == expected
 
 
+@pytest.mark.parametrize(("crowd", "boxes"), [("ignore", 2), ("keep", 3)])
+def test_crowd_reaches_the_datasets(split, crowd, boxes):
+    """Training, evaluation and pre-training treat them alike."""
+    content = json.loads(Path(split.annotations).read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    Path(split.annotations).write_text(json.dumps(content))
+    config = DataConfig(train=split, val=split, crowd=crowd)
+    for dataset in (build_train(config).coco, build_val(config).coco,
+                    build_two_views(config, None).source):
+        assert dataset.contents.boxes == boxes
+        assert dataset.crowd == crowd
+
+
 def test_bad_boxes_reach_the_datasets(split):
     spoil(split)
     config = DataConfig(train=split, val=split)
@@ -133,6 +147,7 @@ def test_missing_keys_are_named(split, build, name, keys):
         ({"val_short_side": 0}, "data.val_short_side is 0; it must be at least 1"),
         ({"flip": 1.5}, "data.flip is 1.5; it must be at least 0 and at most 1"),
         ({"flip": -0.1}, "data.flip is -0.1; it must be at least 0 and at most 1"),
+        ({"crowd": "drop"}, "data.crowd is 'drop'; set it to ignore or keep"),
         ({"bad_boxes": "ignore"}, "data.bad_boxes is 'ignore'; set it to error or drop"),
     ],
 )

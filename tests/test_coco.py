@@ -1,4 +1,4 @@
-"""COCO files: each defect is named with its remedy; boxes, labels and files end up right."""
+"""Datasets from COCO files: boxes, labels and files end up right, and are counted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data.coco import CocoDataset, load_coco, read_categories
+from data.coco import CocoDataset, read_categories
+from data.coco_contents import Contents
 from data.errors import DataError
 from tests.helpers.assertions import assert_clean
+from tests.helpers.coco_quirks import SAME, plain, write
 
 CONTENT = {
     "images": [
@@ -53,106 +55,23 @@ def dataset(tmp_path):
     return build
 
 
-def without(section, key):
-    def change(content):
-        del content[section][1][key]
-
-    return change
-
-
-def replaced(section, key, value, entry=1):
-    def change(content):
-        content[section][entry][key] = value
-
-    return change
-
-
-# What is done to the file, and what the message must say: the defect, then the remedy.
-DEFECTS = {
-    "no images": (lambda c: c.pop("images"), "no list 'images'", "convert"),
-    "no annotations": (lambda c: c.pop("annotations"), "no list 'annotations'", "convert"),
-    "no categories": (lambda c: c.pop("categories"), "no list 'categories'", "convert"),
-    "images no list": (lambda c: c.update(images={"1": {}}), "no list 'images'", "convert"),
-    "entry no object": (lambda c: c["images"].append(5), "'images' has no 'id'", "add it"),
-    "image id": (without("images", "id"), "'images' has no 'id'", "add it"),
-    "file name": (without("images", "file_name"), "has no 'file_name'", "add it"),
-    "width": (without("images", "width"), "has no 'width'", "add it"),
-    "height": (without("images", "height"), "has no 'height'", "add it"),
-    "its image": (without("annotations", "image_id"), "has no 'image_id'", "add it"),
-    "its class": (without("annotations", "category_id"), "has no 'category_id'", "add it"),
-    "box": (without("annotations", "bbox"), "'annotations' has no 'bbox'", "add it"),
-    "category id": (without("categories", "id"), "'categories' has no 'id'", "add it"),
-    "category name": (without("categories", "name"), "has no 'name'", "add it"),
-    "list as id": (replaced("images", "id", [1]), "'id' [1]", "correct it"),
-    "null width": (replaced("images", "width", None), "'width' null", "correct it"),
-    "text width": (replaced("images", "width", "20"), "'width' \"20\"", "correct it"),
-    "zero height": (replaced("images", "height", 0), "'height' 0", "correct it"),
-    "number as name": (replaced("images", "file_name", 7), "'file_name' 7", "correct it"),
-    "list as image": (replaced("annotations", "image_id", [7]), "'image_id' [7]", "correct it"),
-    "null class": (
-        replaced("annotations", "category_id", None),
-        "'category_id' null",
-        "correct it",
-    ),
-    "text as category": (replaced("categories", "id", "3"), "'id' \"3\"", "correct it"),
-    "unknown image": (
-        replaced("annotations", "image_id", 12),
-        "annotation 2 has image_id 12",
-        "add the image or remove",
-    ),
-    "unknown category": (
-        replaced("annotations", "category_id", 4),
-        "annotation 2 has category_id 4",
-        "add the category or remove",
-    ),
-    "image twice": (replaced("images", "id", 11), "occurs twice in 'images'", "unique"),
-    "category twice": (replaced("categories", "id", 18), "twice in 'categories'", "unique"),
-    "short box": (replaced("annotations", "bbox", [1, 2, 3]), "annotation 2 has bbox", "correct"),
-    "box no list": (replaced("annotations", "bbox", None), "annotation 2 has bbox", "correct"),
-    "text in box": (replaced("annotations", "bbox", [1, 2, "3", 4]), "annotation 2", "correct"),
-    "nan": (replaced("annotations", "bbox", [1, 2, float("nan"), 4]), "four finite", "correct"),
-    "infinite": (replaced("annotations", "bbox", [1, 2, float("inf"), 4]), "finite", "correct"),
-}
-
-
-@pytest.mark.parametrize("name", list(DEFECTS))
-def test_structural_defects_are_named(tmp_path, content, name):
-    change, defect, remedy = DEFECTS[name]
-    path = tmp_path / "bad.json"
-    path.write_text(json.dumps(content))
-    assert load_coco(path) == content  # right before the change
-    change(content)
-    path.write_text(json.dumps(content))
-    with pytest.raises(DataError) as error:
-        load_coco(path)
-    assert_clean(error, path, defect, remedy)
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b'{"images": [', ("not valid JSON", "write the file again")),
-        (b"", ("not valid JSON", "write the file again")),
-        (b"\xff\xfe\x00", ("not valid JSON", "write the file again")),
-        (b"[]", ("not a COCO JSON", "convert")),
-        (b"null", ("not a COCO JSON", "convert")),
-    ],
-)
-def test_malformed_files(tmp_path, data, words):
-    path = tmp_path / "bad.json"
-    path.write_bytes(data)
-    with pytest.raises(DataError) as error:
-        load_coco(path)
-    assert_clean(error, path, *words)
-
-
-def test_missing_file_and_folder_in_its_place(tmp_path):
-    with pytest.raises(DataError) as error:
-        load_coco(tmp_path / "gone.json")
-    assert_clean(error, tmp_path / "gone.json", "no such file", "give the path")
-    with pytest.raises(DataError) as error:
-        load_coco(tmp_path)
-    assert_clean(error, tmp_path, "not valid JSON")
+@pytest.mark.parametrize("name", list(SAME))
+def test_quirks_of_tools_give_the_same_dataset(tmp_path, name):
+    expected = CocoDataset(*write(tmp_path / "plain", plain()))
+    content = plain()
+    SAME[name](content)
+    data = CocoDataset(*write(tmp_path, content))
+    assert data.categories.names == expected.categories.names == ("car", "dog")
+    assert len(data) == 2
+    for ours, theirs in zip(data.records, expected.records, strict=True):
+        assert ours.file_name == theirs.file_name
+        assert (ours.height, ours.width) == (theirs.height, theirs.width)
+        assert type(ours.height) is type(ours.width) is int
+        assert ours.boxes.tolist() == theirs.boxes.tolist()
+        assert ours.labels.tolist() == theirs.labels.tolist()
+    listed = {entry["id"] for entry in content["images"]}
+    assert {record.image_id for record in data.records} == listed  # the file's own ids
+    assert data.read(0)[0].size == (64, 48)
 
 
 def test_gapped_category_ids_map_to_labels_and_back(content, dataset):
@@ -214,7 +133,7 @@ def test_boxes_that_stick_out_are_clipped(content, dataset):
     data = dataset(content)
     assert data.records[0].boxes[0].tolist() == [0, 0, 40, 7.5]
     assert data.records[1].boxes.tolist() == [[15, 45, 20, 50]]
-    assert data.dropped == 0
+    assert data.contents.bad_boxes == 0
 
 
 @pytest.mark.parametrize(
@@ -238,7 +157,7 @@ def test_bad_boxes_are_errors_or_dropped(content, dataset, tmp_path, bbox, probl
         dataset(content)
     assert_clean(error, tmp_path / "a.json", "annotation 1 ", problem, "data.bad_boxes=drop")
     data = dataset(content, bad_boxes="drop")
-    assert data.dropped == 1
+    assert data.dropped == data.contents.bad_boxes == 1
     assert data.records[0].boxes.tolist() == [[5, 5, 35, 25]]
     assert data.records[0].labels.tolist() == [1]
 
@@ -255,8 +174,76 @@ def test_crowds_are_not_trained_on(content, dataset):
     content["annotations"][2].update(iscrowd=1, bbox=[0, 0, 0, 0])  # not looked at, either
     data = dataset(content)
     assert [len(r.boxes) for r in data.records] == [1, 0, 0]
-    assert data.dropped == 0
+    assert (data.contents.crowds, data.contents.bad_boxes) == (2, 0)
     assert len(dataset(content, skip_empty=True)) == 1
+    content["annotations"][2].update(bbox=[5, 5, 30, 20])
+    kept = dataset(content, crowd="keep")
+    assert [len(r.boxes) for r in kept.records] == [2, 1, 0]
+    assert (kept.contents.crowds, kept.contents.kept_crowds) == (0, 2)
+
+
+@pytest.mark.parametrize("skip_empty", [True, False])
+def test_nothing_but_crowds_is_an_error(content, dataset, tmp_path, skip_empty):
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.raises(DataError) as error:
+        dataset(content, skip_empty=skip_empty)
+    assert_clean(error, tmp_path / "a.json", "only 3 crowd boxes", "data.crowd=keep")
+    assert len(dataset(content, skip_empty=skip_empty, crowd="keep")) == 3 - skip_empty
+
+
+def test_nothing_but_bad_boxes_is_an_error(content, dataset, tmp_path):
+    for annotation in content["annotations"]:
+        annotation["bbox"] = []
+    with pytest.raises(DataError) as error:
+        dataset(content, bad_boxes="drop")
+    assert_clean(error, tmp_path / "a.json", "only 3 boxes without area", "correct the boxes")
+
+
+def test_boxes_in_fractions_of_the_image_are_an_error(content, dataset, tmp_path):
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [0.25, 0.25, 0.5, 0.75]
+    with pytest.raises(DataError) as error:
+        dataset(content)
+    assert_clean(error, tmp_path / "a.json", "between 0 and 1", "give 'bbox' in pixels")
+
+
+def test_contents_are_counted(content, dataset):
+    content["categories"].append({"id": 0, "name": "dog", "supercategory": "none"})
+    content["images"].append({"id": 12, "file_name": "./a.png", "width": 40, "height": 30})
+    content["annotations"] += [
+        {"image_id": 12, "category_id": 3, "bbox": [0, 0, 9, 9]},
+        {"image_id": 12, "category_id": 3, "bbox": [0, 0, 9, 9]},  # again
+        {"image_id": 12, "category_id": 3, "bbox": [0, 0, 0, 9]},
+        {"image_id": 12, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+        {"image_id": 11, "category_id": 3, "bbox": [], "segmentation": [[1, 1, 9, 1, 9, 9]]},
+        {"image_id": 11, "category_id": 3, "bbox": [20, 10, 38, 28]},  # two corners
+    ]
+    dataset(content, bad_boxes="drop")
+    content["images"][2]["width"] = None
+    contents = dataset(content, bad_boxes="drop").contents
+    assert contents == Contents(
+        images=4,
+        boxes=7,
+        classes=4,
+        empty_images=1,
+        crowds=1,
+        bad_boxes=1,
+        areas=9,
+        polygons=1,
+        sizes=1,
+        annotation_ids=9,
+        renamed=1,
+        example=("./a.png", "a.png"),
+        shared_files=1,
+        repeated_boxes=1,
+        corners=1,
+        unused=("dog",),
+        same_names=("dog",),
+    )
+    skipped = dataset(content, bad_boxes="drop", skip_empty=True).contents
+    assert (skipped.images, skipped.boxes, skipped.empty_images) == (3, 7, 1)
+    assert (skipped.sizes, skipped.skip_empty) == (0, True)  # of no image that is used
 
 
 def test_missing_and_truncated_files_are_found_at_once(content, dataset, tmp_path):

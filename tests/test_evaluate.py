@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from aligndet.evaluate import AP_KEYS, average_precision, coco_results, evaluate
 from data.coco import Categories, CocoDataset, load_coco
 from data.loaders import eval_loader
 from data.transforms import Augment
 from data.views import DetectionDataset, collate_detection
+from tests.helpers.coco_quirks import SAME, plain, write
 from tests.helpers.oracle_detector import OracleDetector
 
 BOXES = {1: [10.0, 10.0, 20.0, 20.0], 2: [50.0, 40.0, 60.0, 50.0]}  # xywh; 400 and 3000 px
@@ -100,6 +103,90 @@ def test_the_input_is_left_as_it_is():
     average_precision(content, [result])
     assert content == truth((5, 3, BOXES[1]))
     assert result == found(5, 3, BOXES[1], 0.9)
+
+
+def jittered(content):
+    """Results that find the boxes of a loaded content roughly, each with its own score."""
+    results = []
+    for number, entry in enumerate(content["annotations"], start=1):
+        x, y, w, h = entry["bbox"]
+        box = [x + number, y, w - number, h]
+        results.append(found(entry["image_id"], entry["category_id"], box, number / 10))
+        results.append(found(entry["image_id"], entry["category_id"], [0, 0, 5, 5], number / 15))
+    return results
+
+
+def pycocotools_scores(path, results):
+    """The six figures of the file as it is, by pycocotools itself."""
+    truth = COCO(path)
+    scorer = COCOeval(truth, truth.loadRes(results), "bbox")
+    scorer.evaluate()
+    scorer.accumulate()
+    scorer.summarize()
+    return [100 * value if value >= 0 else None for value in scorer.stats[:6].tolist()]
+
+
+@pytest.mark.parametrize("name", list(SAME))
+def test_what_can_be_loaded_can_be_scored(tmp_path, name):
+    """Every way of writing the plain file gives what pycocotools gives for the plain file, and
+    its own boxes score 100."""
+    plain_file = write(tmp_path / "plain", plain())[1]
+    expected = pycocotools_scores(plain_file, jittered(load_coco(plain_file)))
+    content = plain()
+    SAME[name](content)
+    loaded = load_coco(write(tmp_path, content)[1])
+    scores = average_precision(loaded, jittered(loaded))
+    assert list(scores.values()) == pytest.approx(expected)
+    perfect = [found(a["image_id"], a["category_id"], a["bbox"], 0.9) for a in
+               loaded["annotations"]]
+    assert average_precision(loaded, perfect)["AP"] == pytest.approx(100.0)
+
+
+def test_crowds_that_are_kept_are_scored_as_ordinary_boxes(tmp_path):
+    content = plain()
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    path = write(tmp_path, content)[1]
+    ignored, kept = load_coco(path), load_coco(path, crowd="keep")
+    assert average_precision(ignored, jittered(ignored)) == dict.fromkeys(AP_KEYS)
+    expected = pycocotools_scores(write(tmp_path / "plain", plain())[1], jittered(kept))
+    assert list(average_precision(kept, jittered(kept)).values()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bbox", [[], [5, 5, 0, 10], [5, 5, -3, 10], [64, 5, 9, 9], [-9, 5, 9, 9]])
+def test_boxes_that_nothing_can_find_do_not_count(tmp_path, bbox):
+    content = plain()
+    content["annotations"].append(
+        {"id": 4, "image_id": 1, "category_id": 3, "bbox": bbox, "area": 9.0, "iscrowd": 0})
+    folder, path = write(tmp_path, content)
+    data = CocoDataset(folder, path, bad_boxes="drop")
+    assert data.contents.bad_boxes == 1
+    perfect = [
+        found(r.image_id, data.categories.ids[k], [x1, y1, x2 - x1, y2 - y1], 0.9)
+        for r in data.records
+        for (x1, y1, x2, y2), k in zip(r.boxes.tolist(), r.labels.tolist(), strict=True)
+    ]
+    assert average_precision(load_coco(path), perfect)["AP"] == pytest.approx(100.0)
+
+
+def test_objects_above_the_range_of_coco_count(tmp_path):
+    """COCO's sizes end at 1e10 square pixels; whole-slide images have larger objects."""
+    content = plain()
+    content["images"][0].update(width=200_000, height=200_000)
+    content["annotations"] = [{**content["annotations"][0], "bbox": [0, 0, 150_000, 150_000],
+                               "area": 2.25e10}]
+    loaded = load_coco(write(tmp_path, content)[1])
+    perfect = [found(1, 7, [0, 0, 150_000, 150_000], 0.9)]
+    scores = average_precision(loaded, perfect)
+    assert scores["AP"] == scores["APl"] == pytest.approx(100.0)
+
+
+def test_results_for_other_images_and_classes():
+    with pytest.raises(ValueError, match="image_id 6, which the annotations do not list; give"):
+        average_precision(BOTH, [found(6, 3, BOXES[1], 0.9)])
+    alone = truth((5, 3, BOXES[1]))
+    results = [found(5, 3, BOXES[1], 0.5), found(5, 99, BOXES[1], 0.9)]
+    assert average_precision(alone, results)["AP"] == pytest.approx(100.0)
 
 
 def test_detections_become_entries_in_pixels_of_the_files():

@@ -48,6 +48,15 @@ def test_images_of_a_coco_json_in_its_order(folder, tmp_path, rest):
     assert images.labels == ()
 
 
+def test_names_of_a_coco_json_written_elsewhere(folder, tmp_path):
+    """Backslashes and another folder before the name; an image listed twice is taken once."""
+    names = ["images\\cat\\1.png", "images\\ant\\c.png", "images/cat/1.png"]
+    entries = [{"file_name": name} for name in names]
+    (tmp_path / "list.json").write_text(json.dumps({"images": entries}), encoding="utf-8-sig")
+    images = images_of_coco(folder, tmp_path / "list.json")
+    assert images.files == ("cat/1.png", "ant/c.png")
+
+
 def test_an_image_outside_the_classes(folder):
     Image.new("RGB", (4, 3)).save(folder / "stray.png")
     with pytest.raises(DataError, match="stray.png: lies in no class folder; put"):
@@ -72,8 +81,9 @@ def test_a_truncated_image_is_named(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "has no list 'images'"),
-        ({"images": []}, "has no list 'images' with an entry"),
+        ([], "list.json: not a COCO JSON, its top level is not an object; convert"),
+        ({"images": {}}, "list.json: not a COCO JSON, it has no list 'images'"),
+        ({"images": []}, "list.json: lists no image; give"),
         ({"images": [{"id": 1}]}, "an entry of 'images' has no 'file_name'"),
         ({"images": ["a.png"]}, "an entry of 'images' has no 'file_name'"),
         ({"images": [{"file_name": "none.png"}]}, "none.png: image is missing"),

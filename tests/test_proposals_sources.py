@@ -13,7 +13,10 @@ from torch import Tensor
 
 from aligndet.predict import predict
 from data.coco import Categories, CocoDataset
+from data.coco_json import load_coco
 from data.proposals.command import main
+from tests.helpers.coco_quirks import SAME, plain
+from tests.helpers.coco_quirks import write as write_coco
 
 # An image of 100 x 60 pixels and one of 50 x 40; ids differ from the numbers in a sorted folder.
 IMAGES = [
@@ -281,3 +284,82 @@ def test_other_given_boxes_are_other_settings(
     assert [a["bbox"] for a in json.loads(output.read_text())["annotations"]] == [[2, 2, 5, 5]]
     assert main(arguments) == 1
     assert "resuming: 1 of 2 images are done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(SAME))
+def test_annotations_as_tools_write_them(tmp_path: Path, name: str) -> None:
+    """For each source the output is that of the plain file, up to the ids, which it keeps."""
+    images, plain_file = write_coco(tmp_path / "plain", plain())
+    content = plain()
+    SAME[name](content)
+    _, changed = write_coco(tmp_path, content)
+    entry = load_coco(changed)["images"][0]
+    results = write(tmp_path / "results.json", [result(entry["id"], [3, 3, 20, 20], 0.5)])
+    plain_results = write(tmp_path / "plain.json", [result(1, [3, 3, 20, 20], 0.5)])
+    for source, plain_source in (("gt", "gt"), (results, plain_results)):
+        outputs = []
+        for file, given in ((plain_file, plain_source), (changed, source)):
+            output = tmp_path / "out.json"
+            assert main(["--images", str(images), "--output", str(output), "--workers", "1",
+                         "--source", str(given), "--annotations", str(file)]) == 0
+            outputs.append(json.loads(output.read_text()))
+        expected, found = outputs
+        kept = {entry["id"] for entry in load_coco(changed)["images"]}
+        assert {image["id"] for image in found["images"]} == kept
+        assert by_file(found) == by_file(expected)
+
+
+def by_file(content: dict[str, Any]) -> dict[str, list[Any]]:
+    """Size and boxes of each image by its file."""
+    return {
+        image["file_name"]: [image["width"], image["height"]]
+        + [a["bbox"] for a in content["annotations"] if a["image_id"] == image["id"]]
+        for image in content["images"]
+    }
+
+
+@pytest.mark.parametrize("rest", [{}, {"categories": CATEGORIES}, {"annotations": []}])
+def test_a_list_of_images_without_labels(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rest: dict[str, Any]
+) -> None:
+    """As COCO's own lists of unlabelled images; only labels as proposals need more."""
+    listed = write(tmp_path / "info.json", {"info": {}, "images": IMAGES, **rest})
+    results = write(tmp_path / "results.json", [result(70, [10, 10, 20, 20], 0.3)])
+    assert propose(folder, "search", listed).keys() == {70, 30}
+    assert propose(folder, results, listed) == {70: [([10, 10, 20, 20], 1.0)], 30: []}
+    message = error(capsys, "--images", folder, "--output", tmp_path / "out.json",
+                    "--source", "gt", "--annotations", listed)
+    assert "has no list" in message
+
+
+def test_labels_that_are_all_crowds(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = coco(tmp_path, label(70, [1, 1, 9, 9], crowd=1), label(30, [1, 1, 9, 9], crowd=1))
+    message = error(capsys, "--images", folder, "--output", tmp_path / "out.json",
+                    "--source", "gt", "--annotations", truth)
+    assert f"{truth}: none of its 2 boxes can be used" in message
+
+
+def test_names_written_elsewhere_meet_the_results_of_predict(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same file under three names: in the annotations, the results and the recall."""
+    def named(prefix: str, number: int) -> list[dict[str, Any]]:
+        return [{**e, "id": e["id"] + number, "file_name": prefix + e["file_name"]}
+                for e in IMAGES]
+
+    truth = write(tmp_path / "truth.json", {"images": named("images\\", 0)})
+    found = {"images": named("/home/ann/", 1), "categories": CATEGORIES,
+             "annotations": [result(71, [10, 10, 20, 20], 0.3)]}
+    results = write(tmp_path / "results.json", found)
+    recall = write(tmp_path / "recall.json", {
+        "images": named("./", 2) + named("", 3), "categories": CATEGORIES,  # both listed twice
+        "annotations": [label(72, [10, 10, 20, 20]), label(73, [50, 10, 20, 20])]})
+    output = tmp_path / "out.json"
+    assert main(["--images", str(folder), "--output", str(output), "--source", str(results),
+                 "--annotations", str(truth), "--recall", str(recall), "--workers", "1"]) == 0
+    content = json.loads(output.read_text())
+    assert content["images"] == IMAGES  # the names of the files
+    assert [(a["image_id"], a["bbox"]) for a in content["annotations"]] == [(70, [10, 10, 20, 20])]
+    assert "2 objects: recall at IoU 0.5 50.0 %" in capsys.readouterr().out

@@ -36,6 +36,12 @@ def outside_box(content, folder, dataset):
     return write(content, folder)
 
 
+def all_crowds(content, folder, dataset):
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    return write(content, folder)
+
+
 def unknown_category(content, folder, dataset):
     content["annotations"][2]["category_id"] = 5
     return write(content, folder)
@@ -88,6 +94,7 @@ BAD_INPUT = {
     "no list": (no_annotations, "bad.json: not a COCO JSON, it has no list 'annotations'"),
     "flat box": (flat_box, "bad.json: the box [10, 10, 0, 5] of annotation 3 has no area"),
     "outside box": (outside_box, "of annotation 3 lies outside the image of 96 x 64 pixels"),
+    "all crowds": (all_crowds, "only 16 crowd boxes; set data.crowd=keep"),
     "unknown category": (unknown_category, "annotation 3 has category_id 5"),
     "missing image": (missing_image, "nowhere.png: image is missing"),
     "truncated image": (truncated_image, "1.png: image is truncated"),

@@ -14,10 +14,13 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import finetune
 from aligndet.box_domain import BoxDomain
 from aligndet.config import load_config
 from aligndet.evaluate import AP_KEYS
+from data.build import build_val
 from models import build_backbone, build_detector
+from tests.helpers.oracle_detector import OracleDetector
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -314,3 +317,16 @@ def test_prediction_leaves_out_what_it_cannot_read(pipeline, dataset, script, tm
     assert "left out: " in capsys.readouterr().out
     content = json.loads((output / "detections.json").read_text())
     assert [entry["file_name"] for entry in content["images"]] == ["a.png"]
+
+
+def test_crowds_that_are_kept_are_scored(tmp_path, dataset, write_config):
+    """As they are trained on: CVAT marks every mask as a crowd."""
+    content = json.loads((dataset / "val.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    path = write_config(tmp_path / "run", data__val__annotations=str(tmp_path / "val.json"))
+    config = load_config(path, ["data.crowd=keep"])
+    val = build_val(config.data)
+    score = finetune.scorer(OracleDetector(val), config, val, torch.device("cpu"))
+    assert score().scores["AP"] == pytest.approx(100.0)

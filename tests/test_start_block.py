@@ -8,7 +8,6 @@ from aligndet.config import build_config
 from aligndet.optim import Schedule
 from aligndet.start_block import (
     backbone_lines,
-    label_lines,
     print_start,
     proposal_lines,
     resumed_from,
@@ -54,12 +53,11 @@ def test_the_rate_is_said_as_it_is_used(content, capsys, tmp_path):
 
 
 def test_what_there_is_to_train_on(dataset, content, tmp_path):
-    coco = CocoDataset(dataset / "train", dataset / "train.json")
-    assert label_lines(coco) == ["8 images, 16 boxes"]
     config = build_config(content(tmp_path / "run", box_domain__max_proposals=7))
     proposals = CocoDataset(dataset / "train", dataset / "proposals.json")
-    used = "8 images, 16 proposals, of which the best 7 of each image are used"
-    assert proposal_lines(config, proposals) == [used]
+    lines = proposal_lines(config, proposals)
+    assert lines[0] == "8 images, 16 boxes, 1 class"
+    assert lines[-1] == "the best 7 boxes of each image"
     searched = SearchedImages(dataset / "train", ProposalCache(tmp_path, ProposalSettings()))
     assert "boxes are searched for" in proposal_lines(config, searched)[0]
 

@@ -97,6 +97,31 @@ def test_all_annotations_of_the_chosen_images_and_no_other():
     assert json.dumps(content) == before
 
 
+def test_ids_of_all_kinds(tmp_path):
+    """Text and numbers in one file; references that are written differently."""
+    content = dataset(20)
+    text = {image["id"]: f"photo {image['id']}" for image in content["images"][::2]}
+    for image in content["images"]:
+        image["id"] = text.get(image["id"], image["id"])
+    for annotation in content["annotations"]:
+        number = annotation["image_id"]
+        annotation["image_id"] = text.get(number, f"{number:06d}")
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    part = subset.subset(load_coco(tmp_path / "train.json"), 50, 0)
+    ids = [image["id"] for image in part["images"]]
+    assert len(ids) == 10
+    assert {type(value) for value in ids} == {int, str}
+    numbers = [value for value in ids if isinstance(value, int)]
+    assert ids == sorted(numbers) + sorted(set(ids) - set(numbers))
+    expected = sum(
+        any(str(i).zfill(6) == a["image_id"] or i == a["image_id"] for i in ids)
+        for a in content["annotations"]
+    )
+    assert len(part["annotations"]) == expected > 0
+    (tmp_path / "part.json").write_text(json.dumps(part))
+    assert load_coco(tmp_path / "part.json") == part
+
+
 @pytest.mark.parametrize(
     ("percent", "fold"), [(0, 0), (101, 0), (float("nan"), 0), (1, 5), (1, -1)]
 )
@@ -114,7 +139,7 @@ def test_command_line(tmp_path, capsys):
     part = load_coco(output)
     boxes = len(part["annotations"])
     assert capsys.readouterr().out == f"{output}: 20 of 200 images, {boxes} boxes\n"
-    assert part == subset.subset(dataset(), 10, 0)
+    assert part == subset.subset(load_coco(source), 10, 0)
     first = output.read_bytes()
     output.unlink()
     assert subset.main(arguments) == 0

@@ -182,7 +182,7 @@ def _run(options: argparse.Namespace, settings: ProposalSettings, work: Work) ->
         raise DataError(
             f"{options.draw}: --draw would put pictures among the images; choose another folder"
         )
-    truth = objects_by_file(options.recall) if options.recall else None
+    truth = objects_by_file(options.recall, directory) if options.recall else None
     _check_overlap(truth, [job.file for job in work.jobs], options.recall)
     path = output.with_name(f".{output.name}.partial.jsonl")
     with Journal(path, run_digest(directory, work, settings), _say) as journal:

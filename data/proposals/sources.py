@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.coco import check_coco, load_coco
+from data.coco import fill_sizes
+from data.coco_ids import ListedIds, canonical_id
+from data.coco_json import clean_coco, load_coco, read_image_list
 from data.errors import DataError
+from data.file_names import locate_files
 from data.images import list_images
 from data.json_files import read_json
 from data.proposals.workers import Job
@@ -41,8 +44,8 @@ def list_work(images: Path, annotations: str | None, source: str) -> Work:
 
     Args:
         images: folder of the images.
-        annotations: COCO JSON whose images are used; None takes every image of the folder and
-            allows no source but `search`.
+        annotations: COCO JSON whose images are used; it needs labels only as the source `gt`. None
+            takes every image of the folder and allows no source but `search`.
         source: `search`, `gt` (the boxes of `annotations`, in their order) or the path of
             a detector's results (best score first).
 
@@ -56,15 +59,22 @@ def list_work(images: Path, annotations: str | None, source: str) -> Work:
         files = list_images(images)
         entries = [{"id": i, "file_name": file} for i, file in enumerate(files, start=1)]
         return Work(entries, [Job(file) for file in files])
-    content = load_coco(annotations)
-    entries = content["images"]
+    labelled = source == "gt"
+    content = load_coco(annotations) if labelled else {"images": read_image_list(annotations)}
+    entries = _located(images, content["images"], annotations)
     _check_unique(annotations, entries)
     if source == "search":
         return Work(entries, [_job(entry) for entry in entries])
-    given, total = _labels(content) if source == "gt" else _results(source, content, annotations)
+    given, total = _labels(content) if labelled else _results(source, images, entries, annotations)
+    fill_sizes(images, entries)
     boxes = [_clip(given[entry["id"]], entry) for entry in entries]
     jobs = [_job(entry, clipped) for entry, clipped in zip(entries, boxes, strict=True)]
     lost = total - sum(map(len, boxes))
+    if labelled and 0 < lost == total:
+        raise DataError(
+            f"{annotations}: none of its {total:,} boxes can be used (crowds, boxes without area "
+            "in their image); set 'iscrowd' to 0 if they are ordinary boxes"
+        )
     sentence = (
         f"--source {source}: {lost:,} of {total:,} boxes are left out (crowds, boxes without area "
         "in their image or for other images)"
@@ -72,24 +82,37 @@ def list_work(images: Path, annotations: str | None, source: str) -> Work:
     return Work(entries, jobs, sentence if lost else None)
 
 
-def objects_by_file(path: str) -> dict[str, Tensor]:
-    """Ground-truth boxes (M, 4) float32 xyxy of each image of a COCO JSON, crowds left out.
+def objects_by_file(path: str, images: Path) -> dict[str, Tensor]:
+    """Ground-truth boxes (M, 4) float32 xyxy of each image of a COCO JSON, crowds left out; the
+    files are relative to the folder `images`, as far as they are there.
 
     Raises:
-        DataError: see `load_coco`.
+        DataError: see `load_coco` and `locate_files`.
     """
     content = load_coco(path)
+    _located(images, content["images"], path)
     boxes, _ = _labels(content)
-    objects = {}
+    objects: dict[str, Tensor] = {}
     for image in content["images"]:
         xywh = torch.tensor(boxes[image["id"]]).reshape(-1, 4).double()
-        corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
-        objects[image["file_name"]] = corners.float()
+        corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float()
+        others = objects.get(image["file_name"], corners[:0])  # if the file is listed twice
+        objects[image["file_name"]] = torch.cat([others, corners])
     return objects
 
 
+def _located(images: Path, entries: list[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+    """The entries, each with the name of its file; a missing one is named when it is read."""
+    names = [entry["file_name"] for entry in entries]
+    files = locate_files(images, names, path, missing_ok=True)
+    for entry, file in zip(entries, files, strict=True):
+        entry["file_name"] = file
+    return entries
+
+
 def _job(entry: dict[str, Any], boxes: np.ndarray | None = None) -> Job:
-    return Job(entry["file_name"], (entry["height"], entry["width"]), boxes)
+    size = None if entry["width"] is None else (entry["height"], entry["width"])
+    return Job(entry["file_name"], size, boxes)
 
 
 def _check_unique(path: str, entries: list[dict[str, Any]]) -> None:
@@ -108,21 +131,22 @@ def _labels(content: dict[str, Any]) -> tuple[dict[Any, list[list[float]]], int]
     """xywh boxes by image id, crowds left out, and how many boxes there were, crowds included."""
     boxes: dict[Any, list[list[float]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
-        if not annotation.get("iscrowd", 0):
+        if not annotation["iscrowd"]:
             boxes[annotation["image_id"]].append(annotation["bbox"])
     return boxes, len(content["annotations"])
 
 
 def _results(
-    path: str, content: dict[str, Any], annotations: str
+    path: str, images: Path, entries: list[dict[str, Any]], annotations: str
 ) -> tuple[dict[Any, list[list[float]]], int]:
-    """xywh boxes by image id of `content`, best score first, and how many there were in all."""
-    results, known_as = _read_results(path)
-    ids = {image["id"]: image["id"] for image in content["images"]}
+    """xywh boxes by image id of `entries`, best score first, and how many there were in all."""
+    results, known_as = _read_results(path, images)
+    ids = {image["id"]: image["id"] for image in entries}
     if known_as is not None:  # the file lists images itself: its ids are not those of `annotations`
-        by_name = {image["file_name"]: image["id"] for image in content["images"]}
+        by_name = {image["file_name"]: image["id"] for image in entries}
         ids = {other: by_name[name] for other, name in known_as.items() if name in by_name}
-    scored: dict[Any, list[tuple[float, list[float]]]] = {i["id"]: [] for i in content["images"]}
+    listed = ListedIds(ids)
+    scored: dict[Any, list[tuple[float, list[float]]]] = {i["id"]: [] for i in entries}
     for number, entry in enumerate(results, start=1):
         problem = _entry_problem(entry)
         if problem:
@@ -130,8 +154,9 @@ def _results(
                 f"{path}: entry {number} of the results {problem} ({json.dumps(entry)[:80]}); "
                 "correct it or remove it"
             )
-        if entry["image_id"] in ids:
-            scored[ids[entry["image_id"]]].append((entry["score"], entry["bbox"]))
+        image_id = listed.find(entry["image_id"])
+        if image_id is not None:
+            scored[ids[image_id]].append((entry["score"], entry["bbox"]))
     if results and not any(scored.values()):
         raise DataError(
             f"{path}: has boxes for none of the images in {annotations}; give the annotations of "
@@ -144,7 +169,7 @@ def _results(
     return best_first, len(results)
 
 
-def _read_results(path: str) -> tuple[list[Any], dict[Any, str] | None]:
+def _read_results(path: str, images: Path) -> tuple[list[Any], dict[Any, str] | None]:
     """Entries of a results file, and the file name of each image id if it lists images."""
     if not Path(path).exists():
         raise DataError(
@@ -155,8 +180,9 @@ def _read_results(path: str) -> tuple[list[Any], dict[Any, str] | None]:
         return content, None
     entries = content.get("annotations") if isinstance(content, dict) else None
     # Entries are checked like those of a plain list, the images as everywhere else.
-    check_coco(path, {**content, "annotations": []} if isinstance(entries, list) else content)
-    return entries, {image["id"]: image["file_name"] for image in content["images"]}
+    clean_coco(path, {**content, "annotations": []} if isinstance(entries, list) else content)
+    listed = _located(images, content["images"], path)
+    return entries, {image["id"]: image["file_name"] for image in listed}
 
 
 def _entry_problem(entry: Any) -> str | None:
@@ -166,7 +192,7 @@ def _entry_problem(entry: Any) -> str | None:
     for field in ("image_id", "bbox", "score"):
         if field not in entry:
             return f"has no '{field}'"
-    if not isinstance(entry["image_id"], (int, str)):
+    if canonical_id(entry["image_id"]) is None:
         return "has an image_id that is not an integer or text"
     bbox = entry["bbox"]
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
