@@ -1,10 +1,10 @@
-"""Find and read image files, with errors that name the file."""
+"""Read image files, with errors that name the file."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -13,40 +13,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import DataError
+from data.walk import list_images as list_images  # finding and reading go together for callers
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 END_MARKERS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}
 # What Pillow raises for files that are missing, cut off or not images.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 Result = TypeVar("Result")
-
-
-def list_images(directory: str | Path) -> list[str]:
-    """Image files below `directory`: sorted paths relative to it, with `/` on every system.
-
-    Raises:
-        DataError: the directory does not exist or holds no image.
-    """
-    root = Path(directory)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such directory; give the folder that holds the images")
-    found = sorted(_walk(root))
-    if not found:
-        kinds = " ".join(sorted(EXTENSIONS))
-        raise DataError(f"{root}: holds no image; expected files ending in one of {kinds}")
-    return found
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """Yield the relative path of every image below `root`."""
-    pending = [root]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    pending.append(Path(entry.path))
-                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                    yield Path(entry.path).relative_to(root).as_posix()
 
 
 def read_image(path: str | Path) -> Image.Image:

@@ -15,7 +15,6 @@ from data.images import (
     check_images,
     decode_image,
     image_sizes,
-    list_images,
     read_bytes,
     read_image,
 )
@@ -56,32 +55,6 @@ def read_array(path):
     image = read_image(path)
     assert image.mode == "RGB"
     return np.array(image)
-
-
-def test_list_images_is_sorted_recursive_and_posix(tmp_path):
-    names = ["b.jpg", "a/z.PNG", "a/b/c.jpeg", "c.bmp", "d.webp", "e.tif", "f.TIFF", "a b.jpg"]
-    for name in [*names, "notes.txt", "a/list.json", "jpg", "x.jpg.part"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "empty.jpg.d").mkdir()
-    assert list_images(tmp_path) == sorted(names)
-    assert list_images(str(tmp_path / "a")) == ["b/c.jpeg", "z.PNG"]
-
-
-def test_list_images_with_a_dangling_link(tmp_path):
-    (tmp_path / "a.jpg").touch()
-    (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
-    assert list_images(tmp_path) == ["a.jpg", "b.jpg"]  # reading it says that it is missing
-
-
-def test_list_images_errors(tmp_path):
-    with pytest.raises(DataError) as error:
-        list_images(tmp_path / "nowhere")
-    assert_clean(error, tmp_path / "nowhere", "no such directory", "give the folder")
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError) as error:
-        list_images(tmp_path)
-    assert_clean(error, tmp_path, "holds no image", ".jpg", ".webp")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff"])

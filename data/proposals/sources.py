@@ -22,9 +22,9 @@ from data.coco_ids import ListedIds, canonical_id
 from data.coco_json import clean_coco, load_coco, read_image_list
 from data.errors import DataError
 from data.file_names import locate_files
-from data.images import list_images
 from data.json_files import read_json
 from data.proposals.workers import Job
+from data.walk import walk_images
 
 # Of a box, in pixels. The output has two decimals, and training refuses a box without area.
 LEAST_SIDE = 0.02
@@ -36,7 +36,7 @@ class Work:
 
     entries: list[dict[str, Any]]  # COCO's 'images'; those of a folder lack width and height
     jobs: list[Job]  # one per entry
-    left_out: str | None = None  # a sentence about given boxes that are not used
+    left_out: str | None = None  # a sentence about files or given boxes that are not used
 
 
 def list_work(images: Path, annotations: str | None, source: str) -> Work:
@@ -56,9 +56,9 @@ def list_work(images: Path, annotations: str | None, source: str) -> Work:
     if not images.is_dir():
         raise DataError(f"{images}: no such directory; give the folder that holds the images")
     if annotations is None:
-        files = list_images(images)
-        entries = [{"id": i, "file_name": file} for i, file in enumerate(files, start=1)]
-        return Work(entries, [Job(file) for file in files])
+        found = walk_images(images)
+        entries = [{"id": i, "file_name": file} for i, file in enumerate(found.files, start=1)]
+        return Work(entries, [Job(file) for file in found.files], found.sentence())
     labelled = source == "gt"
     content = load_coco(annotations) if labelled else {"images": read_image_list(annotations)}
     entries = _located(images, content["images"], annotations)
