@@ -19,7 +19,7 @@ from aligndet.evaluate import coco_results
 from aligndet.transfer import read_detector
 from aligndet.visual import draw_boxes
 from data.errors import DataError
-from data.images import list_images, read_image
+from data.images import ImageReading, list_images, read_image
 from data.json_files import write_json_atomic
 from data.transforms import resize, to_tensor
 from data.views import pad_images
@@ -86,7 +86,7 @@ def predict(predictor: Predictor, images: Path, output: Path, threshold: float) 
     unreadable = []
     for image_id, name in enumerate(tqdm(names or list_images(images), desc="predict"), start=1):
         try:
-            image = read_image(root / name)
+            image = read_image(root / name, ImageReading(exif="apply"))
         except DataError as error:
             unreadable.append(str(error))
             continue

@@ -9,6 +9,7 @@ from data.coco import CocoDataset
 from data.coco_json import CROWD
 from data.errors import DataError
 from data.image_folder import ImageFiles, images_of_classes, images_of_coco, images_of_tree
+from data.images import ImageReading
 from data.proposals.cache import ProposalCache
 from data.proposals.propose import ProposalSettings
 from data.proposals.searched_images import SearchedImages
@@ -44,6 +45,9 @@ class DataConfig:
     skip_empty: bool = True  # leave images without boxes out of fine-tuning
     bad_boxes: str = "error"  # or drop: boxes without area or outside the image
     crowd: str = "ignore"  # or keep: boxes with iscrowd 1 are ordinary ones, in evaluation as well
+    exif: str = "stored"  # or apply: turn images as their EXIF orientation says, as viewers do
+    value_range: tuple[float, ...] | None = None  # [low, high]: values that become black and white
+    # in images of more than 8 bits per channel; null: a range for each kind of file
 
     def __post_init__(self) -> None:
         # Worded as by models.checks.require_range, which data/ does not import.
@@ -60,6 +64,10 @@ class DataConfig:
             raise ValueError(f"data.bad_boxes is {self.bad_boxes!r}; set it to error or drop")
         if self.crowd not in CROWD:
             raise ValueError(f"data.crowd is {self.crowd!r}; set it to {' or '.join(CROWD)}")
+        try:
+            _ = self.reading
+        except ValueError as error:
+            raise ValueError(f"data.{error}") from None
 
     def rooted(self) -> DataConfig:
         """The same with `root` put before the paths of train and val."""
@@ -70,6 +78,11 @@ class DataConfig:
             for name, s in (("train", self.train), ("val", self.val))
         }
         return replace(self, root=None, **splits)
+
+    @property
+    def reading(self) -> ImageReading:
+        """How all images are read."""
+        return ImageReading(self.exif, self.value_range)
 
     @property
     def eval_short_side(self) -> int:
@@ -93,10 +106,11 @@ def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDat
     source: BoxSource
     if config.train.proposals is not None:
         source = CocoDataset(
-            images, config.train.proposals, bad_boxes=config.bad_boxes, crowd=config.crowd
+            images, config.train.proposals, bad_boxes=config.bad_boxes, crowd=config.crowd,
+            reading=config.reading,
         )
     else:
-        cache = ProposalCache(config.proposal_cache, ProposalSettings())
+        cache = ProposalCache(config.proposal_cache, ProposalSettings(), config.reading)
         source = SearchedImages(images, cache)
     augment = Augment(config.short_sides, config.max_side, config.flip, photometric=True)
     return TwoViewDataset(source, augment, max_proposals)
@@ -107,17 +121,19 @@ def build_image_files(config: DataConfig, with_classes: bool) -> ImageFiles:
     set, else those below `data.train.images`; with classes, its subfolders are the classes."""
     images = _required(config.train, "train", "images")
     if with_classes:
-        return images_of_classes(images)
+        return images_of_classes(images, config.reading)
     if config.train.annotations is not None:
-        return images_of_coco(images, config.train.annotations)
-    return images_of_tree(images)
+        return images_of_coco(images, config.train.annotations, config.reading)
+    return images_of_tree(images, config.reading)
 
 
 def build_train(config: DataConfig) -> DetectionDataset:
     """Dataset for fine-tuning."""
     images = _required(config.train, "train", "images")
     annotations = _required(config.train, "train", "annotations")
-    coco = CocoDataset(images, annotations, config.skip_empty, config.bad_boxes, config.crowd)
+    coco = CocoDataset(
+        images, annotations, config.skip_empty, config.bad_boxes, config.crowd, config.reading
+    )
     augment = Augment(config.short_sides, config.max_side, config.flip, config.photometric)
     return DetectionDataset(coco, augment)
 
@@ -127,5 +143,7 @@ def build_val(config: DataConfig) -> DetectionDataset:
     images = _required(config.val, "val", "images")
     annotations = _required(config.val, "val", "annotations")
     # Evaluation leaves bad boxes out as well, so they are no reason to stop here.
-    coco = CocoDataset(images, annotations, bad_boxes="drop", crowd=config.crowd)
+    coco = CocoDataset(
+        images, annotations, bad_boxes="drop", crowd=config.crowd, reading=config.reading
+    )
     return DetectionDataset(coco, Augment((config.eval_short_side,), config.max_side, flip=0.0))

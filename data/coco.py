@@ -22,7 +22,8 @@ from data.coco_ids import Id, id_order
 from data.coco_json import load_coco, name_of, read_coco
 from data.errors import DataError
 from data.file_names import locate_files
-from data.images import check_images, image_sizes, read_image
+from data.image_check import StatedSizes, check_images, check_made_with
+from data.images import AS_STORED, ImageReading, read_image
 
 __all__ = ["Categories", "CocoDataset", "Record", "box_problem", "load_coco", "read_categories"]
 
@@ -77,7 +78,9 @@ def box_problem(bbox: Sequence[float], height: int | None, width: int | None) ->
     return None
 
 
-def fill_sizes(directory: str | Path, entries: Sequence[dict[str, Any]]) -> int:
+def fill_sizes(
+    directory: str | Path, entries: Sequence[dict[str, Any]], reading: ImageReading = AS_STORED
+) -> int:
     """Set width and height of the images of unknown size from the files' headers.
 
     Returns:
@@ -87,8 +90,8 @@ def fill_sizes(directory: str | Path, entries: Sequence[dict[str, Any]]) -> int:
         DataError: a file has no readable header.
     """
     unknown = [entry for entry in entries if entry["width"] is None]
-    sizes = image_sizes(directory, [entry["file_name"] for entry in unknown])
-    for entry, (height, width) in zip(unknown, sizes, strict=True):
+    checked = check_images(directory, [entry["file_name"] for entry in unknown], reading)
+    for entry, (height, width) in zip(unknown, checked.sizes, strict=True):
         entry.update(height=height, width=width)
     return len(unknown)
 
@@ -104,13 +107,14 @@ class CocoDataset:
             first, `drop` leaves them out and counts them (COCO 2017 has two).
         crowd: what to do with boxes marked `iscrowd` or `ignore`: `ignore` does not train on them,
             `keep` takes them as ordinary boxes (CVAT marks every mask so).
+        reading: how the images are read; sizes and boxes are those of pictures read so.
 
     Boxes that stick out are clipped to the image. `contents` counts what is there, what was left
     out and what was corrected.
 
     Raises:
-        DataError: see `load_coco` and `locate_files`; also an image file that is truncated, an
-            unusable box, or nothing left to train on.
+        DataError: see `load_coco` and `locate_files`; also an image file that is truncated or that
+            has another size than stated, an unusable box, or nothing left to train on.
     """
 
     def __init__(
@@ -120,16 +124,19 @@ class CocoDataset:
         skip_empty: bool = False,
         bad_boxes: str = "error",
         crowd: str = "ignore",
+        reading: ImageReading = AS_STORED,
     ) -> None:
-        self.images, self.annotations, self.crowd = Path(images), Path(annotations), crowd
+        self.images, self.annotations = Path(images), Path(annotations)
+        self.crowd, self.reading = crowd, reading
         content, mended = read_coco(annotations, crowd)
+        check_made_with(annotations, content, reading)
         self.categories = read_categories(content)
         by_image = _by_image(content)
         entries = [e for e in content["images"] if by_image[e["id"]] or not skip_empty]
         names = [entry["file_name"] for entry in entries]
         for entry, file in zip(entries, locate_files(images, names, annotations), strict=True):
             entry["file_name"] = file
-        sizes = fill_sizes(images, entries)
+        sizes = fill_sizes(images, entries, reading)
         label_of = {category_id: i for i, category_id in enumerate(self.categories.ids)}
         records = [self._record(e, by_image[e["id"]], label_of, bad_boxes) for e in entries]
         self.records = [r for r in records if len(r.boxes) or not skip_empty]
@@ -147,7 +154,9 @@ class CocoDataset:
             **_oddities(entries, by_image, records, self.categories),
         )
         self._check_usable(len(content["images"]))
-        check_images(self.images, [record.file_name for record in self.records])
+        names = [record.file_name for record in self.records]
+        stated = StatedSizes(annotations, [(r.height, r.width) for r in self.records])
+        self.notes = check_images(self.images, names, reading, stated).notes
 
     def _record(
         self,
@@ -218,7 +227,7 @@ class CocoDataset:
         """
         record = self.records[index]
         path = self.images / record.file_name
-        image = read_image(path)
+        image = read_image(path, self.reading)
         if image.size != (record.width, record.height):
             raise DataError(
                 f"{path}: has {image.width} x {image.height} pixels, but {self.annotations} says "

@@ -9,7 +9,9 @@ from pathlib import Path
 from data.coco_json import read_file_names
 from data.errors import DataError
 from data.file_names import locate_files
-from data.images import check_images, list_images
+from data.image_check import check_images
+from data.images import AS_STORED, ImageReading
+from data.walk import walk_images
 
 
 @dataclass(frozen=True)
@@ -20,21 +22,26 @@ class ImageFiles:
     files: tuple[str, ...]  # relative to root
     classes: tuple[str, ...] = ()  # names; empty: there are no labels
     labels: tuple[int, ...] = ()  # of each file, 0..len(classes) - 1
+    reading: ImageReading = AS_STORED
+    notes: tuple[str, ...] = ()  # sentences to say at the start
 
     def __len__(self) -> int:
         return len(self.files)
 
 
-def images_of_tree(directory: str | Path) -> ImageFiles:
+def images_of_tree(directory: str | Path, reading: ImageReading = AS_STORED) -> ImageFiles:
     """Every image below a folder, without labels.
 
     Raises:
         DataError: the folder does not exist or holds no image, or an image is truncated.
     """
-    return _checked(directory, list_images(directory))
+    found = walk_images(directory)
+    return _checked(directory, found.files, reading, said=found.sentence())
 
 
-def images_of_coco(directory: str | Path, annotations: str | Path) -> ImageFiles:
+def images_of_coco(
+    directory: str | Path, annotations: str | Path, reading: ImageReading = AS_STORED
+) -> ImageFiles:
     """The images that a COCO JSON lists, each once and without labels; its boxes are ignored and
     may be missing (as in COCO's own lists of unlabelled images).
 
@@ -45,10 +52,11 @@ def images_of_coco(directory: str | Path, annotations: str | Path) -> ImageFiles
     names = read_file_names(annotations)
     if not names:
         raise DataError(f"{annotations}: lists no image; give a file that lists some")
-    return _checked(directory, list(dict.fromkeys(locate_files(directory, names, annotations))))
+    files = dict.fromkeys(locate_files(directory, names, annotations))
+    return _checked(directory, list(files), reading)
 
 
-def images_of_classes(directory: str | Path) -> ImageFiles:
+def images_of_classes(directory: str | Path, reading: ImageReading = AS_STORED) -> ImageFiles:
     """Images in one folder per class (as in torchvision's `ImageFolder`), subfolders included;
     the classes are ordered by name.
 
@@ -56,7 +64,8 @@ def images_of_classes(directory: str | Path) -> ImageFiles:
         DataError: an image is outside the class folders, or there are fewer than two of them;
             also see `images_of_tree`.
     """
-    files = list_images(directory)
+    found = walk_images(directory)
+    files = found.files
     stray = next((file for file in files if "/" not in file), None)
     if stray is not None:
         raise DataError(
@@ -71,14 +80,18 @@ def images_of_classes(directory: str | Path) -> ImageFiles:
             "holds the class folders"
         )
     number = {name: label for label, name in enumerate(classes)}
-    return _checked(directory, files, classes, tuple(number[folder] for folder in folders))
+    labels = tuple(number[folder] for folder in folders)
+    return _checked(directory, files, reading, classes, labels, found.sentence())
 
 
 def _checked(
     directory: str | Path,
     files: Sequence[str],
+    reading: ImageReading,
     classes: tuple[str, ...] = (),
     labels: tuple[int, ...] = (),
+    said: str | None = None,
 ) -> ImageFiles:
-    check_images(directory, files)
-    return ImageFiles(Path(directory), tuple(files), classes, labels)
+    notes = check_images(directory, files, reading).notes
+    notes = notes if said is None else (said, *notes)
+    return ImageFiles(Path(directory), tuple(files), classes, labels, reading, notes)

@@ -44,7 +44,8 @@ class ImageViews(Dataset[dict[str, Any]]):
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """`views`: a list of (3, S, S) normalised; `label` 0..K-1, -1 without labels;
         `index` of the file."""
-        image = read_image(self.images.root / self.images.files[key.index])
+        path = self.images.root / self.images.files[key.index]
+        image = read_image(path, self.images.reading)
         rng = random.Random(key.seed)
         label = self.images.labels[key.index] if self.images.labels else -1
         views = [self.augment(image, rng) for _ in range(self.views)]

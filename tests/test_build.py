@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
-from data.build import DataConfig, SplitConfig, build_train, build_two_views, build_val
+from data.build import (
+    DataConfig,
+    SplitConfig,
+    build_image_files,
+    build_train,
+    build_two_views,
+    build_val,
+)
 from data.coco import CocoDataset
 from data.errors import DataError
+from data.image_check import reading_entry
+from data.image_views import ImageViews
+from data.images import ImageReading
 from data.proposals.propose import ProposalSettings
 from data.proposals.searched_images import SearchedImages
 from data.views import SampleKey
@@ -121,6 +134,66 @@ def test_bad_boxes_reach_the_datasets(split):
     assert build_two_views(config, None).source.dropped == 1
 
 
+@pytest.fixture
+def turned(tmp_path):
+    """One photograph on its side, and a file for the upright picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png", exif=exif)
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 48, "height": 64}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 40, 30, 20]}],
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    path = tmp_path / "upright.json"
+    path.write_text(json.dumps(content))
+    return SplitConfig(images=str(tmp_path), annotations=str(path), proposals=str(path))
+
+
+def test_the_way_to_read_images_reaches_every_dataset(turned, tmp_path):
+    config = DataConfig(train=turned, val=turned, proposal_cache=str(tmp_path / "cache"))
+    builders = (build_train, build_val, lambda config: build_two_views(config, None))
+    for build in builders:
+        with pytest.raises(DataError, match=r"set data\.exif=apply"):
+            build(config)
+    config = dataclasses.replace(config, exif="apply", value_range=(0, 4095))
+    sources = [build_train(config).coco, build_val(config).coco]
+    sources.append(build_two_views(config, None).source)
+    no_file = SplitConfig(images=turned.images)
+    sources.append(build_two_views(dataclasses.replace(config, train=no_file), None).source)
+    assert isinstance(sources[3], SearchedImages)
+    assert sources[3].cache.reading == sources[0].reading == ImageReading("apply", (0, 4095))
+    for source in sources:
+        image, record = source.read(0)
+        assert image.size == (48, 64)
+        assert (record.height, record.width) == (64, 48)
+        assert source.aspect_ratios == [64 / 48]
+    for split in (turned, no_file):  # the image stage, with a list and without
+        images = build_image_files(dataclasses.replace(config, train=split), with_classes=False)
+        assert images.reading == config.reading
+        views = ImageViews(images, lambda image, rng: torch.tensor(image.size))
+        assert views[SampleKey(0, "s")]["views"][0].tolist() == [48, 64]
+
+
+def test_classes_are_read_as_told(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (6, 4)).save(tmp_path / name / "a.png")
+    config = DataConfig(train=SplitConfig(images=str(tmp_path)), exif="apply")
+    assert build_image_files(config, with_classes=True).reading == ImageReading("apply")
+
+
+def test_proposals_of_pictures_that_were_read_otherwise(split):
+    with open(split.proposals, encoding="utf-8") as file:
+        content = json.load(file)
+    with open(split.proposals, "w", encoding="utf-8") as file:
+        json.dump({**content, "info": reading_entry(ImageReading())}, file)
+    build_two_views(DataConfig(train=split), None)
+    for changes in ({"exif": "apply"}, {"value_range": (0.0, 9.0)}):
+        with pytest.raises(DataError, match="find the boxes again"):
+            build_two_views(DataConfig(train=split, **changes), None)
+
+
 @pytest.mark.parametrize(
     ("build", "name", "keys"),
     [
@@ -148,6 +221,8 @@ def test_missing_keys_are_named(split, build, name, keys):
         ({"flip": 1.5}, "data.flip is 1.5; it must be at least 0 and at most 1"),
         ({"flip": -0.1}, "data.flip is -0.1; it must be at least 0 and at most 1"),
         ({"crowd": "drop"}, "data.crowd is 'drop'; set it to ignore or keep"),
+        ({"exif": "turn"}, "data.exif is 'turn'; set it to stored or apply"),
+        ({"value_range": (9.0, 1.0)}, "data.value_range is [9.0, 1.0]; it must be two numbers"),
         ({"bad_boxes": "ignore"}, "data.bad_boxes is 'ignore'; set it to error or drop"),
     ],
 )

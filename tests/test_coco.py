@@ -266,11 +266,11 @@ def test_skipped_images_need_no_file(content, dataset, tmp_path):
     assert len(CocoDataset(tmp_path / "images", tmp_path / "a.json", skip_empty=True)) == 2
 
 
-def test_size_other_than_stated(content, dataset, tmp_path):
-    dataset(content)
-    Image.new("RGB", (30, 40)).save(tmp_path / "images" / "a.png")
-    data = dataset(content)
+def test_sizes_are_compared_before_training_and_again_when_read(content, dataset, tmp_path):
+    source = dataset(content)
+    Image.new("RGB", (41, 30)).save(tmp_path / "images/a.png")
     with pytest.raises(DataError) as error:
-        data.read(0)
-    path = tmp_path / "images" / "a.png"
-    assert_clean(error, path, "30 x 40", "40 x 30", str(tmp_path / "a.json"), "correct")
+        dataset(content)
+    assert_clean(error, tmp_path / "images/a.png", "has 41 x 30 pixels", "says 40 x 30")
+    with pytest.raises(DataError, match="has 41 x 30 pixels, but .* says 40 x 30"):
+        source.read(0)

@@ -32,6 +32,15 @@ def test_classes_and_labels_equal_torchvisions(folder):
     assert len(ours) == 6
 
 
+def test_what_is_left_out_is_noted(folder):
+    (folder / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (4, 3)).save(folder / ".ipynb_checkpoints" / "1-checkpoint.png")
+    for images in (images_of_tree(folder), images_of_classes(folder)):
+        assert images.notes == ("left out: 1 .txt, 1 hidden",)
+        assert len(images) == 6
+    assert images.classes == ("Dog", "ant", "cat")
+
+
 def test_a_tree_has_no_labels(folder):
     images = images_of_tree(folder)
     assert images.files == images_of_classes(folder).files

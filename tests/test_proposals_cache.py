@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from data.errors import DataError
-from data.images import decode_image
+from data.images import ImageReading, decode_image
 from data.proposals import cache as proposal_cache
 from data.proposals.cache import ProposalCache, settings_digest
 from data.proposals.propose import ProposalSettings, propose
@@ -109,6 +109,23 @@ def other_settings():
     changes = ({"box_filter": None}, {"box_filter": narrow}, {"nms_iou": 0.7}, {"max_boxes": 1})
     changes += ({"search_side": 40}, {"search": "fast"})
     return [dataclasses.replace(plain, **c) for c in (*changes, {"search_side": 40})]
+
+
+def test_other_ways_to_read_images_need_another_search(cache, searches):
+    content, settings = encoded(0), ProposalSettings()
+    readings = [
+        ImageReading("apply"),
+        ImageReading(value_range=(0, 9)),
+        ImageReading("apply", (0, 9)),
+    ]
+    for number, reading in enumerate([ImageReading(), *readings], start=1):
+        other = ProposalCache(cache.directory, settings, reading)
+        for _ in range(2):
+            other.boxes(content, decode_image(content, "scene", reading))
+        assert len(searches) == number
+    # Boxes that were found before there was a choice are still of use: this is their digest.
+    assert settings_digest(settings) == settings_digest(settings, ImageReading("stored", None))
+    assert settings_digest(settings) == "d9932a05c1540454"
 
 
 @pytest.mark.parametrize("settings", other_settings())

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.errors import DataError
+from data.images import AS_STORED, ImageReading
 from data.json_files import open_atomic
 from data.proposals.propose import SEARCH_VERSION, ProposalSettings, propose
 
@@ -33,14 +34,20 @@ class ProposalCache:
     Args:
         directory: folder of the cache; made if it is missing.
         settings: of the search. Different settings have different folders in `directory`.
+        reading: how the images are read, which makes a difference in the same way.
 
     Raises:
         DataError: files cannot be written there.
     """
 
-    def __init__(self, directory: str | Path, settings: ProposalSettings) -> None:
-        self.directory, self.settings = Path(directory), settings
-        self.folder = self.directory / settings_digest(settings)
+    def __init__(
+        self,
+        directory: str | Path,
+        settings: ProposalSettings,
+        reading: ImageReading = AS_STORED,
+    ) -> None:
+        self.directory, self.settings, self.reading = Path(directory), settings, reading
+        self.folder = self.directory / settings_digest(settings, reading)
         probe = self.folder / "probe.npy"  # fails now, not hours later in a worker
         self._write(probe, np.zeros((0, 4)))
         probe.unlink(missing_ok=True)  # another rank may have removed it
@@ -50,7 +57,7 @@ class ProposalCache:
 
         Args:
             content: bytes of the image file.
-            image: the same, decoded as RGB.
+            image: the same, decoded as RGB as `reading` says.
 
         Returns:
             (P, 4) float32 xyxy pixels, best first, rounded to 0.01 pixels; P may be 0.
@@ -102,9 +109,12 @@ class ProposalCache:
         )
 
 
-def settings_digest(settings: ProposalSettings) -> str:
-    """16 hexadecimal digits that differ between settings and between versions of the search."""
+def settings_digest(settings: ProposalSettings, reading: ImageReading = AS_STORED) -> str:
+    """16 hexadecimal digits that differ between settings, ways to read images and versions of the
+    search."""
     named = {"version": SEARCH_VERSION, **dataclasses.asdict(settings)}
+    if reading != AS_STORED:  # left out otherwise: older caches stay valid
+        named["reading"] = dataclasses.asdict(reading)
     text = json.dumps(named, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

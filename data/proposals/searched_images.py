@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from data.coco import Record
-from data.images import check_images, decode_image, image_sizes, list_images, read_bytes
+from data.image_check import check_images
+from data.images import decode_image, read_bytes
 from data.proposals.cache import ProposalCache
+from data.walk import walk_images
 
 
 class SearchedImages:
@@ -20,7 +22,7 @@ class SearchedImages:
 
     Args:
         images: folder of the images; those in its subfolders count too.
-        cache: finds the boxes and keeps them.
+        cache: finds the boxes and keeps them; its `reading` says how the images are read.
 
     Raises:
         DataError: the folder does not exist or holds no image, or an image is truncated or
@@ -29,9 +31,12 @@ class SearchedImages:
 
     def __init__(self, images: str | Path, cache: ProposalCache) -> None:
         self.images, self.cache = Path(images), cache
-        self.files = list_images(images)
-        check_images(images, self.files)
-        self.sizes = image_sizes(images, self.files)
+        found = walk_images(images)
+        self.files = list(found.files)
+        checked = check_images(images, self.files, cache.reading)
+        self.sizes = checked.sizes
+        said = found.sentence()
+        self.notes = checked.notes if said is None else (said, *checked.notes)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -44,7 +49,7 @@ class SearchedImages:
         """
         path = self.images / self.files[index]
         content = read_bytes(path)
-        image = decode_image(content, path)
+        image = decode_image(content, path, self.cache.reading)
         boxes = self.cache.boxes(content, image)
         labels = torch.zeros(len(boxes), dtype=torch.int64)  # the one category, object
         return image, Record(

@@ -1,0 +1,211 @@
+"""Check image files before training starts, with one opening of each: is it whole, what size has
+it, and would its values be lost?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.errors import DataError
+from data.image_header import Header, read_header
+from data.images import AS_STORED, EXIF, UPRIGHT, ImageReading
+from data.value_check import check_values
+
+MADE_WITH = "images_read_with"  # key of a COCO JSON's `info`
+PATIENCE = 3  # seconds until a bar shows how many files are left
+
+
+@dataclass(frozen=True)
+class CheckedImages:
+    """Image files that can be used."""
+
+    sizes: tuple[tuple[int, int], ...]  # (height, width) in pixels of each, as it is read
+    notes: tuple[str, ...] = ()  # sentences to say at the start
+
+
+@dataclass(frozen=True)
+class StatedSizes:
+    """The sizes that a file of annotations gives."""
+
+    annotations: str | Path  # the file, for messages
+    sizes: Sequence[tuple[float, float]]  # (height, width) of each image
+
+
+def check_images(
+    directory: str | Path,
+    files: Sequence[str],
+    reading: ImageReading = AS_STORED,
+    stated: StatedSizes | None = None,
+) -> CheckedImages:
+    """Find files that are missing, empty or truncated, or that have another size than stated.
+
+    Only the header and the end of each file are read: a JPEG or PNG that has its end marker there
+    is taken to be whole; any other file is decoded to make sure. Of pictures with more than 8 bits
+    per channel a few are decoded, to see that their values are not lost (`data.value_check`).
+
+    Args:
+        directory: of the images.
+        files: relative to it.
+        reading: how they will be read.
+        stated: sizes that the pictures, as they are read, must have.
+
+    Raises:
+        DataError: names the first file that cannot be used, and says how many there are.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such directory; set data.*.images to the folder of the images")
+    found = _read_headers(root, files, whole=True)
+    problems = [result for result in found if isinstance(result, DataError)]
+    if problems:
+        more = f" (and {len(problems) - 1:,} more files like it)" if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{more}")
+    headers = [result for result in found if isinstance(result, Header)]
+    if stated is not None:
+        _check_sizes(root, list(zip(files, headers, stated.sizes, strict=True)), reading, stated)
+    notes = _notes(root, files, headers, reading, stated is not None)
+    return CheckedImages(tuple(header.size(reading) for header in headers), tuple(notes))
+
+
+def check_reading(
+    directory: str | Path,
+    files: Sequence[str],
+    reading: ImageReading,
+    stated: StatedSizes | None = None,
+) -> list[str]:
+    """Find out whether files should be read in another way; what is wrong with one of them alone
+    is passed over.
+
+    Returns:
+        Sentences to say at the start.
+
+    Raises:
+        DataError: the pictures' EXIF orientation explains why sizes are not those stated, or their
+            values would be lost (`data.value_check`).
+    """
+    root = Path(directory)
+    found = _read_headers(root, files, whole=False)
+    usable = [i for i, result in enumerate(found) if isinstance(result, Header)]
+    files, headers = [files[i] for i in usable], [found[i] for i in usable]
+    if stated is not None:
+        sizes = [stated.sizes[i] for i in usable]
+        rows = [row for row in zip(files, headers, sizes, strict=True) if _fits_somehow(*row[1:])]
+        _check_sizes(root, rows, reading, stated)
+    return _notes(root, files, headers, reading, stated is not None)
+
+
+def check_made_with(path: str | Path, content: Mapping[str, Any], reading: ImageReading) -> None:
+    """Compare a file of proposals with the way in which its images are now read.
+
+    Args:
+        path: of the COCO JSON.
+        content: of it; without `reading_entry` in its `info` it goes with any reading.
+        reading: of the images.
+
+    Raises:
+        DataError: the boxes were found on pictures that were read in another way.
+    """
+    info = content.get("info")
+    made_with = info.get(MADE_WITH) if isinstance(info, dict) else None
+    if made_with is None or made_with == reading_entry(reading)[MADE_WITH]:
+        return
+    raise DataError(
+        f"{path}: its boxes were found with {_options(made_with)}, but the images are to be read "
+        f"with {_options(reading_entry(reading)[MADE_WITH])}; set data.exif and data.value_range "
+        "as they were, or find the boxes again"
+    )
+
+
+def reading_entry(reading: ImageReading) -> dict[str, Any]:
+    """What a COCO JSON's `info` says about how its images were read."""
+    limits = None if reading.value_range is None else list(reading.value_range)
+    return {MADE_WITH: {"exif": reading.exif, "value_range": limits}}
+
+
+def _options(made_with: Any) -> str:
+    if not isinstance(made_with, dict):
+        return json.dumps(made_with)[:80]
+    return ", ".join(f"{key} {json.dumps(value)[:40]}" for key, value in made_with.items())
+
+
+def _fits_somehow(header: Header, size: tuple[float, float]) -> bool:
+    return size in [header.size(ImageReading(exif)) for exif in EXIF]
+
+
+def _check_sizes(
+    root: Path,
+    rows: Sequence[tuple[str, Header, tuple[float, float]]],
+    reading: ImageReading,
+    stated: StatedSizes,
+) -> None:
+    """Raise a DataError if pictures have another size than stated; if their EXIF orientation
+    explains it, the message says so and names the setting."""
+    wrong = [row for row in rows if row[1].size(reading) != row[2]]
+    if not wrong:
+        return
+    name, header, size = wrong[0]
+    height, width = header.size(reading)
+    more = f" (and {len(wrong) - 1:,} more files like it)" if len(wrong) > 1 else ""
+    text = (
+        f"{root / name}: has {width} x {height} pixels, but {stated.annotations} says "
+        f"{size[1]} x {size[0]}{more}"
+    )
+    other = "stored" if reading.exif == "apply" else "apply"
+    unfit = [row for row in rows if row[1].size(ImageReading(other)) != row[2]]
+    explained = len(wrong) - len([row for row in wrong if row in unfit])
+    if not explained:
+        raise DataError(f"{text}; correct its entry")
+    picture = "upright" if other == "apply" else "stored"
+    those = "it" if len(wrong) == 1 else f"{explained:,} of these {len(wrong):,}"
+    text += (
+        f"; the EXIF orientation explains {those}, the annotations are for the {picture} "
+        f"picture: set data.exif={other} (for data.proposals --exif {other})"
+    )
+    if unfit:
+        text += f", and correct the entries of {len(unfit):,} files that do not fit then"
+    raise DataError(text)
+
+
+def _notes(
+    root: Path,
+    files: Sequence[str],
+    headers: Sequence[Header],
+    reading: ImageReading,
+    have_sizes: bool,
+) -> list[str]:
+    """Sentences to say at the start; raises a DataError if values would be lost."""
+    notes = []
+    turned = [header for header in headers if header.orientation > UPRIGHT]
+    if have_sizes:  # those whose stated size shows that the stored picture is meant need no word
+        turned = [header for header in turned if not header.changes_size]
+    if turned and reading.exif == "stored":
+        doubt = "; their sizes do not show which picture their boxes are for" if have_sizes else ""
+        notes.append(
+            f"images with an EXIF orientation that are read as stored: {len(turned):,} "
+            f"(data.exif=apply turns them{doubt})"
+        )
+    several = sum(header.several for header in headers)
+    if several:
+        notes.append(f"files with several pages or frames, the first of which is read: {several:,}")
+    deep = [name for name, header in zip(files, headers, strict=True) if header.deep]
+    return notes + check_values(root, deep, reading)
+
+
+def _read_headers(root: Path, files: Sequence[str], whole: bool) -> list[Header | DataError]:
+    """The header of each file, or why it cannot be used."""
+
+    def attempt(name: str) -> Header | DataError:
+        try:
+            return read_header(root / name, whole)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        found = pool.map(attempt, files)
+        return list(tqdm(found, "check images", len(files), leave=False, delay=PATIENCE))

@@ -1,0 +1,89 @@
+"""What an image file says of itself before it is decoded, and whether it is whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from PIL import Image
+
+from data.images import SIDEWAYS, UNREADABLE, ImageReading, orientation, unusable
+from data.pixel_values import check_layout, value_kind
+
+END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # by Pillow's format
+TAIL = 64  # bytes at the end of a file in which its marker is looked for
+ONE_PICTURE = frozenset({"MPO", "PSD"})  # formats whose further frames are not further pictures
+PNG_START = 8  # bytes before the first chunk
+LATE_EXIF = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})  # PNG chunks that can hold it
+
+
+class Header(NamedTuple):
+    """What is known of an image file without decoding it."""
+
+    height: int  # of the stored picture, pixels
+    width: int
+    orientation: int  # EXIF, 1..8; 1 is upright
+    deep: bool  # more than 8 bits per channel
+    several: bool  # pages or frames, of which the first is read
+
+    @property
+    def changes_size(self) -> bool:
+        """Whether turning the picture as its orientation says gives it another size."""
+        return self.orientation >= SIDEWAYS and self.height != self.width
+
+    def size(self, reading: ImageReading) -> tuple[int, int]:
+        """(height, width) of the picture as it is read."""
+        turned = reading.exif == "apply" and self.orientation >= SIDEWAYS
+        return (self.width, self.height) if turned else (self.height, self.width)
+
+
+def read_header(path: str | Path, whole: bool = False) -> Header:
+    """What the header of an image file says.
+
+    Args:
+        path: the file.
+        whole: also make sure that the file is not cut off.
+
+    Raises:
+        DataError: the file is missing, truncated or not an image.
+    """
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            check_layout(image)
+            deep = value_kind(image) is not None  # known only until the picture is decoded
+            several = image.format not in ONE_PICTURE and getattr(image, "is_animated", False)
+            if _has_late_exif(file, image) or (whole and not _has_end(file, image)):
+                image.load()
+            return Header(image.height, image.width, orientation(image), deep, several)
+    except UNREADABLE as error:
+        raise unusable(path, error) from None
+
+
+def _has_end(file: BinaryIO, image: Image.Image) -> bool:
+    """Whether the file ends as its format demands; False if the format has no end marker."""
+    marker = END_MARKERS.get(image.format or "")
+    if marker is None:
+        return False
+    file.seek(0, os.SEEK_END)
+    file.seek(-min(TAIL, file.tell()), os.SEEK_CUR)
+    return marker in file.read()
+
+
+def _has_late_exif(file: BinaryIO, image: Image.Image) -> bool:
+    """Whether a PNG may state its orientation behind its pixels, where its header ends for Pillow.
+
+    Only names and lengths of the chunks are read.
+    """
+    if image.format != "PNG":
+        return False
+    position, pixels = PNG_START, False
+    while True:
+        file.seek(position)
+        start = file.read(8)
+        if len(start) < 8 or start[4:] == b"IEND":
+            return False
+        pixels |= start[4:] == b"IDAT"
+        if pixels and start[4:] in LATE_EXIF:
+            return True
+        position += 12 + int.from_bytes(start[:4], "big")
