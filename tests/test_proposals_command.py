@@ -23,6 +23,7 @@ from tests.helpers.proposal_command import (
     names,
     run,
     save_all_kinds,
+    spoil,
     three_images,
     without_progress,
 )
@@ -39,7 +40,8 @@ def test_content_of_the_output(folder: Path, tmp_path: Path) -> None:
     assert run("--images", folder, "--output", output, "--workers", 1) == 0
     content = json.loads(output.read_text())
     assert output.read_text() == json.dumps(content)  # the same form as all JSON of this project
-    assert list(content) == ["images", "annotations", "categories"]
+    assert list(content) == ["info", "images", "annotations", "categories"]
+    assert content["info"] == {"images_read_with": {"exif": "stored", "value_range": None}}
     assert content["categories"] == [{"id": 1, "name": "object"}]
     assert names(output) == ["a.png", "b.png", "sub/c.png"]
     assert content["images"][0] == {"id": 1, "file_name": "a.png", "width": 80, "height": 60}
@@ -110,9 +112,87 @@ def test_annotations_choose_the_images_and_recall_is_printed(
     assert f"{len(content['annotations'])}.0 boxes per image, 1 images" in printed
 
 
+def listed_upright(folder: Path, path: Path) -> Path:
+    """Lay b.png on its side and list the folder's images as viewers show them."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    with Image.open(folder / "b.png") as image:
+        image.rotate(-90, expand=True).save(folder / "b.png", exif=exif)  # shown as it was
+    entries = [{"id": i, "file_name": name, "width": 80, "height": 60}
+               for i, name in enumerate(["a.png", "b.png", "sub/c.png"])]
+    path.write_text(json.dumps({"images": entries, "annotations": [], "categories": []}))
+    return path
+
+
+def test_turned_photographs_are_named_before_the_search(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, listing = tmp_path / "out.json", listed_upright(folder, tmp_path / "list.json")
+    arguments = ("--images", folder, "--annotations", listing, "--output", output, "--workers", 1)
+    expected = tmp_path / "expected.json"
+    assert run("--images", folder, "--output", expected, "--workers", 1, "--exif", "apply") == 0
+    capsys.readouterr()
+    assert run(*arguments) == 1
+    (line,) = without_progress(capsys.readouterr().err)
+    assert "b.png: has 60 x 80 pixels" in line
+    assert "the EXIF orientation explains it" in line
+    assert "--exif apply" in line
+    assert not output.exists()
+    assert not journal_of(output).exists()
+    assert run(*arguments, "--exif", "apply") == 0
+    ours, theirs = json.loads(output.read_text()), json.loads(expected.read_text())
+    assert ours["info"] == {"images_read_with": {"exif": "apply", "value_range": None}}
+    assert [a["bbox"] for a in ours["annotations"]] == [a["bbox"] for a in theirs["annotations"]]
+    assert [(i["width"], i["height"]) for i in ours["images"]] == [(80, 60)] * 3
+
+
+def test_a_journal_goes_with_one_way_to_read_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(folder / "a.png")  # keeps the journal
+    arguments = ("--images", folder, "--output", tmp_path / "out.json", "--workers", 1)
+    for options, words in (([], None), ([], "resuming: 2 of 3"), (["--exif", "apply"], "other set"),
+                           (["--exif", "apply"], "resuming"), (["--value-range", 0, 9], "other")):
+        assert run(*arguments, *options) == 1
+        lines = without_progress(capsys.readouterr().err)
+        assert (words in lines[0]) if words else ("images can't be used" in lines[0])
+
+
+def test_pictures_that_would_be_black_are_named_before_the_search(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png", "sub/c.png"):
+        with Image.open(folder / name) as image:
+            grey = np.array(image.convert("L"), dtype=np.float64)
+        twelve_bits = 4095 * (grey - grey.min()) / (grey.max() - grey.min())
+        Image.fromarray(twelve_bits.round().astype(np.uint16)).save(folder / name)
+    output, pictures = tmp_path / "out.json", tmp_path / "pictures"
+    arguments = ("--images", folder, "--output", output, "--workers", 1)
+    assert run(*arguments) == 1
+    (line,) = without_progress(capsys.readouterr().err)
+    assert "nearly black" in line
+    assert "--value-range 0 4095" in line
+    assert not output.exists()
+    assert run(*arguments, "--value-range", 0, 4095, "--draw", pictures) == 0
+    assert len(json.loads(output.read_text())["annotations"]) > 0
+    with Image.open(pictures / "a.png.jpg") as picture:
+        assert np.array(picture.convert("L")).max() > 150
+
+
+def test_files_that_are_no_images_are_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.txt", "b.txt", ".hidden.png"):
+        (folder / name).touch()
+    assert run("--images", folder, "--output", tmp_path / "out.json", "--workers", 1) == 0
+    assert without_progress(capsys.readouterr().err) == ["left out: 2 .txt, 1 hidden"]
+
+
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
+        (["--value-range", "9", "1"], 2, "value_range is [9.0, 1.0]; it must be two numbers"),
+        (["--value-range", "0", "nan"], 2, "value_range is [0.0, nan]"),
         (["--filter", "square"], 2, "ratio3size0008"),
         (["--workers", "0"], 2, "--workers"),
         (["--batch", "0"], 2, "--batch"),
@@ -156,9 +236,9 @@ def test_the_device_option_reaches_the_search(
     asked: list[torch.device] = []
     on_device: Callable = propose_files_on_device
 
-    def on_cpu_instead(directory, jobs, settings, device, threads, batch):
+    def on_cpu_instead(directory, jobs, settings, device, *how):
         asked.append(device)
-        return on_device(directory, jobs, settings, torch.device("cpu"), threads, batch)
+        return on_device(directory, jobs, settings, torch.device("cpu"), *how)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(command, "propose_files_on_device", on_cpu_instead)

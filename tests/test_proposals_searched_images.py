@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.coco import CocoDataset
 from data.errors import DataError
+from data.images import ImageReading
 from data.proposals import cache as proposal_cache
 from data.proposals.cache import ProposalCache
 from data.proposals.command import main
@@ -43,6 +44,7 @@ def source(folder, tmp_path):
 
 def test_all_images_are_listed_with_their_shapes(source):
     assert len(source) == 5
+    assert source.notes == ("left out: 1 .txt",)
     assert source.files == ["a.png", "b.png", "grey.jpg", "large.png", "sub/c.bmp"]
     assert source.aspect_ratios == [80 / 60, 60 / 80, 60 / 80, 771 / 1003, 60 / 80]
 
@@ -61,6 +63,32 @@ def test_equal_to_a_file_of_proposals_in_every_bit(source, folder, tmp_path):
         assert torch.equal(record.labels, expected.labels)
         assert (record.image_id, record.file_name) == (expected.image_id, expected.file_name)
         assert (record.height, record.width) == (expected.height, expected.width)
+
+
+@pytest.mark.parametrize("reading", [ImageReading("apply"), ImageReading("stored", (0, 4095))])
+def test_equal_to_a_file_that_was_made_with_the_same_options(folder, tmp_path, reading):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(draw(0)).save(folder / "b.png", exif=exif)
+    Image.fromarray(draw(5)[:, :, 0].astype(np.uint16) * 16).save(folder / "deep.png")
+    path, options = tmp_path / "proposals.json", ["--exif", reading.exif]
+    if reading.value_range:
+        options += ["--value-range", *map(str, reading.value_range)]
+    else:
+        (folder / "deep.png").unlink()
+    command = ["--images", str(folder), "--output", str(path), "--workers", "1"]
+    assert main([*command, *options]) == 0
+    coco = CocoDataset(folder, path, reading=reading)
+    source = SearchedImages(folder, ProposalCache(tmp_path, ProposalSettings(), reading))
+    assert coco.aspect_ratios == source.aspect_ratios
+    for index in range(len(coco)):
+        (theirs, expected), (ours, record) = coco.read(index), source.read(index)
+        assert np.array_equal(np.array(ours), np.array(theirs))
+        assert len(record.boxes) > 0
+        assert torch.equal(record.boxes, expected.boxes)
+    assert source.read(1)[0].size == ((60, 80) if reading.exif == "apply" else (80, 60))
+    with pytest.raises(DataError, match="find the boxes again"):
+        CocoDataset(folder, path)
 
 
 def test_a_renamed_image_keeps_its_boxes(source, folder, monkeypatch):

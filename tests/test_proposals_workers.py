@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import data.proposals.workers
+from data.images import ImageReading
 from data.proposals.propose import ProposalSettings, propose
 from data.proposals.workers import Bad, Job, propose_files, propose_files_on_device
 from tests.helpers.proposal_command import save_all_kinds, spoil, three_images
@@ -39,13 +41,31 @@ def test_a_device_gives_what_processes_give(folder: Path) -> None:
             assert np.array_equal(outcome.boxes, same.boxes)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_images_are_read_as_told(tmp_path: Path, workers: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (80, 60)).save(tmp_path / name, exif=exif)
+    jobs, turned = [Job("a.png"), Job("b.png")], ImageReading(exif="apply")
+    settings = ProposalSettings()
+    for reading, size in ((ImageReading(), (60, 80)), (turned, (80, 60))):
+        found = propose_files(tmp_path, jobs, settings, workers, 1, reading)
+        assert [(outcome.height, outcome.width) for outcome in found] == [size, size]
+    device = torch.device("cpu")
+    found = propose_files_on_device(tmp_path, jobs, settings, device, workers, 1, turned)
+    assert [(outcome.height, outcome.width) for outcome in found] == [(80, 60)] * 2
+
+
 def test_reading_ahead_is_bounded_and_ends_early(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
     original = data.proposals.workers.read_image
     monkeypatch.setattr(
-        data.proposals.workers, "read_image", lambda path: read.append(path) or original(path)
+        data.proposals.workers,
+        "read_image",
+        lambda path, reading: read.append(path) or original(path, reading),
     )
     jobs = [Job("a.png")] * 50
     outcomes = propose_files_on_device(

@@ -3,6 +3,7 @@
     python -m data.proposals --images DIR --output FILE.json [--source search|gt|RESULTS.json]
         [--annotations FILE.json] [--filter ratio3size0008] [--nms 0.5] [--max-boxes N]
         [--search fast|thorough] [--workers N] [--batch N] [--device cpu|cuda]
+        [--exif stored|apply] [--value-range LOW HIGH]
         [--skip-bad] [--recall ANNOTATIONS.json] [--draw DIR]
 
 Every proposal becomes an annotation of the one category `object` with a score that falls with
@@ -30,6 +31,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.errors import DataError
+from data.image_check import StatedSizes, check_reading
+from data.images import AS_STORED, EXIF, ImageReading
 from data.proposals.box_filter import parse_filter
 from data.proposals.journal import Journal
 from data.proposals.output import report_bad, write_proposals
@@ -78,6 +81,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="fast takes a quarter of the time and finds fewer objects (%(default)s)")
     add("--search-side", type=int, default=320, metavar="PX",
         help="shrink larger images to this longer side for the search (%(default)s)")
+    add("--exif", choices=EXIF, default=AS_STORED.exif,
+        help="apply turns images as their EXIF orientation says; as data.exif (%(default)s)")
+    add("--value-range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="values that become black and white in images of more than 8 bits per channel; as "
+        "data.value_range (a fixed range for each kind of file)")
     add("--recall", metavar="FILE", help="COCO JSON with objects; print how many the boxes cover")
     add("--draw", metavar="DIR", help="write pictures of 12 images with their 30 best boxes")
     add("--skip-bad", action="store_true",
@@ -116,13 +124,17 @@ def _read_settings(options: argparse.Namespace) -> ProposalSettings:
     )
 
 
-def run_digest(directory: Path, work: Work, settings: ProposalSettings) -> str:
+def run_digest(
+    directory: Path, work: Work, settings: ProposalSettings, reading: ImageReading = AS_STORED
+) -> str:
     """Digest of all that the boxes depend on, given boxes included, but the images' content."""
     basis = {
         "search": SEARCH_VERSION,
         "images": str(directory.resolve()),
         "settings": asdict(settings),
     }
+    if reading != AS_STORED:  # left out otherwise, so that older journals can be resumed
+        basis["reading"] = asdict(reading)
     digest = hashlib.sha256(json.dumps(basis, sort_keys=True).encode())
     for job in work.jobs:
         if job.boxes is not None:
@@ -145,17 +157,34 @@ def unfinished(directory: Path, jobs: Sequence[Job], journal: Journal) -> list[J
 
 
 def _outcomes(
-    options: argparse.Namespace, jobs: Sequence[Job], settings: ProposalSettings
+    options: argparse.Namespace,
+    jobs: Sequence[Job],
+    settings: ProposalSettings,
+    reading: ImageReading,
 ) -> Iterator[Found | Bad]:
-    directory, sizes = Path(options.images), (options.workers, options.batch)
+    directory, how = Path(options.images), (options.workers, options.batch, reading)
     if options.device == "cpu":
-        return propose_files(directory, jobs, settings, *sizes)
+        return propose_files(directory, jobs, settings, *how)
     device = torch.device(options.device)
-    return propose_files_on_device(directory, jobs, settings, device, *sizes)
+    return propose_files_on_device(directory, jobs, settings, device, *how)
+
+
+def _check_pending(options: argparse.Namespace, jobs: Sequence[Job], reading: ImageReading) -> None:
+    """Say what is known from the headers; raise a DataError if another `reading` is needed."""
+    stated = None
+    if options.annotations is not None:
+        stated = StatedSizes(options.annotations, [job.size for job in jobs if job.size])
+    files = [job.file for job in jobs]
+    for note in check_reading(options.images, files, reading, stated):
+        _say(note)
 
 
 def _finish(
-    options: argparse.Namespace, work: Work, settings: ProposalSettings, journal: Journal
+    options: argparse.Namespace,
+    work: Work,
+    settings: ProposalSettings,
+    reading: ImageReading,
+    journal: Journal,
 ) -> dict[str, Bad]:
     """Process what the journal lacks; returns the images that cannot be used, by file name."""
     pending = unfinished(Path(options.images), work.jobs, journal)
@@ -163,8 +192,14 @@ def _finish(
     done = total - len(pending)
     if done:
         _say(f"resuming: {done:,} of {total:,} images are done")
+    try:
+        _check_pending(options, pending, reading)
+    except DataError:
+        if not len(journal):
+            journal.remove()
+        raise
     with tqdm(total=total, initial=done, unit="image", desc="proposals") as progress:
-        for outcome in _outcomes(options, pending, settings):
+        for outcome in _outcomes(options, pending, settings, reading):
             if isinstance(outcome, Bad):
                 bad[outcome.file] = outcome
             else:
@@ -173,7 +208,9 @@ def _finish(
     return bad
 
 
-def _run(options: argparse.Namespace, settings: ProposalSettings, work: Work) -> int:
+def _run(
+    options: argparse.Namespace, settings: ProposalSettings, reading: ImageReading, work: Work
+) -> int:
     """Run the command with its options read; returns the exit status."""
     directory, output = Path(options.images), Path(options.output)
     if output.is_dir():
@@ -185,8 +222,8 @@ def _run(options: argparse.Namespace, settings: ProposalSettings, work: Work) ->
     truth = objects_by_file(options.recall, directory) if options.recall else None
     _check_overlap(truth, [job.file for job in work.jobs], options.recall)
     path = output.with_name(f".{output.name}.partial.jsonl")
-    with Journal(path, run_digest(directory, work, settings), _say) as journal:
-        bad = _finish(options, work, settings, journal)
+    with Journal(path, run_digest(directory, work, settings, reading), _say) as journal:
+        bad = _finish(options, work, settings, reading, journal)
         ordered = [bad[job.file] for job in work.jobs if job.file in bad]
         report_bad(ordered, len(work.jobs), output, options.skip_bad)
         files = [job.file for job in work.jobs if job.file not in bad]
@@ -196,11 +233,11 @@ def _run(options: argparse.Namespace, settings: ProposalSettings, work: Work) ->
             raise DataError(f"{directory}: none of the {len(bad):,} images can be used")
         entries = {entry["file_name"]: entry for entry in work.entries}
         images = [_complete(entries[file], journal.size(file)) for file in files]
-        write_proposals(images, journal.boxes, output)
+        write_proposals(images, journal.boxes, output, reading)
         if truth is not None:
             _print_recall(truth, files, journal)
         if options.draw:
-            pictures = draw_sample(directory, files, journal.boxes, Path(options.draw))
+            pictures = draw_sample(directory, files, journal.boxes, Path(options.draw), reading)
             print(f"{len(pictures)} pictures: {options.draw}")
         if bad and not options.skip_bad:
             return 1  # the journal stays: once the images are mended, only they are searched
@@ -241,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         settings = _read_settings(options)
+        reading = ImageReading(options.exif, options.value_range)
     except ValueError as error:
         _say(f"error: {error}")
         return 2
@@ -248,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work = list_work(Path(options.images), options.annotations, options.source)
         if work.left_out:
             _say(work.left_out)
-        return _run(options, settings, work)
+        return _run(options, settings, reading, work)
     except (DataError, OSError) as error:
         _say(f"error: {error}")
         return 1

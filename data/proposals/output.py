@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from data.image_check import reading_entry
+from data.images import AS_STORED, ImageReading
 from data.json_files import open_atomic
 from data.proposals.workers import Bad
 
@@ -21,7 +23,10 @@ NAMED = 10  # bad images on the screen; if there are more, a file lists all
 
 
 def write_proposals(
-    images: Sequence[dict[str, Any]], boxes_of: Callable[[str], np.ndarray], output: Path
+    images: Sequence[dict[str, Any]],
+    boxes_of: Callable[[str], np.ndarray],
+    output: Path,
+    reading: ImageReading = AS_STORED,
 ) -> None:
     """Write COCO JSON all or nothing; only one image's boxes are in memory at a time.
 
@@ -29,10 +34,12 @@ def write_proposals(
         images: complete COCO entries.
         boxes_of: gives (P, 4) float64 xyxy boxes in pixels for a file name, best first.
         output: file to write.
+        reading: how the images were read; the file's `info` says so.
     """
     count = 0
     with open_atomic(output) as file:
-        file.write(f'{{"images": {json.dumps(images)}, "annotations": [')
+        info = json.dumps(reading_entry(reading))
+        file.write(f'{{"info": {info}, "images": {json.dumps(images)}, "annotations": [')
         for image in images:
             for annotation in annotations_of(image["id"], boxes_of(image["file_name"])):
                 file.write(", " if count else "")

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.images import read_image
+from data.images import AS_STORED, ImageReading, read_image
 
 PICTURES = 12  # per run
 BOXES = 30  # per picture
@@ -22,7 +22,11 @@ SIDE = 800  # longer side in pixels for which lines are 1 and 3 pixels wide; the
 
 
 def draw_sample(
-    images: Path, files: Sequence[str], boxes_of: Callable[[str], np.ndarray], directory: Path
+    images: Path,
+    files: Sequence[str],
+    boxes_of: Callable[[str], np.ndarray],
+    directory: Path,
+    reading: ImageReading = AS_STORED,
 ) -> list[Path]:
     """Draw the best boxes of a few images, evenly spaced over the list, as JPEG files.
 
@@ -31,6 +35,7 @@ def draw_sample(
         files: relative to it.
         boxes_of: gives (P, 4) xyxy boxes in pixels for a file, best first.
         directory: gets `NAME.jpg` for each image drawn, subfolders kept.
+        reading: how the images were read when the boxes were found.
 
     Returns:
         Paths of the pictures.
@@ -42,7 +47,7 @@ def draw_sample(
     for file in evenly_spaced(files, PICTURES):
         path = directory.joinpath(*_inner_parts(file)).with_name(PurePosixPath(file).name + ".jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = draw_ranked(read_image(images / file), boxes_of(file)[:BOXES])
+        picture = draw_ranked(read_image(images / file, reading), boxes_of(file)[:BOXES])
         picture.save(path, quality=92, subsampling=0)  # else thin coloured lines are smeared
         pictures.append(path)
     return pictures

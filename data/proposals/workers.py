@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from data.errors import DataError
-from data.images import read_image
+from data.images import AS_STORED, ImageReading, read_image
 from data.proposals.box_filter import filter_boxes, suppress_overlaps
 from data.proposals.propose import ProposalSettings, propose
 
@@ -98,6 +98,7 @@ def propose_files(
     settings: ProposalSettings,
     workers: int = 1,
     batch: int = 16,
+    reading: ImageReading = AS_STORED,
 ) -> Iterator[Found | Bad]:
     """Yield the outcome of every job on the CPU, in the order in which they finish.
 
@@ -107,17 +108,18 @@ def propose_files(
         settings: of the search, or of the choice among given boxes.
         workers: processes of one thread each; 1 works in this process.
         batch: images searched together, at most.
+        reading: how the images are read.
 
     Raises:
         DataError: a process was killed, usually for lack of memory.
     """
     if workers > 1 and len(jobs) > 1:
-        yield from _propose_in_processes(directory, jobs, settings, workers, batch)
+        yield from _propose_in_processes(directory, jobs, settings, workers, batch, reading)
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the processes: the order of sums must not depend on it
     try:
-        reads = (_read(directory, job) for job in jobs)
+        reads = (_read(directory, reading, job) for job in jobs)
         yield from _propose_reads(reads, settings, batch, torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
@@ -130,23 +132,27 @@ def propose_files_on_device(
     device: torch.device,
     threads: int = 1,
     batch: int = 16,
+    reading: ImageReading = AS_STORED,
 ) -> Iterator[Found | Bad]:
     """Yield the outcome of every job, in order: threads decode ahead, `device` searches."""
     with ThreadPoolExecutor(threads) as pool:
-        reads = _read_ahead(pool, directory, jobs, ahead=batch + threads)
+        reads = _read_ahead(pool, partial(_read, directory, reading), jobs, ahead=batch + threads)
         yield from _propose_reads(reads, settings, batch, device)
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, directory: Path, jobs: Iterable[Job], ahead: int
+    pool: ThreadPoolExecutor,
+    read_job: Callable[[Job], _Picture | Bad],
+    jobs: Iterable[Job],
+    ahead: int,
 ) -> Iterator[_Picture | Bad]:
-    """Yield what `_read` gives for each job, in order, with up to `ahead` images being read."""
+    """Yield what `read_job` gives for each job, in order, with up to `ahead` images being read."""
     waiting = iter(jobs)
-    running = deque(pool.submit(_read, directory, job) for job in islice(waiting, ahead))
+    running = deque(pool.submit(read_job, job) for job in islice(waiting, ahead))
     try:
         while running:
             read = running.popleft().result()
-            running.extend(pool.submit(_read, directory, job) for job in islice(waiting, 1))
+            running.extend(pool.submit(read_job, job) for job in islice(waiting, 1))
             yield read
     finally:  # if the caller gave up, images not yet begun need not be read
         for future in running:
@@ -154,11 +160,16 @@ def _read_ahead(
 
 
 def _propose_in_processes(
-    directory: Path, jobs: Sequence[Job], settings: ProposalSettings, workers: int, batch: int
+    directory: Path,
+    jobs: Sequence[Job],
+    settings: ProposalSettings,
+    workers: int,
+    batch: int,
+    reading: ImageReading,
 ) -> Iterator[Found | Bad]:
     size = min(batch, -(-len(jobs) // workers))  # no process without work
     chunks = (jobs[i : i + size] for i in range(0, len(jobs), size))
-    task = partial(_propose_chunk, directory, settings, batch)
+    task = partial(_propose_chunk, directory, reading, settings, batch)
     pool = ProcessPoolExecutor(min(workers, len(jobs)), _process_context(), _start_process)
     try:
         running = {pool.submit(task, chunk) for chunk in islice(chunks, 2 * workers)}
@@ -200,17 +211,21 @@ def _end_with_parent() -> None:
 
 
 def _propose_chunk(
-    directory: Path, settings: ProposalSettings, batch: int, jobs: Sequence[Job]
+    directory: Path,
+    reading: ImageReading,
+    settings: ProposalSettings,
+    batch: int,
+    jobs: Sequence[Job],
 ) -> list[Found | Bad]:
-    reads = (_read(directory, job) for job in jobs)
+    reads = (_read(directory, reading, job) for job in jobs)
     return list(_propose_reads(reads, settings, batch, torch.device("cpu")))
 
 
-def _read(directory: Path, job: Job) -> _Picture | Bad:
+def _read(directory: Path, reading: ImageReading, job: Job) -> _Picture | Bad:
     path = directory / job.file
     try:
         state = file_state(path)  # first: a change while it is read shows at the next start
-        pixels = np.array(read_image(path))
+        pixels = np.array(read_image(path, reading))
     except DataError as error:
         return Bad(job.file, str(error))
     except OSError as error:
