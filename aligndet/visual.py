@@ -1,21 +1,18 @@
-"""Pictures of detections."""
+"""Pictures of detections, and sheets of pictures."""
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from data.drawing import class_colour
+from data.drawing import draw_boxes as draw_captioned
+from data.fonts import CaptionFont
+
 MARGIN = 4  # pixels between the pictures of a sheet
 TITLE_HEIGHT = 18
-
-
-def class_colour(label: int) -> tuple[int, int, int]:
-    """A colour for class 0, 1, ...: neighbouring classes have very different hues."""
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1.0, 0.85, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw_boxes(
@@ -24,18 +21,26 @@ def draw_boxes(
     labels: Tensor,
     names: Sequence[str],
     scores: Tensor | None = None,
+    font: CaptionFont | None = None,
 ) -> Image.Image:
-    """A copy of `image` with boxes (D, 4) xyxy in its pixels, captioned by class and score."""
-    picture = image.convert("RGB")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=10)
-    for index, (box, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True)):
-        colour = class_colour(label)
-        caption = names[label] + (f" {scores[index]:.2f}" if scores is not None else "")
-        left, top = box[0], max(0.0, box[1] - 12)
-        draw.rectangle(box, outline=colour, width=2)
-        draw.rectangle(draw.textbbox((left + 1, top), caption, font=font), fill=colour)
-        draw.text((left + 1, top), caption, fill="black", font=font)
-    return picture
+    """A copy of `image` with boxes captioned by class and score, in the colours of their classes.
+
+    Args:
+        image: of any mode.
+        boxes: (D, 4) xyxy in its pixels; the first are on top.
+        labels: (D,) 0..K-1.
+        names: of the K classes; a class whose name cannot be shown is `class LABEL`.
+        scores: (D,), if there are any.
+        font: Pillow's own without one; see `CaptionFont.notice`.
+    """
+    font = font or CaptionFont()
+    classes = labels.tolist()
+    shown = {label: font.readable(names[label], f"class {label}") for label in set(classes)}
+    captions = [shown[label] for label in classes]
+    if scores is not None:
+        captions = [f"{c} {s:.2f}" for c, s in zip(captions, scores.tolist(), strict=True)]
+    colours = [class_colour(label) for label in classes]
+    return draw_captioned(image, boxes.cpu().numpy(), captions, colours, font=font)
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:

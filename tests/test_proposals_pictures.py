@@ -21,36 +21,27 @@ from data.proposals.pictures import (
 from tests.helpers.two_rectangles import draw
 
 
-def test_lines_lie_on_the_pixels_of_the_box() -> None:
-    image = Image.new("RGB", (90, 60))
-    box = np.array([[10.0, 20.0, 50.0, 40.0]])  # pixels 10..49 and 20..39
-    pixels = np.asarray(draw_ranked(image, box))
-    red = np.zeros((60, 90), dtype=bool)
-    red[20:40, 10:50] = True
-    red[23:37, 13:47] = False  # lines of the best are 3 pixels wide, inwards
-    assert (pixels[red] == rank_colour(0)).all()
-    assert not pixels[~red].any()
+def test_lines_of_the_best_are_thick_and_their_ranks_are_beside_them() -> None:
+    image = Image.new("RGB", (900, 600))
+    boxes = np.array([[30.0 + 80 * i, 50, 90 + 80 * i, 150] for i in range(BOLD + 1)])
+    pixels = np.asarray(draw_ranked(image, boxes))
+    for rank in range(BOLD + 1):
+        left, colour = 30 + 80 * rank, rank_colour(rank)
+        across = (pixels[120, left - 5 : left + 20] == colour).all(axis=1)
+        assert np.flatnonzero(across).tolist() == ([5, 6, 7, 8] if rank < BOLD else [5])
+        patch = pixels[30:50, left : left + 20]  # above the box: a number for the best
+        assert ((patch == colour).all(axis=2).sum() > 50) == (rank < BOLD)
     assert not np.asarray(image).any()  # the original is untouched
 
 
-def test_the_best_are_on_top_and_lines_of_the_others_are_thin() -> None:
+def test_the_best_are_on_top_and_small_images_have_no_ranks() -> None:
     boxes = np.array([[30.0, 20, 60, 50]] * BOXES)
     boxes[BOLD] = [5, 5, 25, 25]
     pixels = np.asarray(draw_ranked(Image.new("RGB", (90, 60)), boxes))
     assert tuple(pixels[35, 30]) == rank_colour(0)
     assert tuple(pixels[15, 5]) == rank_colour(BOLD)
-    assert not pixels[15, 6].any()
     drawn = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
     assert drawn == {(0, 0, 0), rank_colour(0), rank_colour(BOLD)}
-
-
-def test_ranks_at_the_same_corner_are_side_by_side() -> None:
-    boxes = np.array([[0.0, 0, 150 - 20 * i, 120 - 10 * i] for i in range(BOLD)])
-    pixels = np.asarray(draw_ranked(Image.new("RGB", (200, 150)), boxes))
-    for rank in range(BOLD):
-        patch = pixels[4:15, 16 * rank + 4 : 16 * rank + 15]
-        assert (patch == rank_colour(rank)).all(axis=2).sum() > 50, rank
-        assert (patch.sum(axis=2) < 100).any()  # the number, in black
 
 
 def test_colours_of_the_best_differ_from_each_other_and_from_the_others() -> None:
@@ -123,7 +114,7 @@ def test_the_command_draws_the_boxes_it_writes(
             assert picture.size == (image["width"], image["height"])
             pixels = np.asarray(picture).astype(int)
         x, y, w, h = (round(value) for value in best)
-        for edge in (pixels[y + 1, x : x + w], pixels[y : y + h, x + 1]):
+        for edge in (pixels[y, x : x + w], pixels[y : y + h, x]):
             assert np.abs(edge - rank_colour(0)).max(axis=1).mean() < 40  # a JPEG: not exact
 
 

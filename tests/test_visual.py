@@ -1,23 +1,27 @@
-"""Pictures: drawn boxes are where they should be, sheets keep every picture whole."""
+"""Pictures of detections: names, scores and colours; sheets keep every picture whole."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from aligndet.visual import class_colour, draw_boxes, sheet
+from aligndet import visual
+from aligndet.visual import draw_boxes, sheet
+from data.drawing import class_colour
 
 
-def test_outlines_are_on_the_box_and_the_original_is_untouched():
+def test_classes_have_their_colour_whatever_else_is_drawn():
     image = Image.new("RGB", (60, 80), "black")
-    boxes = torch.tensor([[10.0, 30.0, 40.0, 70.0]])
-    picture = draw_boxes(image, boxes, torch.tensor([1]), ["a", "b"], torch.tensor([0.5]))
+    boxes = torch.tensor([[10.0, 30, 41, 71], [10, 5, 41, 25]])
+    picture = draw_boxes(image, boxes[:1], torch.tensor([1]), ["a", "b"], torch.tensor([0.5]))
     pixels = np.asarray(picture)
-    colour = np.array(class_colour(1))
-    for x, y in ((10, 50), (40, 50), (25, 30), (25, 70)):
-        assert (pixels[y, x] == colour).all()
-    assert (pixels[50, 25] == 0).all()
+    assert tuple(pixels[50, 10]) == tuple(pixels[50, 40]) == class_colour(1)
+    assert (pixels[45:65, 15:35] == 0).all()
+    both = draw_boxes(image, boxes, torch.tensor([1, 0]), ["a", "b"])
+    assert both.getpixel((10, 50)) == class_colour(1)
+    assert both.getpixel((10, 20)) == class_colour(0)
     assert not np.asarray(image).any()
 
 
@@ -27,12 +31,26 @@ def test_no_boxes_leave_the_picture_as_it_is():
     assert picture.tobytes() == image.tobytes()
 
 
-def test_colours_of_neighbouring_classes_differ():
-    colours = [class_colour(label) for label in range(20)]
-    assert len(set(colours)) == 20
-    assert all(
-        np.abs(np.subtract(a, b)).max() > 60 for a, b in zip(colours, colours[1:], strict=False)
-    )
+@pytest.fixture
+def captions(monkeypatch):
+    """The captions of a call of `draw_boxes`."""
+    seen = []
+
+    def note(image, boxes, captions, *rest, **options):
+        seen[:] = captions
+        return image
+
+    monkeypatch.setattr(visual, "draw_captioned", note)
+    return seen
+
+
+def test_captions_by_hand(captions):
+    names = ["dog", "猫", "größe", "line\nbreak", "", "\ud800"]
+    image, boxes, labels = Image.new("RGB", (9, 9)), torch.zeros(6, 4), torch.arange(6)
+    draw_boxes(image, boxes, labels, names)
+    assert captions == ["dog", "class 1", "grosse", "line break", "class 4", "class 5"]
+    draw_boxes(image, boxes[:2], labels[:2], names, torch.tensor([0.916, 1.0]))
+    assert captions == ["dog 0.92", "class 1 1.00"]
 
 
 def test_a_sheet_holds_every_picture_whole():

@@ -10,15 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+from tqdm import tqdm
 
+from data.drawing import Colour, draw_boxes
+from data.fonts import CaptionFont
 from data.images import AS_STORED, ImageReading, read_image
 
 PICTURES = 12  # per run
 BOXES = 30  # per picture
 BOLD = 5  # the best boxes have thick lines and their rank
+BOLD_WEIGHT, THIN_WEIGHT = 1.2, 0.4  # of their lines and the others'
 LEAST_SIDE_FOR_TEXT = 100  # pixels; ranks would hide what is in a smaller image
-SIDE = 800  # longer side in pixels for which lines are 1 and 3 pixels wide; they grow with it
 
 
 def draw_sample(
@@ -27,6 +30,7 @@ def draw_sample(
     boxes_of: Callable[[str], np.ndarray],
     directory: Path,
     reading: ImageReading = AS_STORED,
+    font: CaptionFont | None = None,
 ) -> list[Path]:
     """Draw the best boxes of a few images, evenly spaced over the list, as JPEG files.
 
@@ -36,6 +40,7 @@ def draw_sample(
         boxes_of: gives (P, 4) xyxy boxes in pixels for a file, best first.
         directory: gets `NAME.jpg` for each image drawn, subfolders kept.
         reading: how the images were read when the boxes were found.
+        font: of the ranks; Pillow's own without one.
 
     Returns:
         Paths of the pictures.
@@ -44,10 +49,12 @@ def draw_sample(
         DataError: an image cannot be read.
     """
     pictures = []
-    for file in evenly_spaced(files, PICTURES):
+    font = font or CaptionFont()
+    for file in tqdm(evenly_spaced(files, PICTURES), desc="pictures", delay=2, leave=False):
         path = directory.joinpath(*_inner_parts(file)).with_name(PurePosixPath(file).name + ".jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = draw_ranked(read_image(images / file, reading), boxes_of(file)[:BOXES])
+        image = read_image(images / file, reading)
+        picture = draw_ranked(image, boxes_of(file)[:BOXES], font)
         picture.save(path, quality=92, subsampling=0)  # else thin coloured lines are smeared
         pictures.append(path)
     return pictures
@@ -66,7 +73,7 @@ def _inner_parts(file: str) -> list[str]:
     return [part for part in path.parts if part not in (path.anchor, "..")]
 
 
-def rank_colour(rank: int) -> tuple[int, int, int]:
+def rank_colour(rank: int) -> Colour:
     """From red through yellow and green to blue for the best `BOLD`; others ever darker violet."""
     if rank < BOLD:
         red, green, blue = colorsys.hsv_to_rgb(0.6 * rank / (BOLD - 1), 0.95, 1.0)
@@ -76,40 +83,12 @@ def rank_colour(rank: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw_ranked(image: Image.Image, boxes: np.ndarray) -> Image.Image:
+def draw_ranked(
+    image: Image.Image, boxes: np.ndarray, font: CaptionFont | None = None
+) -> Image.Image:
     """A copy of `image` with (P, 4) xyxy boxes, best first; the best are on top."""
-    picture = image.convert("RGB")
-    draw = ImageDraw.Draw(picture)
-    unit = max(1, round(max(picture.size) / SIDE))
-    corners = [_pixel_corners(box, picture.size) for box in boxes.tolist()]
-    for rank, box in reversed(list(enumerate(corners))):
-        draw.rectangle(box, outline=rank_colour(rank), width=3 * unit if rank < BOLD else unit)
-    if min(picture.size) < LEAST_SIDE_FOR_TEXT:
-        return picture
-    font = ImageFont.load_default(size=14 * unit)
-    patches: list[tuple[float, float, float, float]] = []
-    for rank, (left, top, _, _) in enumerate(corners[:BOLD]):
-        patches.append(_free_patch(left, top, 15 * unit, patches))
-        draw.rectangle(patches[-1], fill=rank_colour(rank))
-        draw.text(_centre(patches[-1]), str(rank + 1), fill="black", font=font, anchor="mm")
-    return picture
-
-
-def _pixel_corners(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """First and last pixels: a box's right and bottom edges are exclusive, Pillow's inclusive."""
-    left, top = (min(int(v), side - 1) for v, side in zip(box[:2], size, strict=True))
-    return left, top, max(left, round(box[2]) - 1), max(top, round(box[3]) - 1)
-
-
-def _free_patch(
-    left: float, top: float, side: float, taken: Sequence[tuple[float, float, float, float]]
-) -> tuple[float, float, float, float]:
-    """A square for a rank at a box's corner, to the right of those already there."""
-    overlaps = [t for t in taken if abs(t[0] - left) <= side and abs(t[1] - top) <= side]
-    if overlaps:
-        return _free_patch(max(t[2] for t in overlaps) + 1, top, side, taken)
-    return left, top, left + side, top + side
-
-
-def _centre(box: tuple[float, float, float, float]) -> tuple[float, float]:
-    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    ranks = range(len(boxes))
+    has_text = min(image.size) >= LEAST_SIDE_FOR_TEXT
+    captions = [str(rank + 1) if has_text and rank < BOLD else "" for rank in ranks]
+    weights = [BOLD_WEIGHT if rank < BOLD else THIN_WEIGHT for rank in ranks]
+    return draw_boxes(image, boxes, captions, list(map(rank_colour, ranks)), weights, font)
