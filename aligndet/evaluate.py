@@ -133,13 +133,14 @@ def score(annotations: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) 
         scorer.evaluate()
         scorer.accumulate()
         scorer.summarize()
-    names = _class_names(truth)
-    number = Counter(e["category_id"] for e in truth.dataset["annotations"] if not e["iscrowd"])
+    numbers = scorer.params.catIds  # in the order of the ids
+    names = _class_names(read_categories(annotations))
     per_class = map(_class_precision, np.moveaxis(scorer.eval["precision"], 2, 0))
+    objects = (len(truth.getAnnIds(catIds=[number], iscrowd=False)) for number in numbers)
     return Evaluation(
         scores={key: _percent(v) for key, v in zip(AP_KEYS, scorer.stats[:6], strict=True)},
-        per_class=dict(zip(names.values(), per_class, strict=True)),
-        objects={name: number[category] for category, name in names.items()},
+        per_class=dict(zip(names, per_class, strict=True)),
+        objects=dict(zip(names, objects, strict=True)),
         detections=detections,
     )
 
@@ -170,11 +171,11 @@ def class_table(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _class_names(truth: COCO) -> dict[int, str]:
-    """Name by category id, in the order of the ids; a name that occurs twice gets its id."""
-    names = {entry["id"]: str(entry["name"]) for entry in truth.dataset["categories"]}
-    times = Counter(names.values())
-    return {i: f"{names[i]} (id {i})" if times[names[i]] > 1 else names[i] for i in sorted(names)}
+def _class_names(categories: Categories) -> list[str]:
+    """Names in the order of the ids; one that occurs twice gets its id."""
+    times = Counter(categories.names)
+    pairs = zip(categories.ids, categories.names, strict=True)
+    return [f"{name} (id {i})" if times[name] > 1 else name for i, name in pairs]
 
 
 def _class_precision(precision: np.ndarray) -> float | None:
