@@ -7,5 +7,6 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `best_weights`,
 `run_directory`, `start_block`, `dist`, `amp`, `evaluate`, and `cli`, which the scripts share.
 
-The tools: `predict`, `visual`, `probe`, `export_backbone`, `demo`.
+The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,
+`export_backbone`, `demo`.
 """

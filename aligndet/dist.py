@@ -28,26 +28,39 @@ class DeviceError(ValueError):
     """The requested device is not available."""
 
 
+def choose_device(name: str, index: int = 0) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: `auto` (a GPU where there is one), `cpu` or `cuda`.
+        index: number of the GPU.
+
+    Raises:
+        DeviceError: `cuda` is asked for and there is none, or the name is unknown.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"device is {name!r}; set it to auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("device is cuda, but PyTorch finds no GPU; set device=cpu or device=auto")
+    on_gpu = name != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", index) if on_gpu else torch.device("cpu")
+
+
 @contextmanager
 def process_group(device_name: str = "auto") -> Iterator[torch.device]:
     """Join the group that torchrun announces (nccl on GPUs, gloo on CPUs) and leave it at the end.
 
     Args:
-        device_name: `auto` (a GPU where there is one), `cpu` or `cuda`.
+        device_name: see `choose_device`.
 
     Yields:
         The device of this process.
 
     Raises:
-        DeviceError: `cuda` is asked for and there is none, or the name is unknown.
+        DeviceError: see `choose_device`.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if device_name not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"device is {device_name!r}; set it to auto, cpu or cuda")
-    if device_name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device is cuda, but PyTorch finds no GPU; set device=cpu or device=auto")
-    on_gpu = device_name != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", 0)))
+    on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
     if "WORLD_SIZE" not in os.environ:

@@ -1,13 +1,14 @@
-"""Detections on images: drawn, and as COCO-style JSON.
+"""Detections on images: from Python with `Predictor`; as pictures and COCO-style JSON with
 
-`python -m aligndet.predict --weights FILE --images DIR_OR_FILE --output DIR`
+`python -m aligndet.predict --weights FILE_OR_RUN --images DIR_OR_FILE --output DIR`
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -15,34 +16,56 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aligndet import cli, dist
-from aligndet.evaluate import coco_results
+from aligndet.image_inputs import ImageLike, as_image
+from aligndet.prediction_files import RESULTS, Content, check_output, list_inputs
 from aligndet.transfer import read_detector
 from aligndet.visual import draw_boxes
+from data.drawing import picture_path, save_picture
 from data.errors import DataError
-from data.images import ImageReading, list_images, read_image
+from data.fonts import CaptionFont
 from data.json_files import write_json_atomic
 from data.transforms import resize, to_tensor
 from data.views import pad_images
 
+THRESHOLD = 0.3  # lowest score of a detection that is shown
+WEIGHTS = "weights.pt"  # in a run directory
+NAMED = 10  # images that were left out on the screen
+
 
 class Predictor:
-    """A fine-tuned detector that takes Pillow images.
+    """A fine-tuned detector for single images.
 
     Args:
-        weights: `weights.pt` of `finetune.py`; holds the architecture, classes and input size.
-        device: where to run.
+        weights: a run directory of `finetune.py`, or its `weights.pt`, which holds the
+            architecture, classes and input size.
+        device: `auto` (a GPU where there is one), `cpu`, `cuda`, or a `torch.device`.
 
     Raises:
-        ValueError: the file is not a fine-tuned detector.
+        ValueError: the file is not a fine-tuned detector, or there is no such device.
     """
 
-    def __init__(self, weights: str | Path, device: torch.device) -> None:
-        detector, self.categories, self.input_sides = read_detector(weights)
-        self.detector, self.device = detector.to(device).eval(), device
+    def __init__(self, weights: str | Path, device: str | torch.device = "auto") -> None:
+        self.device = dist.choose_device(device) if isinstance(device, str) else device
+        detector, self.categories, self.input_sides = read_detector(weights_file(weights))
+        self.detector = detector.to(self.device).eval()
 
     @torch.no_grad()
-    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        """`boxes` (D, 4) xyxy in pixels of `image`, `scores` (D,) descending, `labels`."""
+    def __call__(self, image: ImageLike) -> dict[str, Tensor]:
+        """Detect the objects in one image.
+
+        Args:
+            image: a path, a Pillow image of any mode, a uint8 array (H, W, 3) or (H, W), or
+                a tensor (3, H, W) or (1, H, W), uint8 or floats in 0..1; colours are RGB. Only of
+                a file is the EXIF orientation applied.
+
+        Returns:
+            `boxes` (D, 4) xyxy in pixels of the image, `scores` (D,) descending, `labels` (D,)
+            int64: label `i` is `categories.names[i]`. On the CPU.
+
+        Raises:
+            ValueError: the image is none of these.
+        """
+        image = as_image(image)
         small, _ = resize(image, torch.zeros(0, 4), *self.input_sides)
         images, sizes = pad_images([to_tensor(small)])
         found = self.detector(images.to(self.device), sizes.to(self.device))[0]
@@ -50,68 +73,165 @@ class Predictor:
         found = {name: value.cpu() for name, value in found.items()}
         return {**found, "boxes": found["boxes"] * factors}
 
-    def draw(self, image: Image.Image, found: dict[str, Tensor], threshold: float) -> Image.Image:
-        """`image` with the detections that score at least `threshold`."""
-        shown = found["scores"] >= threshold
-        boxes, labels, scores = (found[key][shown] for key in ("boxes", "labels", "scores"))
-        return draw_boxes(image, boxes, labels, self.categories.names, scores)
+    def draw(
+        self,
+        image: ImageLike,
+        found: dict[str, Tensor],
+        threshold: float = THRESHOLD,
+        font: CaptionFont | None = None,
+    ) -> Image.Image:
+        """A picture of the image with the detections that score at least `threshold`."""
+        shown = above(found, threshold)
+        names = self.categories.names
+        return draw_boxes(
+            as_image(image), shown["boxes"], shown["labels"], names, shown["scores"], font
+        )
+
+
+def above(found: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
+    """The detections that score at least `threshold`."""
+    chosen = found["scores"] >= threshold
+    return {key: value[chosen] for key, value in found.items()}
+
+
+def weights_file(path: str | Path) -> Path:
+    """The weights of a run, if `path` is its directory; else the path itself.
+
+    Raises:
+        ValueError: the directory holds no weights.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / WEIGHTS).exists():
+        others = ", ".join(sorted(file.name for file in path.glob("*.pt"))) or "no other .pt file"
+        raise ValueError(
+            f"{path}: holds no {WEIGHTS} ({others}); give the directory of a finished run, or a "
+            "file of weights"
+        )
+    return path / WEIGHTS
 
 
 def main() -> None:
     """Parse the command line and predict."""
-    parser = argparse.ArgumentParser(description="Detect objects: pictures and COCO JSON.")
-    parser.add_argument("--weights", required=True, help="weights.pt of finetune.py")
-    parser.add_argument("--images", required=True, help="an image, or a folder of them")
-    parser.add_argument("--output", required=True, help="folder for pictures and detections.json")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score to draw")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser = argparse.ArgumentParser(
+        prog="python -m aligndet.predict", description="Detect objects: pictures and COCO JSON."
+    )
+    add = parser.add_argument
+    # fmt: off
+    add("--weights", required=True, metavar="FILE_OR_RUN",
+        help="weights.pt of finetune.py, or the directory of its run")
+    add("--images", required=True, metavar="DIR_OR_FILE", help="an image, or a folder of them")
+    add("--output", required=True, metavar="DIR", help="folder for pictures and detections.json")
+    add("--annotations", metavar="FILE",
+        help="COCO JSON that lists the images; detections.json then has its ids")
+    add("--threshold", type=_score, default=THRESHOLD, metavar="SCORE",
+        help="lowest score in pictures and detections.json (%(default)s)")
+    add("--json-threshold", type=_score, metavar="SCORE",
+        help="lowest score in detections.json, if it is another: 0 keeps all, which AP and "
+        "data.proposals --source need")
+    add("--format", choices=("jpg", "png"), default="jpg", help="of the pictures (%(default)s)")
+    add("--font", metavar="FILE", help="TrueType or OpenType file, if class names need one")
+    add("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
+    # fmt: on
     args = parser.parse_args()
-    with cli.one_line_errors(ValueError), dist.process_group(args.device) as device:
-        predictor = Predictor(args.weights, device)
-        predict(predictor, Path(args.images), Path(args.output), args.threshold)
+    with cli.one_line_errors(ValueError):
+        predict(
+            Predictor(args.weights, args.device),
+            Path(args.images),
+            Path(args.output),
+            threshold=args.threshold,
+            json_threshold=args.json_threshold,
+            annotations=args.annotations,
+            suffix=args.format,
+            font=CaptionFont(args.font),
+        )
 
 
-def predict(predictor: Predictor, images: Path, output: Path, threshold: float) -> None:
-    """Write `output/NAME.png` for each image and `output/detections.json`.
+def _score(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a score in 0..1")
+    return value
+
+
+def predict(
+    predictor: Predictor,
+    images: Path,
+    output: Path,
+    *,
+    threshold: float = THRESHOLD,
+    json_threshold: float | None = None,
+    annotations: str | Path | None = None,
+    suffix: str = "jpg",
+    font: CaptionFont | None = None,
+) -> None:
+    """Write `output/NAME.SUFFIX` for each image and `output/detections.json`.
 
     The JSON has COCO's `images`, `annotations` (with `score`) and `categories`. Images that
-    cannot be read are left out and named at the end.
+    cannot be used are left out and named at the end.
+
+    Args:
+        predictor: the detector.
+        images: a folder, or one file.
+        output: folder; `NAME` is the image's path in its folder, with its own suffix.
+        threshold: lowest score in the pictures.
+        json_threshold: lowest score in the JSON; None: the same.
+        annotations: COCO JSON that lists the images; its ids are used.
+        suffix: `jpg` or `png`.
+        font: of the captions; Pillow's own without one.
 
     Raises:
-        DataError: there is no image, or none can be read.
+        DataError: there is no image, or none can be read, or an output would lie among the inputs
+            or overwrite one.
     """
-    root, names = (images.parent, [images.name]) if images.is_file() else (images, None)
-    categories = predictor.categories
-    content: dict[str, list[Any]] = {"images": [], "annotations": []}
-    unreadable = []
-    for image_id, name in enumerate(tqdm(names or list_images(images), desc="predict"), start=1):
+    font = font or CaptionFont()
+    listed = list_inputs(images, annotations, predictor.categories)
+    categories = listed.categories
+    pictures = [picture_path(output, entry["file_name"], suffix) for entry in listed.entries]
+    check_output(images, listed, output, pictures)
+    if notice := font.notice(categories.names):
+        print(notice, file=sys.stderr)
+    numbered = zip(categories.ids, categories.names, strict=True)
+    names = [font.readable(name, f"class {number}") for number, name in numbered]
+    lowest = threshold if json_threshold is None else json_threshold
+    content, drawn, best, unusable = Content(categories), 0, 0.0, []
+    for entry, picture in zip(tqdm(listed.entries, desc="predict"), pictures, strict=True):
         try:
-            image = read_image(root / name, ImageReading(exif="apply"))
+            image = listed.read(entry)
         except DataError as error:
-            unreadable.append(str(error))
+            unusable.append(str(error))
             continue
         found = predictor(image)
-        content["images"].append(
-            {"id": image_id, "file_name": name, "width": image.width, "height": image.height}
+        content.add(entry, image, above(found, lowest))
+        shown = above(found, threshold)
+        scores = shown["scores"]
+        drawn, best = drawn + len(scores), max([best, *found["scores"].tolist()])
+        save_picture(
+            draw_boxes(image, shown["boxes"], shown["labels"], names, scores, font), picture
         )
-        size = (image.height, image.width)
-        for entry in coco_results([found], [image_id], torch.tensor([size]), [size], categories):
-            area = entry["bbox"][2] * entry["bbox"][3]
-            number = len(content["annotations"]) + 1
-            content["annotations"].append({**entry, "id": number, "area": area, "iscrowd": 0})
-        picture = output / f"{name}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        predictor.draw(image, found, threshold).save(picture)
-    if not content["images"]:
-        raise DataError(unreadable[0])
-    content["categories"] = [
-        {"id": i, "name": name} for i, name in zip(categories.ids, categories.names, strict=True)
-    ]
-    write_json_atomic(content, output / "detections.json")
-    count = f"{len(content['annotations'])} detections on {len(content['images'])} images"
-    print(f"{count}: {output / 'detections.json'}")
-    for message in unreadable:
+    if not content.images:
+        raise DataError(unusable[0])
+    write_json_atomic(content.as_dict(), output / RESULTS)
+    _print_unusable(unusable)
+    if not drawn:
+        print(f"no detection scores {threshold:g} or more; the best scores {best:.2f}")
+    where = f"{output}/*.{suffix}", output / RESULTS
+    if lowest == threshold:
+        count = f"{drawn:,} detections of at least {threshold:g}: {where[0]} and {where[1]}"
+    else:
+        count = (
+            f"{drawn:,} detections of at least {threshold:g} in {where[0]}, "
+            f"{len(content.annotations):,} of at least {lowest:g} in {where[1]}"
+        )
+    print(f"{len(content.images):,} images, {count}")
+
+
+def _print_unusable(messages: Sequence[str]) -> None:
+    for message in messages[:NAMED]:
         print(f"left out: {message}")
+    if len(messages) > NAMED:
+        print(f"left out: {len(messages) - NAMED:,} more images")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from data.captions import letter, place
+from data.errors import DataError
 from data.fonts import CaptionFont
 
 Colour = tuple[int, int, int]  # RGB, 0..255
@@ -95,6 +97,27 @@ def draw_boxes(
             start = (left + lettering.start[0], top + lettering.start[1])
             draw.text(start, text, fill=text_colour(colour), font=lettering.font, anchor="ls")
     return picture
+
+
+def picture_path(directory: Path, file: str, suffix: str) -> Path:
+    """`DIRECTORY/FILE.SUFFIX`: inside the folder even if the file is not, another for each file."""
+    path = PurePosixPath(file)
+    parts = [{path.anchor: "_", "..": "__"}.get(part, part) for part in path.parts]
+    return directory.joinpath(*parts[:-1], f"{parts[-1]}.{suffix}")
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Save in the format that the suffix names; the folder is made if it is missing.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Of JPEGs: else thin coloured lines are smeared.
+        picture.save(path, quality=92, subsampling=0)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error}); make room or choose PNG") from None
 
 
 def _last_first(*columns: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -81,7 +81,8 @@ def test_pictures_stay_in_their_folder(tmp_path: Path) -> None:
     files = ["sub/a.png", "../up.png", str(tmp_path / "up.png")]
     paths = draw_sample(images, files, lambda file: np.zeros((0, 4)), pictures)
     assert paths[0] == pictures / "sub" / "a.png.jpg"
-    assert paths[1] == pictures / "up.png.jpg"
+    assert paths[1] == pictures / "__" / "up.png.jpg"
+    assert len(set(paths)) == 3
     for path in paths:
         assert path.resolve().is_relative_to(pictures)
         with Image.open(path) as picture:

@@ -170,12 +170,9 @@ class TwoBoxes:
         boxes = torch.tensor([[1.0, 1, 21, 21], [25, 10, image.width - 10, 30]])
         return {"boxes": boxes, "scores": torch.tensor([0.9, 0.8]), "labels": torch.tensor([1, 0])}
 
-    def draw(self, image: Image.Image, found: object, threshold: float) -> Image.Image:
-        return image
-
 
 def test_the_file_of_predict_is_matched_by_file_name(folder: Path, tmp_path: Path) -> None:
-    predict(TwoBoxes(), folder, tmp_path / "detections", 0.3)  # type: ignore[arg-type]
+    predict(TwoBoxes(), folder, tmp_path / "detections")  # type: ignore[arg-type]
     detections = tmp_path / "detections" / "detections.json"
     numbered = {i["file_name"]: i["id"] for i in json.loads(detections.read_text())["images"]}
     assert numbered == {"a.png": 1, "b.png": 2}  # not the ids of the annotations
@@ -186,7 +183,7 @@ def test_the_file_of_predict_is_matched_by_file_name(folder: Path, tmp_path: Pat
 
 
 def test_the_file_of_predict_can_list_the_images_too(folder: Path, tmp_path: Path) -> None:
-    predict(TwoBoxes(), folder, tmp_path / "detections", 0.3)  # type: ignore[arg-type]
+    predict(TwoBoxes(), folder, tmp_path / "detections")  # type: ignore[arg-type]
     detections, output = tmp_path / "detections" / "detections.json", tmp_path / "out.json"
     assert main(["--images", str(folder), "--output", str(output), "--source", str(detections),
                  "--annotations", str(detections), "--workers", "1"]) == 0

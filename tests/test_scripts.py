@@ -67,8 +67,9 @@ def pipeline(tmp_path_factory, write_config, dataset):
             f"output_dir={folder / 'evaluate'}",
         ),
         "predict": run_or_fail(
-            *("-m", "aligndet.predict", "--weights", fine_tuned, "--images", dataset / "val"),
-            *("--output", folder / "predict", "--device", "cpu"),
+            *("-m", "aligndet.predict", "--weights", folder / "finetune"),
+            *("--images", dataset / "val", "--annotations", dataset / "val.json"),
+            *("--output", folder / "predict", "--device", "cpu", "--json-threshold", "0"),
         ),
     }
     return folder, out
@@ -212,7 +213,8 @@ def test_prediction_writes_pictures_and_coco_json(pipeline, dataset):
     names = [entry["file_name"] for entry in content["images"]]
     assert names == sorted(path.name for path in (dataset / "val").iterdir())
     assert [c["id"] for c in content["categories"]] == [3, 7]
-    ids = {entry["id"] for entry in content["images"]}
+    ids = {entry["id"] for entry in json.loads((dataset / "val.json").read_text())["images"]}
+    assert content["annotations"]
     for entry in content["annotations"]:
         x, y, w, h = entry["bbox"]
         assert entry["image_id"] in ids
@@ -222,7 +224,7 @@ def test_prediction_writes_pictures_and_coco_json(pipeline, dataset):
         assert x + w <= 96.001
         assert y + h <= 64.001
     for name in names:
-        with Image.open(folder / "predict" / f"{name}.png") as picture:
+        with Image.open(folder / "predict" / f"{name}.jpg") as picture:
             assert picture.size == (96, 64)
 
 
@@ -304,6 +306,9 @@ def test_prediction_refuses_what_it_cannot_use(pipeline, dataset, error_of, tmp_
     images = ("--images", tmp_path / "broken.png")
     message = error_of(predict, "--weights", fine_tuned, *images, *output)
     assert "broken.png: image is truncated or unreadable" in message
+    font = ("--font", tmp_path / "broken.png")
+    message = error_of(predict, "--weights", fine_tuned, *images, *output, *font)
+    assert "broken.png: cannot be used as a font" in message
 
 
 def test_prediction_leaves_out_what_it_cannot_read(pipeline, dataset, script, tmp_path, capsys):

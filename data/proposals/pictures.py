@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.drawing import Colour, draw_boxes
+from data.drawing import Colour, draw_boxes, picture_path, save_picture
 from data.fonts import CaptionFont
 from data.images import AS_STORED, ImageReading, read_image
 
@@ -46,16 +46,14 @@ def draw_sample(
         Paths of the pictures.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or a picture cannot be written.
     """
     pictures = []
     font = font or CaptionFont()
     for file in tqdm(evenly_spaced(files, PICTURES), desc="pictures", delay=2, leave=False):
-        path = directory.joinpath(*_inner_parts(file)).with_name(PurePosixPath(file).name + ".jpg")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = picture_path(directory, file, "jpg")
         image = read_image(images / file, reading)
-        picture = draw_ranked(image, boxes_of(file)[:BOXES], font)
-        picture.save(path, quality=92, subsampling=0)  # else thin coloured lines are smeared
+        save_picture(draw_ranked(image, boxes_of(file)[:BOXES], font), path)
         pictures.append(path)
     return pictures
 
@@ -65,12 +63,6 @@ def evenly_spaced(files: Sequence[str], count: int) -> list[str]:
     if len(files) <= count:
         return list(files)
     return [files[i * (len(files) - 1) // (count - 1)] for i in range(count)]
-
-
-def _inner_parts(file: str) -> list[str]:
-    """The parts of a path that cannot lead out of a folder."""
-    path = PurePosixPath(file)
-    return [part for part in path.parts if part not in (path.anchor, "..")]
 
 
 def rank_colour(rank: int) -> Colour:
