@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from models.checks import require_range
 AP_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 TABLE_ROWS = 20  # classes in the terminal
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation leaves out larger objects
+MANY = 50_000  # detections; pycocotools takes seconds for as many
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,8 @@ def evaluate(
     place = {entry["id"]: number for number, entry in enumerate(annotations["images"])}
     entries = [entry for share in shares for entry in share]
     entries.sort(key=lambda entry: place[entry["image_id"]])
+    if dist.is_main() and len(entries) >= MANY:
+        tqdm.write(f"scoring {len(entries):,} detections", file=sys.stderr)
     # Every rank has the entries; only rank 0 scores them.
     scored = score(annotations, entries) if dist.is_main() else None
     shared = dist.broadcast_object(replace(scored, detections=[]) if scored else None)

@@ -15,6 +15,7 @@ from torch import Tensor
 from aligndet.evaluate import coco_results
 from aligndet.image_inputs import as_image
 from data.coco import Categories, load_coco
+from data.drawing import check_apart
 from data.errors import DataError
 from data.images import list_images
 
@@ -104,11 +105,8 @@ def check_output(images: Path, inputs: Inputs, output: Path, pictures: Sequence[
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: is a file; give --output a folder")
-    if images.is_dir() and output.resolve().is_relative_to(images.resolve()):
-        raise DataError(
-            f"{output}: lies in the folder of the images, {images}, where the next run would take "
-            "its pictures for images; choose a folder outside it"
-        )
+    if images.is_dir():
+        check_apart(images, pictures)
     files = [inputs.root / entry["file_name"] for entry in inputs.entries]
     if inputs.source is not None:
         files.append(Path(inputs.source))

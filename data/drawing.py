@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -104,6 +104,25 @@ def picture_path(directory: Path, file: str, suffix: str) -> Path:
     path = PurePosixPath(file)
     parts = [{path.anchor: "_", "..": "__"}.get(part, part) for part in path.parts]
     return directory.joinpath(*parts[:-1], f"{parts[-1]}.{suffix}")
+
+
+def check_apart(images: Path, pictures: Iterable[Path]) -> None:
+    """Find out before the work whether pictures would lie among the images; links are followed.
+
+    Args:
+        images: folder of the images.
+        pictures: files to write.
+
+    Raises:
+        DataError: names the folder.
+    """
+    root = images.resolve()
+    for folder in sorted({picture.parent for picture in pictures}):
+        if folder.resolve().is_relative_to(root):
+            raise DataError(
+                f"{folder}: lies in the folder of the images, {images}, where pictures would be "
+                "taken for images; choose a folder outside it"
+            )
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -69,10 +69,7 @@ class CaptionFont:
         listed = " ".join(missing[:20]) + (" ..." if len(missing) > 20 else "")
         # A lone surrogate cannot be printed.
         listed = listed.encode("utf-8", "backslashreplace").decode()
-        return (
-            f"the font has no glyphs for {listed} in the names of classes; give --font FILE, "
-            "a font that has them"
-        )
+        return f"the font has no glyphs for {listed}; give --font FILE, a font that has them"
 
     def _has(self, char: str) -> bool:
         if char not in self._glyphs:

@@ -112,6 +112,6 @@ def _sentence(root: Path, some: Sequence[_Values], total: int, what: str) -> str
     return (
         f"{root / some[0].file}: {len(some)} of {total} images looked at, this one first, {what}: "
         f"their values lie between {low:.6g} and {high:.6g}, and black to white is "
-        f"[{now[0]:g}, {now[1]:g}]; set data.value_range=[{better[0]:g}, {better[1]:g}] (for "
+        f"[{now[0]:g}, {now[1]:g}]; set data.value_range=[{better[0]:g},{better[1]:g}] (for "
         f"data.proposals --value-range {better[0]:g} {better[1]:g})"
     )

@@ -150,7 +150,7 @@ def test_pages_are_noted(tmp_path):
 @pytest.mark.parametrize("check", CHECKS)
 def test_lost_values_are_an_error(tmp_path, check):
     Image.fromarray(np.arange(4000, dtype=np.uint16).reshape(40, 100)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png: .*data\.value_range=\[0, 4095\]"):
+    with pytest.raises(DataError, match=r"a\.png: .*data\.value_range=\[0,4095\]"):
         check(tmp_path, ["a.png"], AS_STORED)
     check(tmp_path, ["a.png"], ImageReading(value_range=(0, 4095)))
 

@@ -174,6 +174,7 @@ def link(path, target):
     [
         (lambda t: (t / "images", t / "images" / "out"), "lies in the folder of the images"),
         (lambda t: (t / "images", t / "images"), "lies in the folder of the images"),
+        (lambda t: (t / "images", t / "around"), "around/sub: lies in the folder"),
         (lambda t: (t / "images" / "sub" / "..", t / "images" / "out"), "lies in the folder"),
         (lambda t: (t / "images", link(t / "link", t / "images" / "sub")), "lies in the folder"),
         (lambda t: (link(t / "link", t / "images"), t / "images" / "out"), "lies in the folder"),
@@ -182,6 +183,8 @@ def link(path, target):
 )
 def test_outputs_among_the_inputs_are_refused(images, tmp_path, chosen, words):
     (tmp_path / "file").write_text("")
+    (tmp_path / "around").mkdir()
+    link(tmp_path / "around" / "sub", images)  # where the picture of sub/a.png would be
     before = files(tmp_path)
     with pytest.raises(DataError, match=words):
         predict(ThreeBoxes(), *chosen(tmp_path))
@@ -189,18 +192,22 @@ def test_outputs_among_the_inputs_are_refused(images, tmp_path, chosen, words):
 
 
 def test_inputs_are_not_overwritten(images, tmp_path):
-    """The images lie in the output folder: allowed, as long as no picture has their name."""
+    """The images lie in the output folder: allowed, as long as no picture gets among them."""
     predict(ThreeBoxes(), images, tmp_path)
     predict(ThreeBoxes(), images / "a.png", images)  # beside the image: a.png.jpg
+    (images / "a.png.jpg").unlink()
     (images / "images").mkdir()
     Image.new("RGB", (5, 5)).save(images / "images" / "b.png")
     Image.new("RGB", (5, 5)).save(images / "b.png.jpg")
-    content = (images / "b.png.jpg").read_bytes()
-    with pytest.raises(DataError, match=r"b.png.jpg: would overwrite .*b.png.jpg, which is read"):
+    with pytest.raises(DataError, match="images: lies in the folder of the images"):
         predict(ThreeBoxes(), images, tmp_path)
-    (tmp_path / "shortcut").symlink_to(images)
-    with pytest.raises(DataError, match="would overwrite"):
-        predict(ThreeBoxes(), images, tmp_path / "shortcut" / "..")
+    other = tmp_path / "other"
+    other.mkdir()
+    link(other / "a.png.jpg", images / "b.png.jpg")
+    content = (images / "b.png.jpg").read_bytes()
+    truth = coco(tmp_path / "truth.json", ["a.png", "b.png.jpg"])
+    with pytest.raises(DataError, match=r"a.png.jpg: would overwrite .*b.png.jpg, which is read"):
+        predict(ThreeBoxes(), images, other, annotations=truth)
     assert (images / "b.png.jpg").read_bytes() == content
 
 

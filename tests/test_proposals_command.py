@@ -41,7 +41,7 @@ def test_content_of_the_output(folder: Path, tmp_path: Path) -> None:
     content = json.loads(output.read_text())
     assert output.read_text() == json.dumps(content)  # the same form as all JSON of this project
     assert list(content) == ["info", "images", "annotations", "categories"]
-    assert content["info"] == {"images_read_with": {"exif": "stored", "value_range": None}}
+    assert content["info"]["images_read_with"] == {"exif": "stored", "value_range": None}
     assert content["categories"] == [{"id": 1, "name": "object"}]
     assert names(output) == ["a.png", "b.png", "sub/c.png"]
     assert content["images"][0] == {"id": 1, "file_name": "a.png", "width": 80, "height": 60}
@@ -141,7 +141,7 @@ def test_turned_photographs_are_named_before_the_search(
     assert not journal_of(output).exists()
     assert run(*arguments, "--exif", "apply") == 0
     ours, theirs = json.loads(output.read_text()), json.loads(expected.read_text())
-    assert ours["info"] == {"images_read_with": {"exif": "apply", "value_range": None}}
+    assert ours["info"]["images_read_with"] == {"exif": "apply", "value_range": None}
     assert [a["bbox"] for a in ours["annotations"]] == [a["bbox"] for a in theirs["annotations"]]
     assert [(i["width"], i["height"]) for i in ours["images"]] == [(80, 60)] * 3
 

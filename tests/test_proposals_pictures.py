@@ -127,5 +127,5 @@ def test_pictures_among_the_images_are_refused(
     Image.fromarray(draw(0)).save(images / "a.png")
     for directory in (images, images / "pictures"):
         assert run("--images", images, "--output", tmp_path / "o.json", "--draw", directory) == 1
-        assert "among the images; choose another folder" in capsys.readouterr().err
+        assert "lies in the folder of the images" in capsys.readouterr().err
     assert [path.name for path in images.iterdir()] == ["a.png"]

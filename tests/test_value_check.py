@@ -60,7 +60,7 @@ def test_lost_pictures_are_an_error_with_the_range_to_set(tmp_path, kind):
         check_values(tmp_path, files, ImageReading())
     low, high = (f"{end:g}" for end in expected)
     assert_clean(
-        error, tmp_path / files[0], f"set data.value_range=[{low}, {high}]",
+        error, tmp_path / files[0], f"set data.value_range=[{low},{high}]",
         f"--value-range {low} {high}", "nearly black, white or cut off",
     )  # fmt: skip
     reading = ImageReading(value_range=expected)
@@ -98,14 +98,14 @@ def test_what_cannot_be_read_is_passed_over(tmp_path):
 def test_small_objects_on_an_even_ground(tmp_path):
     values = np.zeros((100, 100), dtype=np.uint16)
     values[50, 50:54] = 4000
-    with pytest.raises(DataError, match=r"data\.value_range=\[0, 4095\]"):
+    with pytest.raises(DataError, match=r"data\.value_range=\[0,4095\]"):
         check_values(tmp_path, saved(tmp_path, values), ImageReading())
 
 
 def test_colour_of_twelve_bits(tmp_path):
     values = (4095 * np.stack([RAMP, RAMP[:, ::-1], RAMP], axis=2)).astype(np.uint16)
     (tmp_path / "a.png").write_bytes(png16(values))
-    with pytest.raises(DataError, match=r"data\.value_range=\[0, 4095\]"):
+    with pytest.raises(DataError, match=r"data\.value_range=\[0,4095\]"):
         check_values(tmp_path, ["a.png"], ImageReading())
     assert check_values(tmp_path, ["a.png"], ImageReading(value_range=(0, 4095))) == []
 
@@ -114,7 +114,7 @@ def test_low_contrast_is_a_note(tmp_path):
     files = saved(tmp_path, (16383 * RAMP).astype(np.uint16))
     (note,) = check_values(tmp_path, files, ImageReading())
     assert "have little contrast" in note
-    assert "set data.value_range=[0, 16383]" in note
+    assert "set data.value_range=[0,16383]" in note
 
 
 def test_some_dark_pictures_among_others_are_a_note(tmp_path):
@@ -134,7 +134,7 @@ def test_a_range_that_was_given_may_cut_off_and_be_dark(tmp_path):
     (note,) = check_values(tmp_path, files, ImageReading(value_range=(0, 65535)))
     assert "have little contrast" in note
     for ends in ((0, 10**6), (5000, 6000)):  # nothing would be left
-        with pytest.raises(DataError, match=r"set data\.value_range=\[0, 4095\]"):
+        with pytest.raises(DataError, match=r"set data\.value_range=\[0,4095\]"):
             check_values(tmp_path, files, ImageReading(value_range=ends))
 
 

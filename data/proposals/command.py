@@ -4,13 +4,14 @@
         [--annotations FILE.json] [--filter ratio3size0008] [--nms 0.5] [--max-boxes N]
         [--search fast|thorough] [--workers N] [--batch N] [--device cpu|cuda]
         [--exif stored|apply] [--value-range LOW HIGH]
-        [--skip-bad] [--recall ANNOTATIONS.json] [--draw DIR]
+        [--skip-bad] [--recall ANNOTATIONS.json] [--draw DIR] [--font FILE]
 
 Every proposal becomes an annotation of the one category `object` with a score that falls with
 its rank; box-domain pre-training reads the file in place of labels. The result does not depend on
 the number of processes, on the batch, or on how often the run was killed: finished images are kept
-in a journal beside the output, and the same command resumes from there. Images that cannot be used
-are named and left out.
+in a journal beside the output, and the same command resumes from there. If the output is there
+already, the same command searches nothing; `--recall` and `--draw` then show what it holds. Images
+that cannot be used are named and left out.
 """
 
 from __future__ import annotations
@@ -20,20 +21,26 @@ import hashlib
 import json
 import math
 import os
+import string
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.drawing import check_apart, picture_path
 from data.errors import DataError
-from data.image_check import StatedSizes, check_reading
+from data.fonts import CaptionFont
+from data.image_check import StatedSizes, check_reading, reading_entry
 from data.images import AS_STORED, EXIF, ImageReading
 from data.proposals.box_filter import parse_filter
+from data.proposals.existing import record, take_existing, without
 from data.proposals.journal import Journal
 from data.proposals.output import report_bad, write_proposals
 from data.proposals.pictures import draw_sample
@@ -53,6 +60,7 @@ from data.selective_search import SEARCHES
 
 DEFAULT_FILTER, DEFAULT_NMS = "ratio3size0008", 0.5  # for every source but labels
 INTERRUPTED = 130  # exit status, as in shells
+LARGE_FILE = 20e6  # bytes; reading a JSON file of this size takes about a second
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,40 +68,88 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="python -m data.proposals",
         description="Propose object boxes for images without labels and write them as COCO JSON.",
-        epilog="The same command resumes a run that was stopped or killed. Exit status: 0 all "
+        epilog="The same command resumes a run that was stopped or killed; it searches nothing if "
+        "FILE is there already, and --recall and --draw then use its boxes. Exit status: 0 all "
         "went well, 1 bad data (also if images were left out without --skip-bad), 2 bad option.",
     )
     add = parser.add_argument
     add("--images", required=True, metavar="DIR", help="folder of the images")
     add("--output", required=True, metavar="FILE", help="COCO JSON to write")
     add("--annotations", metavar="FILE", help="COCO JSON whose images (and ids) are used")
-    add("--source", default="search",
+    add(
+        "--source",
+        default="search",
         help="search; gt: the boxes of --annotations as they are, without classes; or FILE.json, "
-        "COCO results of any detector on the images of --annotations (%(default)s)")
-    add("--filter",
-        help=f"ratio<R>size<AABB> or none ({DEFAULT_FILTER}; with --source gt: none)")
-    add("--min-side", type=float, default=32.0, metavar="PX",
-        help="shortest side the filter passes, if the longer image side is 640 (%(default)s)")
-    add("--nms", type=float, metavar="IOU",
-        help=f"1 turns it off ({DEFAULT_NMS}; with --source gt: 1)")
+        "COCO results of any detector on the images of --annotations (%(default)s)",
+    )
+    add("--filter", help=f"ratio<R>size<AABB> or none ({DEFAULT_FILTER}; with --source gt: none)")
+    add(
+        "--min-side",
+        type=float,
+        default=32.0,
+        metavar="PX",
+        help="shortest side the filter passes, if the longer image side is 640 (%(default)s)",
+    )
+    add(
+        "--nms",
+        type=float,
+        metavar="IOU",
+        help=f"1 turns it off ({DEFAULT_NMS}; with --source gt: 1)",
+    )
     add("--max-boxes", type=int, metavar="N", help="keep the N best of each image")
-    add("--search", choices=tuple(SEARCHES), default="thorough",
-        help="fast takes a quarter of the time and finds fewer objects (%(default)s)")
-    add("--search-side", type=int, default=320, metavar="PX",
-        help="shrink larger images to this longer side for the search (%(default)s)")
-    add("--exif", choices=EXIF, default=AS_STORED.exif,
-        help="apply turns images as their EXIF orientation says; as data.exif (%(default)s)")
-    add("--value-range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+    add(
+        "--search",
+        choices=tuple(SEARCHES),
+        default="thorough",
+        help="fast takes a quarter of the time and finds fewer objects (%(default)s)",
+    )
+    add(
+        "--search-side",
+        type=int,
+        default=320,
+        metavar="PX",
+        help="shrink larger images to this longer side for the search (%(default)s)",
+    )
+    add(
+        "--exif",
+        choices=EXIF,
+        default=AS_STORED.exif,
+        help="apply turns images as their EXIF orientation says; as data.exif (%(default)s)",
+    )
+    add(
+        "--value-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
         help="values that become black and white in images of more than 8 bits per channel; as "
-        "data.value_range (a fixed range for each kind of file)")
+        "data.value_range (a fixed range for each kind of file)",
+    )
     add("--recall", metavar="FILE", help="COCO JSON with objects; print how many the boxes cover")
     add("--draw", metavar="DIR", help="write pictures of 12 images with their 30 best boxes")
-    add("--skip-bad", action="store_true",
-        help="exit with status 0 even if images had to be left out because they can't be used")
-    add("--workers", type=int, default=os.cpu_count(), metavar="N",
-        help="processes or, with --device cuda, threads that decode (all cores)")
-    add("--batch", type=int, default=16, metavar="N",
-        help="images searched together; changes only the speed (%(default)s)")
+    add(
+        "--font",
+        metavar="FILE",
+        help="TrueType or OpenType file for the numbers of the best boxes in the pictures",
+    )
+    add(
+        "--skip-bad",
+        action="store_true",
+        help="exit with status 0 even if images had to be left out because they can't be used",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes or, with --device cuda, threads that decode (all cores)",
+    )
+    add(
+        "--batch",
+        type=int,
+        default=16,
+        metavar="N",
+        help="images searched together; changes only the speed (%(default)s)",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to search (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -125,12 +181,22 @@ def _read_settings(options: argparse.Namespace) -> ProposalSettings:
 
 
 def run_digest(
-    directory: Path, work: Work, settings: ProposalSettings, reading: ImageReading = AS_STORED
+    directory: Path | None,
+    work: Work,
+    settings: ProposalSettings,
+    reading: ImageReading = AS_STORED,
 ) -> str:
-    """Digest of all that the boxes depend on, given boxes included, but the images' content."""
+    """Digest of all that the boxes depend on, given boxes included, but the images' content.
+
+    Args:
+        directory: folder of the images; None if it may be another for the same images.
+        work: the images and given boxes.
+        settings: of the search.
+        reading: how the images are read.
+    """
     basis = {
         "search": SEARCH_VERSION,
-        "images": str(directory.resolve()),
+        "images": directory and str(directory.resolve()),
         "settings": asdict(settings),
     }
     if reading != AS_STORED:  # left out otherwise, so that older journals can be resumed
@@ -212,37 +278,80 @@ def _run(
     options: argparse.Namespace, settings: ProposalSettings, reading: ImageReading, work: Work
 ) -> int:
     """Run the command with its options read; returns the exit status."""
+    start = time.perf_counter()
     directory, output = Path(options.images), Path(options.output)
-    if output.is_dir():
-        raise DataError(f"{output}: is a directory; give --output the name of a file")
-    if options.draw and Path(options.draw).resolve().is_relative_to(directory.resolve()):
-        raise DataError(
-            f"{options.draw}: --draw would put pictures among the images; choose another folder"
-        )
+    listed = [job.file for job in work.jobs]
+    _check_paths(options, listed)
+    font = CaptionFont(options.font)
     truth = objects_by_file(options.recall, directory) if options.recall else None
-    _check_overlap(truth, [job.file for job in work.jobs], options.recall)
+    _check_overlap(truth, listed, options.recall)
+    made = record(
+        directory,
+        listed,
+        run_digest(None, work, settings, reading),
+        {"search_version": SEARCH_VERSION, **asdict(settings), **asdict(reading)},
+    )
     path = output.with_name(f".{output.name}.partial.jsonl")
+    if not path.exists():
+        as_it_is = bool(options.recall or options.draw)
+        existing = take_existing(output, work, made, as_it_is, options.skip_bad, _say)
+        if existing is not None:
+            _show(options, reading, truth, font, existing.files, existing.boxes)
+            _print_summary(output, len(existing.files), existing.count, start)
+            return 0
     with Journal(path, run_digest(directory, work, settings, reading), _say) as journal:
         bad = _finish(options, work, settings, reading, journal)
-        ordered = [bad[job.file] for job in work.jobs if job.file in bad]
+        ordered = [bad[file] for file in listed if file in bad]
         report_bad(ordered, len(work.jobs), output, options.skip_bad)
-        files = [job.file for job in work.jobs if job.file not in bad]
+        files = [file for file in listed if file not in bad]
         if not files:
             if not len(journal):
                 journal.remove()
             raise DataError(f"{directory}: none of the {len(bad):,} images can be used")
         entries = {entry["file_name"]: entry for entry in work.entries}
         images = [_complete(entries[file], journal.size(file)) for file in files]
-        write_proposals(images, journal.boxes, output, reading)
-        if truth is not None:
-            _print_recall(truth, files, journal)
-        if options.draw:
-            pictures = draw_sample(directory, files, journal.boxes, Path(options.draw), reading)
-            print(f"{len(pictures)} pictures: {options.draw}")
+        info = {**reading_entry(reading), **without(made, bad)}
+        count = write_proposals(images, journal.boxes, output, info)
+        _show(options, reading, truth, font, files, journal.boxes)
+        _print_summary(output, len(files), count, start)
         if bad and not options.skip_bad:
             return 1  # the journal stays: once the images are mended, only they are searched
         journal.remove()
     return 0
+
+
+def _check_paths(options: argparse.Namespace, files: Sequence[str]) -> None:
+    if Path(options.output).is_dir():
+        raise DataError(f"{options.output}: is a directory; give --output the name of a file")
+    if options.draw:
+        pictures = (picture_path(Path(options.draw), file, "jpg") for file in files)
+        check_apart(Path(options.images), pictures)
+
+
+def _show(
+    options: argparse.Namespace,
+    reading: ImageReading,
+    truth: dict[str, Tensor] | None,
+    font: CaptionFont,
+    files: Sequence[str],
+    boxes_of: Callable[[str], np.ndarray],
+) -> None:
+    """Print the recall and draw pictures, if the options ask for them."""
+    if truth is not None:
+        _print_recall(truth, files, boxes_of)
+    if options.draw:
+        if notice := font.notice(string.digits):
+            _say(notice)
+        images, directory = Path(options.images), Path(options.draw)
+        pictures = draw_sample(images, files, boxes_of, directory, reading, font)
+        print(f"{len(pictures)} pictures: {options.draw}")
+
+
+def _print_summary(output: Path, images: int, boxes: int, start: float) -> None:
+    print(
+        f"{images:,} images, {boxes:,} boxes ({boxes / images:.1f} per image) in "
+        f"{time.perf_counter() - start:.1f} s: {output}"
+    )
 
 
 def _complete(entry: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -254,10 +363,15 @@ def _check_overlap(truth: dict[str, Tensor] | None, files: Sequence[str], path: 
         raise DataError(f"{path}: lists none of the images searched; give their annotations")
 
 
-def _print_recall(truth: dict[str, Tensor], files: Sequence[str], journal: Journal) -> None:
+def _print_recall(
+    truth: dict[str, Tensor], files: Sequence[str], boxes_of: Callable[[str], np.ndarray]
+) -> None:
     both = [file for file in files if file in truth]
     report = measure_recall(
-        [torch.from_numpy(journal.boxes(file)).float() for file in both],
+        [
+            torch.from_numpy(boxes_of(file)).float()
+            for file in tqdm(both, desc="recall", unit="image", delay=2, leave=False)
+        ],
         [truth[file] for file in both],
     )
     for prefix, name in (("", "objects"), ("large_", "objects larger than 32 x 32 px")):
@@ -267,6 +381,12 @@ def _print_recall(truth: dict[str, Tensor], files: Sequence[str], journal: Journ
             f"mean best IoU {report[prefix + 'mean_best_iou']:.3f}"
         )
     print(f"{report['boxes_per_image']:.1f} boxes per image, {len(both)} images")
+
+
+def _announce_reading(options: argparse.Namespace) -> None:
+    for path in (options.annotations, options.source, options.output, options.recall):
+        if path and os.path.isfile(path) and os.path.getsize(path) >= LARGE_FILE:
+            _say(f"reading {path}")
 
 
 def _say(sentence: str) -> None:
@@ -282,8 +402,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _say(f"error: {error}")
         return 2
+    _announce_reading(options)
     try:
-        work = list_work(Path(options.images), options.annotations, options.source)
+        work = list_work(Path(options.images), options.annotations, options.source, reading)
         if work.left_out:
             _say(work.left_out)
         return _run(options, settings, reading, work)
@@ -293,4 +414,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("stopped; the same command resumes from here")
         return INTERRUPTED
-

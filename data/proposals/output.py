@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from data.image_check import reading_entry
-from data.images import AS_STORED, ImageReading
 from data.json_files import open_atomic
 from data.proposals.workers import Bad
 
@@ -26,26 +25,30 @@ def write_proposals(
     images: Sequence[dict[str, Any]],
     boxes_of: Callable[[str], np.ndarray],
     output: Path,
-    reading: ImageReading = AS_STORED,
-) -> None:
+    info: dict[str, Any],
+) -> int:
     """Write COCO JSON all or nothing; only one image's boxes are in memory at a time.
 
     Args:
         images: complete COCO entries.
         boxes_of: gives (P, 4) float64 xyxy boxes in pixels for a file name, best first.
         output: file to write.
-        reading: how the images were read; the file's `info` says so.
+        info: how it was made.
+
+    Returns:
+        The number of boxes.
     """
     count = 0
     with open_atomic(output) as file:
-        info = json.dumps(reading_entry(reading))
-        file.write(f'{{"info": {info}, "images": {json.dumps(images)}, "annotations": [')
-        for image in images:
+        file.write(f'{{"info": {json.dumps(info)}, "images": {json.dumps(images)}, ')
+        file.write('"annotations": [')
+        for image in tqdm(images, desc="writing", unit="image", delay=2, leave=False):
             for annotation in annotations_of(image["id"], boxes_of(image["file_name"])):
                 file.write(", " if count else "")
                 count += 1
                 file.write(json.dumps({"id": count, **annotation}))
         file.write(f'], "categories": {json.dumps(CATEGORIES)}}}')
+    return count
 
 
 def annotations_of(image_id: int | str, boxes: np.ndarray) -> Iterator[dict[str, Any]]:

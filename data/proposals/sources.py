@@ -22,6 +22,7 @@ from data.coco_ids import ListedIds, canonical_id
 from data.coco_json import clean_coco, load_coco, read_image_list
 from data.errors import DataError
 from data.file_names import locate_files
+from data.images import AS_STORED, ImageReading
 from data.json_files import read_json
 from data.proposals.workers import Job
 from data.walk import walk_images
@@ -39,7 +40,9 @@ class Work:
     left_out: str | None = None  # a sentence about files or given boxes that are not used
 
 
-def list_work(images: Path, annotations: str | None, source: str) -> Work:
+def list_work(
+    images: Path, annotations: str | None, source: str, reading: ImageReading = AS_STORED
+) -> Work:
     """List the images and jobs for the options of the command.
 
     Args:
@@ -66,7 +69,7 @@ def list_work(images: Path, annotations: str | None, source: str) -> Work:
     if source == "search":
         return Work(entries, [_job(entry) for entry in entries])
     given, total = _labels(content) if labelled else _results(source, images, entries, annotations)
-    fill_sizes(images, entries)
+    fill_sizes(images, entries, reading)
     boxes = [_clip(given[entry["id"]], entry) for entry in entries]
     jobs = [_job(entry, clipped) for entry, clipped in zip(entries, boxes, strict=True)]
     lost = total - sum(map(len, boxes))
