@@ -23,7 +23,7 @@ TAIL = 5  # of them are the last: a score
 HIDDEN_CAPTION = 4.0  # cost of lying wholly on better captions; that of a hidden object is 1
 # A caption is left out if more than this share of it lies on better ones, if it hides more objects,
 # or if those before it cover more of the picture.
-MOST_ON_CAPTIONS, MOST_HIDDEN, MOST_COVERED = 0.3, 0.8, 0.2
+MOST_ON_CAPTIONS, MOST_HIDDEN, MOST_COVERED = 0.3, 0.6, 0.15
 
 Patch = tuple[int, int, int, int]  # xyxy, edges exclusive
 

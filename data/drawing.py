@@ -26,13 +26,13 @@ Pixels = tuple[int, int, int, int]  # first and last column and row: left, top, 
 LINE = 1 / 230  # width, as a share of the picture's side (the root of its area)
 ROOM = 6  # lines that a box's side must have room for; those of smaller boxes are drawn around it
 
-# Each is as far as possible from those before it, as the eye sees it (CIELAB).
+# Far apart as the eye sees it (CIELAB), the first ones most; bright enough for dark pictures.
 PALETTE: tuple[Colour, ...] = tuple(
     (int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16))
     for code in (
-        *("ff4040", "00ff00", "8020ff", "00c0ff", "808000", "ff80e0", "40ffc0", "0060e0"),
-        *("ffa000", "00a020", "c0e000", "ff0080", "ff40ff", "ffe080", "e08060", "a0ff80"),
-        *("00e0e0", "a0a0ff", "a040c0", "ff80a0", "a04080", "208040", "a06000", "e0c000"),
+        *("ff4040", "00ff00", "0080ff", "00ffff", "ffa000", "ff00ff", "ffa0e0", "00c060"),
+        *("808000", "ff00a0", "c0e000", "20c0ff", "ffe080", "c060e0", "e08060", "a0ffc0"),
+        *("e06080", "40c000", "e0c000", "a0ff80", "e06000", "c0a0ff", "20c0a0", "a0c060"),
     )
 )
 
