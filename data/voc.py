@@ -4,33 +4,47 @@
         --output VOCdevkit/voc0712_trainval.json
 
 VOC counts pixels from 1 and includes the last one; COCO counts from 0 and gives width and height.
+Some tools write edges that count from 0 instead: if more corners of all files are at 0 than at 1,
+they are taken for those.
+
 VOC's evaluation neither rewards nor punishes finding a `difficult` object. COCO's way to say this
 is `iscrowd` 1, the default here: training skips the box, evaluation ignores it (and, because
 crowds are matched by the part of the detection they cover, any number of detections inside it).
+
+For folders without lists of images, as labelling tools write them: `python -m data.convert`.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from data.errors import DataError
+from data.convert_options import ReadOptions, add_options, read_classes
 from data.json_files import write_json_atomic
+from data.label_files import shown_sizes, split_order
+from data.labelled_images import (
+    Findings,
+    Labelled,
+    Split,
+    choose_classes,
+    require_choice_of_difficult,
+    require_images,
+    summary,
+    to_coco,
+)
+from data.voc_folder import VocFolder
+from data.voc_xml import VocFile
 
 CLASSES = (  # category id = position + 1
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
-DIFFICULT = ("crowd", "keep", "drop")
 
 
 def convert(
@@ -38,6 +52,9 @@ def convert(
     split: str,
     images_root: str | Path | None = None,
     difficult: str = "crowd",
+    classes: Sequence[str] | None = None,
+    options: ReadOptions | None = None,
+    findings: Findings | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Read one split of one or more VOC folders.
 
@@ -49,110 +66,84 @@ def convert(
             which gives names like `VOC2007/JPEGImages/000001.jpg`.
         difficult: `crowd` marks difficult objects with `iscrowd` 1, `keep` writes them like
             any other, `drop` leaves them out. The field `difficult` (0 or 1) is always written.
+        classes: names in the order of their ids. Default: VOC's 20 if all names in `Annotations`
+            are among them, else these names, sorted.
+        options: how to read; `split` and `images_root` in it are ignored.
+        findings: gets what was left out, changed or guessed.
 
     Returns:
         COCO dict. Images are in the order of the roots and of their lists, with ids from 1.
 
     Raises:
-        DataError: a list or an XML is missing or malformed, or names an unknown class.
+        DataError: a list or an XML is missing or malformed, or no image is left.
         ValueError: `difficult` is none of the three, or `images_root` does not hold a root.
     """
-    if difficult not in DIFFICULT:
-        raise ValueError(f"difficult is {difficult!r}; give one of {', '.join(DIFFICULT)}")
+    require_choice_of_difficult(difficult)
     folders = [Path(os.path.abspath(root)) for root in roots]
     if len(set(folders)) < len(folders):
         raise ValueError("a VOC folder is given twice; give each --voc once")
     base = Path(os.path.commonpath([folder.parent for folder in folders]))
     base = base if images_root is None else Path(os.path.abspath(images_root))
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    options = replace(options or ReadOptions(), split=split, images_root=None)
+    labelled = read_voc(folders, options, classes, with_lists=True)
+    (part,) = labelled.splits
+    content = to_coco(part, labelled.classes, base, difficult)
+    if findings is not None:
+        findings.update(part.findings)
+        findings.remarks += labelled.remarks
+    return content
+
+
+def read_voc(
+    roots: Sequence[Path],
+    options: ReadOptions,
+    classes: Sequence[str] | None = None,
+    with_lists: bool | None = None,
+) -> Labelled:
+    """Read every XML of one or more folders, and pair it with its image.
+
+    Args:
+        roots: absolute paths. A folder with lists (`ImageSets`) is read by them. In any other,
+            the XML files and the images may be anywhere; the names of subfolders, such as
+            train and valid, tell the splits.
+        options: what to read, and how.
+        classes: names in the order of their ids; None: taken from the files.
+        with_lists: whether the folders must have lists; None: found out.
+
+    Raises:
+        DataError: a list or an XML is missing or malformed, or a split has no image.
+    """
+    folders = [VocFolder(root, options, with_lists) for root in roots]
+    files = [file for folder in folders for file in folder.files.values() if file is not None]
+    first_pixel, remark = _first_pixel(files, options.first_pixel)
+    sizes = shown_sizes(path for folder in folders for path in folder.images())
+    by_name: dict[str, Split] = {}
     for folder in folders:
-        if not folder.is_relative_to(base):
-            raise ValueError(f"{folder}: is outside the images root {base}; give a folder above")
-        for name, width, height, objects in _read_folder(folder, split):
-            file = (folder / "JPEGImages" / f"{name}.jpg").relative_to(base).as_posix()
-            image = {"id": len(images) + 1, "file_name": file, "height": height, "width": width}
-            images.append(image)
-            for entry in objects:
-                if entry["difficult"] and difficult == "drop":
-                    continue
-                crowd = int(entry["difficult"] and difficult == "crowd")
-                ids = {"id": len(annotations) + 1, "image_id": image["id"]}
-                annotations.append(ids | entry | {"iscrowd": crowd})
-    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+        for name in folder.splits:
+            split = by_name.setdefault(name, Split(name, [], Findings(options.strict)))
+            folder.add_to(split, sizes, first_pixel)
+    names = {entry.name for file in files for entry in file.objects if entry.name}
+    usual = CLASSES if all(folder.has_lists for folder in folders) else ()
+    chosen = choose_classes(names, classes, usual)
+    splits = [by_name[name] for name in sorted(by_name, key=split_order)]
+    require_images(splits, ", ".join(map(str, roots)))
+    remarks = [remark]
+    if usual and classes is None and chosen != CLASSES:
+        other = min(names - set(CLASSES))
+        remarks.append(f"classes are those of the files, since {other!r} is none of VOC's 20")
+    return Labelled(splits, chosen, remarks)
 
 
-def _read_folder(folder: Path, split: str) -> list[tuple[str, int, int, list[dict[str, Any]]]]:
-    """Name, width, height and objects of every image of the split."""
-    names = _read_split(folder, split)
-    with tqdm(names, desc=f"{folder.name} {split}", unit="image") as progress:
-        return [(n, *_read_xml(folder / "Annotations" / f"{n}.xml")) for n in progress]
-
-
-def _read_split(folder: Path, split: str) -> list[str]:
-    path = folder / "ImageSets" / "Main" / f"{split}.txt"
-    try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError):
-        raise DataError(
-            f"{path}: cannot read this list of images; give an existing --split and, as --voc, "
-            "the folder that holds ImageSets and Annotations"
-        ) from None
-    if not any(lines):
-        raise DataError(f"{path}: lists no image; download the image lists again")
-    if any(len(line) > 1 for line in lines):  # such as "000005 -1" in aeroplane_train.txt
-        raise DataError(f"{path}: is a list for one class; give --split train, val or trainval")
-    return [line[0] for line in lines if line]
-
-
-def _read_xml(path: Path) -> tuple[int, int, list[dict[str, Any]]]:
-    """Width, height and objects (COCO fields without the ids) of one image."""
-    try:
-        root = ElementTree.parse(path).getroot()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; restore it or unlist the image") from None
-    except (ElementTree.ParseError, OSError) as error:
-        raise DataError(f"{path}: not readable as XML ({error}); download it again") from None
-    width, height = (int(_number(path, root, f"size/{key}")) for key in ("width", "height"))
-    if width < 1 or height < 1:
-        raise DataError(f"{path}: states an image of {width} x {height} pixels; correct the size")
-    return width, height, [_read_object(path, e, width, height) for e in root.findall("object")]
-
-
-def _read_object(
-    path: Path, element: ElementTree.Element, width: int, height: int
-) -> dict[str, Any]:
-    name = (element.findtext("name") or "").strip()
-    if name not in CLASSES:
-        raise DataError(f"{path}: unknown class {name!r}; only the 20 classes of VOC are converted")
-    corners = ("bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
-    xmin, ymin, xmax, ymax = (_number(path, element, corner) for corner in corners)
-    x, y = max(xmin - 1, 0), max(ymin - 1, 0)  # from here on 0-based, inside the image
-    w, h = min(xmax, width) - x, min(ymax, height) - y
-    if w <= 0 or h <= 0:
-        raise DataError(
-            f"{path}: the box {xmin:g} {ymin:g} {xmax:g} {ymax:g} of a {name} is empty or outside "
-            f"the image of {width} x {height} pixels; correct it"
-        )
-    return {
-        "category_id": CLASSES.index(name) + 1,
-        "bbox": [x, y, w, h],
-        "area": w * h,
-        "difficult": int((element.findtext("difficult") or "0").strip() == "1"),
-    }
-
-
-def _number(path: Path, element: ElementTree.Element, tag: str) -> float:
-    """The finite number in a tag; VOC 2012 has a few with decimals."""
-    text = element.findtext(tag)
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{path}: {tag} is {text!r}, not a number; correct it")
-    return value
+def _first_pixel(files: Iterable[VocFile], given: int | None) -> tuple[int, str]:
+    """What the corners count from, and a sentence that says so."""
+    if given is not None:
+        return given, f"corners count from {given}, as --first-pixel says"
+    starts = [v for f in files for o in f.objects if o.corners for v in o.corners[:2]]
+    zeros, ones = sum(0 <= v < 1 for v in starts), sum(v == 1 for v in starts)
+    evidence = f"{zeros:,} touch 0, {ones:,} touch 1"
+    if zeros > ones:
+        return 0, f"guessed: corners are edges that count from 0 ({evidence}; else --first-pixel 1)"
+    return 1, f"guessed: corners are pixels that count from 1 ({evidence}; else --first-pixel 0)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -164,22 +155,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", required=True, help="train, val, trainval or test")
     parser.add_argument("--output", required=True, help="COCO JSON to write")
     parser.add_argument("--images-root", help="folder that file names start from (above --voc)")
-    parser.add_argument(
-        "--difficult",
-        choices=DIFFICULT,
-        default="crowd",
-        help="what to do with difficult objects; crowd: they are ignored (crowd)",
-    )
+    add_options(parser)
     options = parser.parse_args(arguments)
     try:
-        coco = convert(options.voc, options.split, options.images_root, options.difficult)
+        findings = Findings(options.strict)
+        coco = convert(
+            options.voc,
+            options.split,
+            options.images_root,
+            options.difficult,
+            read_classes(options.classes),
+            ReadOptions(
+                keep_unlabelled=options.keep_unlabelled,
+                strict=options.strict,
+                first_pixel=options.first_pixel,
+            ),
+            findings,
+        )
         write_json_atomic(coco, options.output)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    counts = f"{len(coco['images'])} images, {len(coco['annotations'])} boxes"
-    crowds = sum(annotation["iscrowd"] for annotation in coco["annotations"])
-    print(f"{options.output}: {counts}, {crowds} of them difficult and ignored")
+    print(f"{options.output}: {summary(coco)}")
+    for line in findings.lines():
+        print(f"  {line}")
     return 0
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from pycocotools.coco import COCO
 
 from data import voc
+from data.convert_options import ReadOptions
 from data.errors import DataError
+from data.labelled_images import Findings
 
 
 def box(name="dog", corners=(1, 1, 10, 5), difficult=0, extra=""):
@@ -48,6 +51,7 @@ def boxes_of(tmp_path, *objects, **options):
         ((3, 2, 12, 7), [2, 1, 10, 6]),
         ((4.5, 2.25, 10.0, 9.0), [3.5, 1.25, 6.5, 7.75]),  # VOC 2012 has decimals
         ((0, 1, 21, 10), [0, 0, 20, 10]),  # sticks out: clipped
+        ((8, 7, 4, 5), [3, 4, 5, 3]),  # swapped
     ],
 )
 def test_boxes_by_hand(tmp_path, corners, expected):
@@ -124,13 +128,10 @@ def test_images_root(tmp_path):
     ("text", "message"),
     [
         ("<annotation><size>", "not readable as XML"),
-        (xml(box("unicorn")), "unknown class 'unicorn'"),
-        (xml(box(corners=(1, 1, "ten", 5))), "bndbox/xmax is 'ten', not a number"),
-        (xml(box(corners=(1, 1, "nan", 5))), "not a number"),
-        (xml(box(corners=(8, 1, 4, 5))), "box 8 1 4 5 of a dog is empty"),
-        (xml(box(corners=(30, 1, 40, 5))), "outside the image"),
-        (xml(width=0), "0 x 10 pixels"),
-        ("<annotation></annotation>", "size/width is None, not a number"),
+        (xml(width=0), "without a size"),
+        (xml(width="1e400"), "without a size"),
+        ("<annotation></annotation>", "without a size"),
+        ("<doc></doc>", "without VOC's <annotation>"),
     ],
 )
 def test_bad_xml_is_named(tmp_path, text, message):
@@ -142,7 +143,125 @@ def test_bad_xml_is_named(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    ("listed", "message"), [([], "lists no image"), (["1 -1"], "for one class")]
+    ("bad", "message"),
+    [
+        (box(corners=(30, 1, 40, 5)), "boxes without area or outside"),
+        (box(corners=(3, 12, 9, 12)), "boxes without area or outside"),
+        (box(corners=(1, 1, "ten", 5)), "without four numbers"),
+        (box(corners=(1, 1, "nan", 5)), "without four numbers"),
+        (box(corners=(1, 1, "1e400", 5)), "without four numbers"),
+        (box(name=""), "without a class name"),
+    ],
+)
+def test_bad_objects_are_left_out_and_counted(tmp_path, capsys, bad, message):
+    root = write_voc(tmp_path / "VOC2007", {"1": xml(box(), bad), "2": xml(bad)})
+    output = tmp_path / "out.json"
+    arguments = ["--voc", str(root), "--split", "trainval", "--output", str(output)]
+    assert voc.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "2 images, 1 boxes, 1 of the images without boxes" in out
+    assert re.search(rf"left out: .*{message}.*: 2 \(first: .*1\.xml\)", out)
+    output.unlink()
+    assert voc.main([*arguments, "--strict"]) == 1
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_the_unreadable_files_are_counted(tmp_path):
+    root = write_voc(tmp_path / "VOC2007", {"1": xml(), "2": "<annotation>", "3": ""})
+    with pytest.raises(DataError, match="2.xml: not readable.*and 1 more files like it"):
+        voc.convert([root], "trainval")
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "expected"),
+    [
+        (["dog", "cat"], None, list(voc.CLASSES)),
+        (["dog", "helmet"], None, ["dog", "helmet"]),
+        (["dog", "Dog"], None, ["Dog", "dog"]),
+        (["zebra", "ant"], None, ["ant", "zebra"]),
+        (["dog", "cat"], ["cat", "dog"], ["cat", "dog"]),
+    ],
+)
+def test_classes_come_from_all_files_unless_given(tmp_path, names, classes, expected):
+    files = {str(number): xml(box(name)) for number, name in enumerate(names)}
+    root = write_voc(tmp_path / "VOC2007", files, listed=["0"])  # others count, too
+    content = voc.convert([root], "trainval", classes=classes)
+    assert [entry["name"] for entry in content["categories"]] == expected
+    assert [entry["id"] for entry in content["categories"]] == list(range(1, len(expected) + 1))
+    (annotation,) = content["annotations"]
+    assert expected[annotation["category_id"] - 1] == names[0]
+
+
+def test_classes_that_are_not_given_are_left_out(tmp_path):
+    root = write_voc(tmp_path / "V", {"1": xml(box("dog"), box("Cat"), box("cow"), box("cow"))})
+    findings = Findings()
+    content = voc.convert([root], "trainval", classes=["cat", "dog"], findings=findings)
+    assert [entry["category_id"] for entry in content["annotations"]] == [2, 1]
+    lines = "\n".join(findings.lines())
+    assert "left out: boxes of class 'cow', which --classes does not name: 2" in lines
+    assert "changed: class 'Cat' taken for 'cat': 1" in lines
+
+
+@pytest.mark.parametrize(
+    ("corners", "first_pixel", "expected"),
+    [
+        ([(0, 0, 20, 10), (4, 3, 8, 9)], None, [[0, 0, 20, 10], [4, 3, 4, 6]]),
+        ([(0.5, 1, 20, 10), (1, 0, 8, 9)], None, [[0, 0, 20, 10], [0, 0, 8, 9]]),
+        ([(0, 1, 20, 10), (1, 4, 8, 9)], None, [[0, 0, 20, 10], [0, 3, 8, 6]]),  # one slip
+        ([(0, 0, 20, 10), (4, 3, 8, 9)], 1, [[0, 0, 20, 10], [3, 2, 5, 7]]),
+        ([(1, 1, 20, 10)], 0, [[1, 1, 19, 9]]),
+    ],
+)
+def test_corners_that_count_from_0_are_recognised(tmp_path, corners, first_pixel, expected):
+    files = {str(number): xml(box(corners=each)) for number, each in enumerate(corners)}
+    root = write_voc(tmp_path / "V", files)
+    findings = Findings()
+    options = ReadOptions(first_pixel=first_pixel)
+    content = voc.convert([root], "trainval", options=options, findings=findings)
+    assert [entry["bbox"] for entry in content["annotations"]] == expected
+    assert "count from" in findings.lines()[0]
+
+
+@pytest.mark.parametrize("difficult", ["crowd", "keep", "drop"])
+def test_difficult_objects_are_reported(tmp_path, capsys, difficult):
+    text = xml(box(), box("cat", difficult="true"), box("cat", difficult="Unspecified"))
+    root = write_voc(tmp_path / "V", {"1": text})
+    arguments = ["--voc", str(root), "--split", "trainval", "--output", str(tmp_path / "o.json")]
+    assert voc.main([*arguments, "--difficult", difficult]) == 0
+    expected = {
+        "crowd": "3 boxes, 1 of them difficult and ignored",
+        "keep": "3 boxes, 1 of them difficult and kept",
+        "drop": "difficult objects, dropped: 1",
+    }
+    assert expected[difficult] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("a\nmy photo 1\n", ["a", "my photo 1"]),
+        ("\ufeffa\nb\n", ["a", "b"]),
+        ("a.jpg\r\nb.PNG\r\n\r\n", ["a", "b"]),
+        ("a\na\nb\n", ["a", "b"]),
+        ("JPEGImages/a.jpg\nJPEGImages\\b.jpg\n", ["a", "b"]),
+        ("JPEGImages/a.jpg Annotations/a.xml\n", ["a"]),
+        ("b\nmissing 1\n", ["b"]),
+    ],
+)
+def test_lists_as_tools_write_them(tmp_path, lines, expected):
+    root = write_voc(tmp_path / "V", {name: xml(box()) for name in ("a", "b", "my photo 1")})
+    (root / "ImageSets" / "Main" / "train.txt").write_text(lines, encoding="utf-8", newline="")
+    content = voc.convert([root], "train")
+    assert [image["file_name"] for image in content["images"]] == [
+        f"V/JPEGImages/{name}.jpg" for name in expected
+    ]
+    assert len(content["annotations"]) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [([], "lists no image"), (["1 -1"], "for one class"), (["1  1", "2  0"], "for one class")],
 )
 def test_bad_lists_are_named(tmp_path, listed, message):
     root = write_voc(tmp_path / "VOC2007", {"1": xml()}, listed=listed)
@@ -151,20 +270,25 @@ def test_bad_lists_are_named(tmp_path, listed, message):
 
 
 def test_command_line_errors_are_one_line(tmp_path, capsys):
-    root = write_voc(tmp_path / "VOC2007", {"1": xml()}, listed=["1", "2"])
+    root = write_voc(tmp_path / "VOC2007", {"1": xml()})
     arguments = ["--voc", str(root), "--output", str(tmp_path / "out.json"), "--split"]
     assert voc.main([*arguments, "test"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert "test.txt" in message
-    assert voc.main([*arguments, "trainval"]) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert "2.xml: no such file" in last
     assert voc.main([*arguments, "trainval", "--voc", str(root)]) == 1
     assert "given twice" in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
+
+
+def test_listed_names_without_xml_are_counted(tmp_path, capsys):
+    root = write_voc(tmp_path / "V", {"1": xml(box())}, listed=["1", "2", "3"])
+    arguments = ["--voc", str(root), "--split", "trainval", "--output", str(tmp_path / "o.json")]
+    assert voc.main(arguments) == 0
+    assert re.search(
+        r"images without XML, not taken.*: 2 \(first: .*2\.jpg", capsys.readouterr().out
+    )
 
 
 def test_unknown_difficult_is_refused(tmp_path):

@@ -1,0 +1,177 @@
+"""Folders of VOC XML without lists: which image belongs to which file."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from data.convert_options import ReadOptions
+from data.errors import DataError
+from data.voc import read_voc
+from tests.helpers.labelled_folder import voc_xml, write_image, write_text
+
+
+def read(root, **options):
+    return read_voc([root], ReadOptions(**options))
+
+
+def pairs(root, **options):
+    """For each split, image and class of the first box (else None)."""
+    return {
+        split.name: [
+            (image.path.relative_to(root).as_posix(), *[box.name for box in image.boxes[:1]])
+            for image in split.images
+        ]
+        for split in read(root, **options).splits
+    }
+
+
+def lines(root, **options):
+    return "\n".join(
+        line for split in read(root, **options).splits for line in split.findings.lines()
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "xml", "stated"),
+    [
+        ("a.jpg", "a.xml", "a.jpg"),
+        ("a.png", "a.xml", "a.png"),
+        ("a.png", "a.xml", "a.jpg"),  # converted since
+        ("a.JPG", "a.xml", "a.jpg"),
+        ("a.jpg", "a.xml", "a"),  # without suffix
+        ("a.v1.jpg", "a.v1.xml", "a.v1"),
+        ("a.jpg", "other.xml", "a.jpg"),
+        ("a.jpg", "other.xml", "a"),
+        ("a.jpg", "a.xml", ""),
+        ("a.jpg", "a.xml", "renamed.jpg"),
+        ("a.jpg", "b.xml", r"C:\photos\a.jpg"),
+        ("my photo (1).jpg", "my photo (1).xml", "my photo (1).jpg"),
+        ("my photo.jpg", "1.xml", "my%20photo.jpg"),
+        (unicodedata.normalize("NFD", "café.png"), "1.xml", unicodedata.normalize("NFC", "café")),
+        ("images/a.jpg", "annotations/a.xml", "a.jpg"),
+    ],
+)
+def test_the_image_of_an_xml(tmp_path, image, xml, stated):
+    write_image(tmp_path / image)
+    write_text(tmp_path / xml, voc_xml(file_name=stated))
+    assert pairs(tmp_path) == {"": [(image, "dog")]}
+
+
+def test_the_path_of_another_machine(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    more = "<path>/home/someone/labels/a.jpg</path>"
+    write_text(tmp_path / "1.xml", voc_xml(file_name="gone.jpg", more=more))
+    assert pairs(tmp_path) == {"": [("a.jpg", "dog")]}
+
+
+def test_stale_names_after_files_were_renamed(tmp_path):
+    for new, old in (("1", "2"), ("2", "3"), ("3", "1")):
+        write_image(tmp_path / f"{new}.jpg")
+        write_text(tmp_path / f"{new}.xml", voc_xml([(new, 1, 1, 5, 5)], f"{old}.jpg"))
+    assert pairs(tmp_path) == {"": [("1.jpg", "1"), ("2.jpg", "2"), ("3.jpg", "3")]}
+
+
+@pytest.mark.parametrize(
+    ("xml", "image"),
+    [
+        ("train/{}.xml", "train/{}.jpg"),  # LabelImg, Roboflow
+        ("train/annotations/{}.xml", "train/images/{}.jpg"),
+        ("annotations/train/{}.xml", "images/train/{}.jpg"),
+    ],
+)
+def test_splits_with_the_same_names(tmp_path, xml, image):
+    for split in ("train", "valid", "test"):
+        write_image(tmp_path / image.format("1").replace("train", split))
+        path = tmp_path / xml.format("1").replace("train", split)
+        write_text(path, voc_xml([(split, 1, 1, 5, 5)], "1.jpg"))
+    expected = {
+        {"valid": "val"}.get(split, split): [(image.format("1").replace("train", split), split)]
+        for split in ("train", "valid", "test")
+    }
+    assert pairs(tmp_path) == expected
+    assert list(pairs(tmp_path)) == ["train", "val", "test"]
+    assert pairs(tmp_path, split="valid") == {"val": expected["val"]}
+    with pytest.raises(DataError, match="no split 'best'; give --split one of: train, val, test"):
+        read(tmp_path, split="best")
+
+
+def test_xml_in_one_folder_and_split_images_in_another(tmp_path):
+    for split, name in (("train", "a"), ("val", "b")):
+        write_image(tmp_path / "images" / split / f"{name}.jpg")
+        write_text(tmp_path / "xml" / f"{name}.xml", voc_xml(file_name=f"{name}.jpg"))
+    found = read(tmp_path / "xml", images_root=tmp_path / "images").splits
+    assert [(split.name, len(split.images)) for split in found] == [("train", 1), ("val", 1)]
+
+
+def test_what_has_no_partner_is_counted(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "photos" / "b.jpg")
+    for name in ("a", "c", "d"):
+        write_text(tmp_path / f"{name}.xml", voc_xml(file_name=f"{name}.jpg"))
+    text = lines(tmp_path)
+    assert "left out: XML files whose image was not found: 2 (first: " in text
+    assert "note: images without XML, not taken (see --keep-unlabelled): 1" in text
+    assert pairs(tmp_path) == {"": [("a.jpg", "dog")]}
+    assert pairs(tmp_path, keep_unlabelled=True) == {"": [("a.jpg", "dog"), ("photos/b.jpg",)]}
+    with pytest.raises(DataError, match=r"c\.xml: XML files whose image was not found"):
+        read(tmp_path, strict=True)
+
+
+def test_two_xmls_of_one_image(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    for name in ("x", "y"):
+        write_text(tmp_path / f"{name}.xml", voc_xml([(name, 1, 1, 5, 5)]))
+    assert pairs(tmp_path) == {"": [("a.jpg", "x")]}
+    assert "XML files of an image that another XML describes: 1" in lines(tmp_path)
+
+
+def test_hidden_and_foreign_files_are_passed_over(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    write_text(tmp_path / "a.xml", voc_xml())
+    write_text(tmp_path / "__MACOSX" / "._a.xml", "not XML")
+    write_text(tmp_path / ".idea" / "workspace.xml", "not XML")
+    write_text(tmp_path / "config.xml", "<config/>")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert pairs(tmp_path) == {"": [("a.jpg", "dog")]}
+    assert "left out: XML files without VOC's <annotation>: 1" in lines(tmp_path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 0), (20, 0), ("", "")])
+def test_a_missing_size_is_the_images(tmp_path, width, height):
+    write_image(tmp_path / "a.jpg", 30, 40)
+    size = f"<size><width>{width}</width><height>{height}</height></size>"
+    write_text(tmp_path / "a.xml", voc_xml(width=0, more=size))
+    ((image,),) = [split.images for split in read(tmp_path).splits]
+    assert (image.height, image.width) == (40, 30)
+    assert "guessed: sizes that the XML lacks, taken from the image: 1" in lines(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "orientation", "note"),
+    [
+        ((20, 10), None, ""),
+        ((20, 10), 6, ""),  # as stored
+        ((10, 20), 6, "data.exif=apply"),  # as shown
+        ((10, 20), None, "another <size> than their image"),
+        ((40, 20), None, "another <size> than their image"),
+    ],
+)
+def test_stated_sizes_are_compared_with_the_image(tmp_path, stated, orientation, note):
+    write_image(tmp_path / "a.jpg", 20, 10, orientation)
+    write_text(tmp_path / "a.xml", voc_xml(width=stated[0], height=stated[1]))
+    ((image,),) = [split.images for split in read(tmp_path).splits]
+    assert (image.width, image.height) == stated
+    text = lines(tmp_path)
+    assert note in text
+    assert bool(note) == ("note: " in text)
+
+
+def test_an_unreadable_image_is_left_out(tmp_path):
+    write_text(tmp_path / "a.jpg", "not an image")
+    write_image(tmp_path / "b.jpg")
+    for name in ("a", "b"):
+        write_text(tmp_path / f"{name}.xml", voc_xml(file_name=f"{name}.jpg"))
+    assert pairs(tmp_path) == {"": [("b.jpg", "dog")]}
+    assert "left out: images that cannot be read: 1" in lines(tmp_path)
