@@ -1,0 +1,174 @@
+"""Read YOLO folders: one text file per image (`data.yolo_txt`), class names in a `data.yaml`.
+
+The text of `images/train/a.jpg` is `labels/train/a.txt`, or `a.txt` in the image's folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.convert_options import ReadOptions
+from data.errors import DataError
+from data.label_files import (
+    TURNED,
+    FileIndex,
+    ShownSize,
+    choose_split,
+    files_below,
+    raise_first,
+    shown_sizes,
+    split_of,
+    split_order,
+)
+from data.labelled_images import (
+    Findings,
+    Labelled,
+    LabelledBox,
+    LabelledImage,
+    Split,
+    choose_classes,
+    require_images,
+)
+from data.yolo_sets import NAME_FILES, YoloSet, read_yolo_set
+from data.yolo_txt import YoloBox, read_yolo_txt
+
+IMAGE_FOLDERS = ("images", "jpegimages", "imgs")  # `labels` in their place holds the texts
+NO_LABELS = (*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt", "notes.txt")
+
+
+def read_yolo(source: Path, options: ReadOptions, classes: Sequence[str] | None = None) -> Labelled:
+    """Read a YOLO data set.
+
+    Args:
+        source: absolute path of its folder or of its yaml.
+        options: what to read, and how.
+        classes: names in the order of the category ids; also the names of the classes 0, 1, ...
+            if the data set has none. None: as in the data set.
+
+    Raises:
+        DataError: see `read_yolo_set`; a label cannot be read (the file and line are named), there
+            are no class names, or a split has no labelled image.
+    """
+    found = read_yolo_set(source, options.images_root)
+    names = found.names
+    if names is None and classes is not None:
+        names = dict(enumerate(classes))
+    if names is None:
+        raise DataError(
+            f"{source}: has no class names; add data.yaml or classes.txt, or give --classes a,b,c"
+        )
+    label_of, unused = _pair(found)
+    if unused:
+        found.remarks.append(
+            f"note: texts without an image, not taken: {len(unused):,} (first: {unused[0]})"
+        )
+    splits = []
+    problems: list[DataError] = []
+    chosen = choose_split(found.images, options.split, source)
+    for name in sorted(chosen, key=split_order):
+        split = Split(name, [], Findings(options.strict))
+        labels = _read_labels(chosen[name], label_of, names, found.keypoints, split, problems)
+        splits.append(split)
+        _add_images(split, chosen[name], labels, options.keep_unlabelled)
+    raise_first(problems)
+    require_images(splits, source)
+    in_order = choose_classes((), classes, tuple(dict.fromkeys(names[k] for k in sorted(names))))
+    if len(in_order) < len(names) and classes is None:
+        found.remarks.append("note: classes with the same name are joined")
+    return Labelled(splits, in_order, found.remarks)
+
+
+def _read_labels(
+    images: Sequence[Path],
+    label_of: Mapping[Path, Path],
+    names: Mapping[int, str],
+    keypoints: bool,
+    split: Split,
+    problems: list[DataError],
+) -> dict[Path, list[YoloBox]]:
+    """The boxes of each image that has a text; files that cannot be read go to `problems`."""
+    labels: dict[Path, list[YoloBox]] = {}
+    labelled = [image for image in dict.fromkeys(images) if image in label_of]
+    for image in tqdm(labelled, f"labels {split.name}".strip(), unit="file", leave=False):
+        try:
+            labels[image] = read_yolo_txt(label_of[image], names, keypoints, split.findings)
+        except DataError as error:
+            problems.append(error)
+    return labels
+
+
+def _add_images(
+    split: Split,
+    images: Sequence[Path],
+    labels: Mapping[Path, list[YoloBox]],
+    keep_unlabelled: bool,
+) -> None:
+    """Append the images of a split with their boxes in pixels."""
+    sizes = shown_sizes(image for image in images if image in labels or keep_unlabelled)
+    for image in dict.fromkeys(images):
+        size = sizes.get(image)
+        if image not in labels and not keep_unlabelled:
+            split.findings.note("images without a text, not taken (see --keep-unlabelled)", image)
+        elif size is None:
+            split.findings.left_out("images that cannot be read", image)
+        else:
+            if size.orientation != 1:
+                split.findings.note(TURNED, image)
+            boxes = tuple(_in_pixels(box, size) for box in labels.get(image, ()))
+            split.images.append(LabelledImage(image, size.height, size.width, boxes))
+
+
+def _in_pixels(box: YoloBox, size: ShownSize) -> LabelledBox:
+    x1, y1, x2, y2 = box.corners
+    corners = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
+    return LabelledBox(box.name, corners, box.where)
+
+
+def _pair(found: YoloSet) -> tuple[dict[Path, Path], list[Path]]:
+    """The text of each image that has one, and the texts that belong to no image.
+
+    A text whose place does not tell its image is taken for the image of that name in the same
+    split.
+    """
+    images = list(dict.fromkeys(path for paths in found.images.values() for path in paths))
+    label_of: dict[Path, Path] = {}
+    for image in images:
+        for path in _expected_labels(image):
+            if path.is_file():
+                label_of[image] = path
+                break
+    folders = {path.parent for path in label_of.values()}
+    folders |= {found.home} if found.texts_below else set()
+    texts = {text for folder in folders for text in files_below(folder, {".txt"})}
+    others = sorted(_labels_among(texts - set(label_of.values())))
+    index = FileIndex(others)
+    for image in images:
+        text = None if image in label_of else index.stem(image.stem, image)
+        if text is not None and _same_split(image, text):
+            label_of[image] = text
+    return label_of, [text for text in others if text not in set(label_of.values())]
+
+
+def _expected_labels(image: Path) -> Iterator[Path]:
+    """Where the text of an image usually is, the likeliest place first."""
+    parts = image.with_suffix(".txt").parts
+    for position in reversed(range(len(parts) - 1)):
+        if parts[position].lower() in IMAGE_FOLDERS:
+            yield Path(*parts[:position], "labels", *parts[position + 1 :])
+    yield image.with_suffix(".txt")
+
+
+def _labels_among(texts: Collection[Path]) -> Iterator[Path]:
+    for text in texts:
+        name = text.name.lower()
+        if name not in NO_LABELS and not name.startswith("readme"):
+            yield text
+
+
+def _same_split(image: Path, text: Path) -> bool:
+    root = Path(os.path.commonpath([image, text]))
+    return len({split_of(image, root), split_of(text, root)} - {""}) < 2
