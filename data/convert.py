@@ -22,9 +22,8 @@ from typing import Any
 
 from data.convert_options import ReadOptions, add_options, read_classes
 from data.errors import DataError
-from data.images import EXTENSIONS
 from data.json_files import read_json, write_json_atomic
-from data.label_files import files_below, name_key
+from data.label_files import files_below, image_suffixes, name_key
 from data.labelled_images import Findings, Labelled, Split, summary, to_coco
 from data.voc import read_voc
 from data.voc_lists import has_lists
@@ -81,7 +80,7 @@ def _recognise(source: Path) -> str:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; give the folder that holds the labels")
     xmls = files_below(source, {".xml"})
-    stems = {name_key(path.stem) for path in files_below(source, EXTENSIONS)}
+    stems = {name_key(path.stem) for path in files_below(source, image_suffixes())}
     texts = [p for p in files_below(source, {".txt"}) if p.name.lower() not in NO_LABELS]
     texts = [p for p in texts if p.parent.name == "labels" or name_key(p.stem) in stems]
     if xmls and texts:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import os
 import re
+import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.errors import DataError
-from data.images import EXTENSIONS, UNREADABLE
+from data.images import UNREADABLE
 
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -34,8 +36,18 @@ BYTE_ORDER_MARKS = (  # the longer first: UTF-32's starts with UTF-16's
 )
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright, up to 8
 SIDES_SWAPPED = (5, 6, 7, 8)
+NO_PICTURES = ("EPS", "MPEG", "PDF")  # formats that Pillow cannot decode by itself
+# What Pillow raises for EXIF blocks that are broken, which says nothing about the picture.
+BROKEN_EXIF = (*UNREADABLE, TypeError, LookupError, struct.error)
 TURNED = "images that EXIF turns, with boxes of the turned picture (train with data.exif=apply)"
 Files = TypeVar("Files")
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of the image files that Pillow reads, in lower case."""
+    known = Image.registered_extensions().items()
+    return frozenset(s for s, kind in known if kind in Image.OPEN and kind not in NO_PICTURES)
 
 
 def files_below(root: Path, suffixes: Collection[str]) -> list[Path]:
@@ -159,13 +171,23 @@ def shown_sizes(paths: Iterable[Path]) -> dict[Path, ShownSize | None]:
 def _shown_size(path: Path) -> ShownSize | None:
     try:
         with Image.open(path) as image:
-            orientation = image.getexif().get(ORIENTATION, 1)
+            orientation = _orientation(image)
             width, height = image.size
     except UNREADABLE:
         return None
     if orientation in SIDES_SWAPPED:
         width, height = height, width
-    return ShownSize(height, width, orientation if orientation in range(2, 9) else 1)
+    return ShownSize(height, width, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow turns it while it decodes it
+        return 1
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except BROKEN_EXIF:
+        return 1
+    return value if value in range(2, 9) else 1
 
 
 class FileIndex:
@@ -191,7 +213,7 @@ class FileIndex:
         is none, or more than one.
         """
         last = last_part(name)
-        if os.path.splitext(last)[1].lower() not in EXTENSIONS:
+        if os.path.splitext(last)[1].lower() not in image_suffixes():
             return self.stem(last, near)
         found = self._by_name.get(name_key(last), [])
         return _nearest([path for path in found if path.name == last] or found, near)

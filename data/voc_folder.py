@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from data.convert_options import ReadOptions
 from data.errors import DataError
-from data.images import EXTENSIONS
 from data.label_files import (
     TURNED,
     FileIndex,
     ShownSize,
     choose_split,
     files_below,
+    image_suffixes,
     last_part,
     name_key,
     raise_first,
@@ -53,7 +53,7 @@ class VocFolder:
         self.root, self.options = root, options
         self.has_lists = has_lists(root) if with_lists is None else with_lists
         above = options.images_root or root
-        self.index = FileIndex(files_below(above, EXTENSIONS))
+        self.index = FileIndex(files_below(above, image_suffixes()))
         self.splits: dict[str, Members]
         if self.has_lists:
             xmls = files_below(root / "Annotations", {".xml"})
@@ -251,7 +251,7 @@ def _box(entry: VocObject, path: Path, first_pixel: int, findings: Findings) -> 
 
 def _suffix(name: str) -> str:
     suffix = os.path.splitext(last_part(name))[1]
-    return suffix if suffix.lower() in EXTENSIONS else ""
+    return suffix if suffix.lower() in image_suffixes() else ""
 
 
 def _stem(name: str) -> str:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
-from data.images import EXTENSIONS
-from data.label_files import SPLITS, last_part, read_lines, split_order
+from data.label_files import SPLITS, image_suffixes, last_part, read_lines, split_order
 
 OF_ONE_CLASS = re.compile(r".+\s(-1|0|1)")  # such as "000005 -1" in aeroplane_train.txt
 
@@ -93,7 +92,7 @@ def _name(line: str, xmls: Mapping[str, Path]) -> str:
     if line in xmls:
         return line
     stem, suffix = os.path.splitext(last_part(line))
-    return stem if suffix.lower() in (*EXTENSIONS, ".xml") else last_part(line)
+    return stem if suffix.lower() in (*image_suffixes(), ".xml") else last_part(line)
 
 
 def _is_for_one_class(names: Sequence[str], xmls: Container[str]) -> bool:

@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 
 from data.errors import DataError
-from data.images import EXTENSIONS
 from data.label_files import (
     SPLITS,
     choose_split,
     files_below,
+    image_suffixes,
     read_lines,
     read_text,
     split_of,
@@ -54,7 +54,7 @@ def read_yolo_set(source: Path, images_root: Path | None = None) -> YoloSet:
     if described is None:
         above = images_root or source
         images: dict[str, list[Path]] = {}
-        for path in files_below(above, EXTENSIONS):
+        for path in files_below(above, image_suffixes()):
             images.setdefault(split_of(path, above), []).append(path)
         return _with_names(YoloSet(source, True, None, choose_split(images, None, source)))
     content = _read_description(described)
@@ -144,7 +144,7 @@ def _add_entry(result: YoloSet, split: str, entry: str, root: str | None) -> Non
         result.remarks.append(f"guessed: {split} is {place}, since {usual} is not there")
     images = result.images.setdefault(split, [])
     if place.is_dir():
-        images += files_below(place, EXTENSIONS)
+        images += files_below(place, image_suffixes())
         return
     lines = [line for line in read_lines(place) if line]
     found = [_locate(line, place.parent, str(result.home), root) for line in lines]

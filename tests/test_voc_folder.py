@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
+from PIL import Image
 
 from data.convert_options import ReadOptions
 from data.errors import DataError
@@ -175,3 +176,14 @@ def test_an_unreadable_image_is_left_out(tmp_path):
         write_text(tmp_path / f"{name}.xml", voc_xml(file_name=f"{name}.jpg"))
     assert pairs(tmp_path) == {"": [("b.jpg", "dog")]}
     assert "left out: images that cannot be read: 1" in lines(tmp_path)
+
+
+def test_a_broken_exif_block_costs_nothing(tmp_path, monkeypatch):
+    def getexif(image):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image, "getexif", getexif)
+    write_image(tmp_path / "a.jpg", 30, 40)
+    write_text(tmp_path / "a.xml", voc_xml(width=0))
+    ((image,),) = [split.images for split in read(tmp_path).splits]
+    assert (image.height, image.width) == (40, 30)
