@@ -8,5 +8,6 @@ The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `
 `run_directory`, `start_block`, `dist`, `amp`, `evaluate`, and `cli`, which the scripts share.
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,
-`export_backbone`, `demo`.
+`export_backbone`, `demo`; `check_data` (behind `python -m data.check`) with `refused`, `positives`
+and `data_page`.
 """

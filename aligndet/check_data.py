@@ -1,0 +1,305 @@
+"""Read everything that training would read, and print one page about it.
+
+    python -m data.check --config FILE [--stage finetune|box|image] [key=value ...]
+
+The page shows images, boxes and classes, sizes as the network sees them, what is left out, and how
+many points or anchors the detector would match with boxes of each size. Every image is decoded.
+What training would refuse, or stop at later, is listed at the end, all of it, with exit status 1.
+The backbone's weights are not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from aligndet import data_page
+from aligndet.adapters import adapter_class
+from aligndet.config import Config, load_config
+from aligndet.evaluate import average_precision
+from aligndet.positives import ASSIGNERS, detector_without_weights
+from aligndet.probe import ProbeData
+from aligndet.refused import MOST, Judged, judge
+from aligndet.strict_yaml import load_yaml
+from data.build import DataConfig, build_image_files, build_train, build_two_views, build_val
+from data.coco import CocoDataset, load_coco
+from data.errors import DataError
+from data.images import image_sizes, list_images, read_image
+
+THREADS = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 1 if training would refuse the config or the data."""
+    parser = argparse.ArgumentParser(description="Read all that training would read.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML, see configs/")
+    parser.add_argument(
+        "--stage", choices=tuple(CHECKS), help="what the config is for (by the keys that are set)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
+    args = parser.parse_intermixed_args(arguments)
+    try:
+        config = load_config(args.config, args.overrides)
+    except ValueError as error:
+        print(f"error: {error}")
+        return 1
+    stage = args.stage or recognise(args.config, args.overrides, config)
+    print(f"{args.config}: {TITLES[stage]}")
+    problems = CHECKS[stage](config)
+    if not problems:
+        print("\nno problems: training can start")
+        return 0
+    print(f"\n{data_page.counted(len(problems), 'problem')} that training would stop at:")
+    print("\n".join(data_page.problem_lines(problems)))
+    return 1
+
+
+def recognise(path: str | Path, overrides: Sequence[str], config: Config) -> str:
+    """The stage that a config is for, by the keys that are set."""
+    given = set(load_yaml(Path(path).read_text(encoding="utf-8")))
+    given |= {override.partition("=")[0].split(".")[0] for override in overrides}
+    if "image" in given:
+        return "image"
+    return "box" if config.data.train.annotations is None else "finetune"
+
+
+def check_finetuning(config: Config) -> list[str]:
+    """Print what fine-tuning and its evaluation would read; returns the problems."""
+    data = config.data
+    train, problems = check_labelled(config, "train", build_train)
+    if train is not None:
+        problems += print_positives(config, train, len(train.categories))
+    val, more = check_labelled(config, "val", build_val)
+    problems += more
+    if val is not None:
+        problems += print_perfect_score(data.val.annotations)
+    if train is not None and val is not None:
+        if train.categories != val.categories:
+            problems.append(
+                f"{data.val.annotations}: its categories differ from those of "
+                f"{data.train.annotations}; make ids and names equal"
+            )
+        both = _paths(train) & _paths(val)
+        if both:
+            print(f"note: {len(both):,} images are in train and in val, such as {min(both)}")
+    return problems
+
+
+def check_labelled(
+    config: Config, name: str, build: Callable[[Any], Any]
+) -> tuple[CocoDataset | None, list[str]]:
+    """Print the section of one labelled split.
+
+    Args:
+        config: of the run.
+        name: train or val.
+        build: of `data.build`, from the `data` section to a dataset with an attribute `coco`.
+
+    Returns:
+        The dataset without what is refused, None if nothing is left; the problems.
+    """
+    data, split = config.data, getattr(config.data, name)
+    print(f"\n{name}: {split.images}, {split.annotations}")
+    if split.images is None or split.annotations is None:
+        return None, _refusal(partial(build, data))
+
+    def dataset(path: Path, **changes: Any) -> CocoDataset:
+        changes[name] = replace(split, annotations=str(path))
+        return build(replace(data, **changes)).coco
+
+    judged = judge(dataset, partial(dataset, skip_empty=False), split.annotations)
+    problems = _all_problems(judged, split.annotations, name)
+    coco = judged.accepted
+    if coco is not None:
+        records = coco.records
+        sides = data.short_sides if name == "train" else (data.eval_short_side,)
+        labels = [label for record in records for label in record.labels.tolist()]
+        lines = [
+            *data_page.contents_lines(coco, judged.content),
+            *data_page.class_lines(coco.categories.names, labels),
+            data_page.per_image_line([len(r.boxes) for r in records], "boxes"),
+            *data_page.size_lines([(r.height, r.width) for r in records], sides, data.max_side),
+        ]
+        print("\n".join(lines))
+    return coco, problems
+
+
+def check_box_domain(config: Config) -> list[str]:
+    """Print what box-domain pre-training would read; returns the problems."""
+    data, split, limit = config.data, config.data.train, config.box_domain.max_proposals
+    print(f"\ntrain: {split.images}, {split.proposals or 'boxes are searched for'}")
+    problems = _refusal(partial(adapter_class, config.model.detector))
+    if split.images is None or split.proposals is None:
+        images, more = _listed_images(replace(config, data=_without_annotations(data)), False)
+        return problems + more + _too_few(config, len(images))
+
+    def dataset(path: Path) -> CocoDataset:
+        proposals = replace(split, proposals=str(path))
+        return build_two_views(replace(data, train=proposals), limit).source
+
+    judged = judge(dataset, dataset, split.proposals)
+    problems += _all_problems(judged, split.proposals, "train")
+    coco = judged.accepted
+    if coco is None:
+        return problems
+    records = coco.records
+    lines = [
+        *data_page.contents_lines(coco, judged.content),
+        data_page.per_image_line([len(r.boxes[:limit]) for r in records], "proposals used"),
+        *data_page.size_lines(
+            [(r.height, r.width) for r in records], data.short_sides, data.max_side
+        ),
+    ]
+    print("\n".join(lines))
+    problems += print_positives(config, coco, 1, limit)
+    return problems + _too_few(config, len(coco))
+
+
+def check_image_domain(config: Config) -> list[str]:
+    """Print what image-domain pre-training would read; returns the problems."""
+    image = config.image
+    print(f"\ntrain: {config.data.train.images}")
+    images, problems = _listed_images(config, image.spec.needs_classes)
+    problems += _refusal(partial(image.groups_per_process, config.data.batch_size))
+    if image.method == "moco_v2" and image.moco.queue > len(images) > 0:
+        print(f"note: image.moco.queue is {image.moco.queue:,}, set it below the number of images")
+    if image.probe_train is not None and image.probe_val is not None:
+        print(f"\nprobe: {image.probe_train}, {image.probe_val}")
+        problems += _refusal(partial(ProbeData.read, image.probe_train, image.probe_val))
+    return problems
+
+
+CHECKS: dict[str, Callable[[Config], list[str]]] = {
+    "finetune": check_finetuning,
+    "box": check_box_domain,
+    "image": check_image_domain,
+}
+TITLES = {
+    "finetune": "fine-tuning",
+    "box": "box-domain pre-training",
+    "image": "image-domain pre-training",
+}
+
+
+def print_positives(
+    config: Config, coco: CocoDataset, num_classes: int, limit: int | None = None
+) -> list[str]:
+    """Print how many positives boxes of each size get; returns the problems of `model.*`."""
+    name, data = config.model.detector, config.data
+    try:
+        detector = detector_without_weights(config.model, num_classes)
+    except ValueError as error:
+        return [str(error)]
+    if name in ASSIGNERS:
+        sides = (data.short_sides, data.max_side)
+        print("\n".join(data_page.positives_lines(detector, name, coco.records, *sides, limit)))
+    else:
+        print(f"{name} matches boxes with queries, so that boxes of any size have a positive")
+    return []
+
+
+def print_perfect_score(annotations: str) -> list[str]:
+    """Score the labels against themselves, as an evaluation would score detections."""
+    try:
+        content = load_coco(annotations)
+    except DataError:
+        return []  # known by now
+    found = [
+        {key: entry[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+        for entry in content["annotations"]
+    ]
+    try:
+        score = average_precision(content, found)["AP"]
+    except Exception as error:  # whatever it is, it would end the run after the training
+        return [f"{annotations}: cannot be evaluated ({type(error).__name__}: {error})"]
+    if score is None:
+        return [f"{annotations}: has no object to find, so there is no AP; label some"]
+    print(f"the labels scored against themselves: AP {score:.1f}")
+    return []
+
+
+def _listed_images(config: Config, with_classes: bool) -> tuple[Sequence[str], list[str]]:
+    """Print a section about images without boxes; returns their paths and the problems."""
+    folder = config.data.train.images
+    try:
+        images = build_image_files(config.data, with_classes)
+    except DataError as error:
+        problems = [str(error)]
+        try:
+            files = list_images(folder) if folder is not None else []
+        except DataError:
+            files = []
+        # The error names one file; each is named by reading them all.
+        return files, _unreadable(partial(_read_file, folder, files), len(files)) or problems
+    problems = _unreadable(partial(_read_file, images.root, images.files), len(images))
+    print(data_page.counted(len(images), "image"))
+    if images.labels:
+        print("\n".join(data_page.class_lines(images.classes, images.labels)))
+    if not problems:
+        print("\n".join(data_page.size_lines(image_sizes(images.root, images.files))))
+    return images.files, problems
+
+
+def _without_annotations(data: DataConfig) -> DataConfig:
+    return replace(data, train=replace(data.train, annotations=None))
+
+
+def _too_few(config: Config, images: int) -> list[str]:
+    batch = config.data.batch_size
+    if images >= batch:
+        return []
+    return [f"data.train has {images} images, fewer than data.batch_size={batch}; lower it"]
+
+
+def _refusal(build: Callable[[], object]) -> list[str]:
+    """Why something cannot be built."""
+    try:
+        build()
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _all_problems(judged: Judged[CocoDataset], annotations: str, name: str) -> list[str]:
+    """What is refused, and what cannot be decoded."""
+    coco = judged.accepted
+    problems = list(judged.problems)
+    if not judged.complete:
+        problems.append(f"{annotations}: there may be more; the search ended after {MOST} images")
+    if coco is not None:
+        coco.annotations = Path(annotations)  # its messages name the file itself
+        problems += _unreadable(coco.read, len(coco), name)
+    return problems
+
+
+def _unreadable(read: Callable[[int], object], count: int, name: str = "train") -> list[str]:
+    """Decode every image, in threads; returns the problems."""
+
+    def attempt(index: int) -> str | None:
+        try:
+            read(index)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = tqdm(
+            pool.map(attempt, range(count)), f"decode {name}", count, unit="image", leave=False
+        )
+        return [problem for problem in results if problem is not None]
+
+
+def _read_file(folder: Path, files: Sequence[str], index: int) -> object:
+    return read_image(Path(folder) / files[index])
+
+
+def _paths(coco: CocoDataset) -> set[str]:
+    return {os.path.realpath(coco.images / record.file_name) for record in coco.records}
