@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,6 +34,7 @@ from data.build import DataConfig, build_image_files, build_train, build_two_vie
 from data.coco import CocoDataset, load_coco
 from data.errors import DataError
 from data.images import image_sizes, list_images, read_image
+from data.labelled_images import counted
 
 THREADS = 4
 
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(args.config, args.overrides)
     except ValueError as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 1
     stage = args.stage or recognise(args.config, args.overrides, config)
     print(f"{args.config}: {TITLES[stage]}")
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not problems:
         print("\nno problems: training can start")
         return 0
-    print(f"\n{data_page.counted(len(problems), 'problem')} that training would stop at:")
+    print(f"\n{counted(len(problems), 'problem')} that training would stop at:")
     print("\n".join(data_page.problem_lines(problems)))
     return 1
 
@@ -240,7 +242,7 @@ def _listed_images(config: Config, with_classes: bool) -> tuple[Sequence[str], l
         # The error names one file; each is named by reading them all.
         return files, _unreadable(partial(_read_file, folder, files), len(files)) or problems
     problems = _unreadable(partial(_read_file, images.root, images.files), len(images))
-    print(data_page.counted(len(images), "image"))
+    print(counted(len(images), "image"))
     if images.labels:
         print("\n".join(data_page.class_lines(images.classes, images.labels)))
     if not problems:

@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from aligndet.positives import UNITS, positives_per_box
 from data.coco import CocoDataset, Record
+from data.labelled_images import counted
 from data.transforms import resized_size
 
-CLASSES = 15  # lines of classes; the rarest ones are summed up
+CLASSES = 12  # lines of classes; the rarest ones are summed up
 BAR = 40  # characters of the longest bar
 ALIKE = 5  # problems of one kind that are printed
 SAMPLE = 200  # images whose positives are counted
@@ -47,12 +48,6 @@ def contents_lines(dataset: CocoDataset, content: Mapping[str, Any]) -> list[str
     )
     parts = [counted(number, what) + why for number, what, why in left_out if number]
     return lines + ([f"left out: {', '.join(parts)}"] if parts else [])
-
-
-def counted(number: int, what: str) -> str:
-    """Such as `1 box`, `2,000 boxes`."""
-    plural = "es" if what.endswith(("x", "s")) else "s"
-    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 def class_lines(names: Sequence[str], labels: Sequence[int]) -> list[str]:

@@ -24,7 +24,7 @@ from data.convert_options import ReadOptions, add_options, read_classes
 from data.errors import DataError
 from data.json_files import read_json, write_json_atomic
 from data.label_files import files_below, image_suffixes, name_key
-from data.labelled_images import Findings, Labelled, Split, summary, to_coco
+from data.labelled_images import Findings, Labelled, Split, counted, summary, to_coco
 from data.voc import read_voc
 from data.voc_lists import has_lists
 from data.yolo import NO_LABELS, read_yolo
@@ -55,7 +55,7 @@ def convert(
     options = options or ReadOptions()
     joined = options.split == "all"
     options = replace(options, split=None) if joined else options
-    kind = kind or _recognise(path)
+    kind = kind or _recognise(path, options.images_root)
     if kind == "voc":
         labelled = read_voc(_voc_folders(path), options, classes)
     else:
@@ -67,7 +67,7 @@ def convert(
     return labelled
 
 
-def _recognise(source: Path) -> str:
+def _recognise(source: Path, images_root: Path | None) -> str:
     """The kind of a source.
 
     Raises:
@@ -79,10 +79,11 @@ def _recognise(source: Path) -> str:
         raise DataError(_about_json(source))
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; give the folder that holds the labels")
-    xmls = files_below(source, {".xml"})
-    stems = {name_key(path.stem) for path in files_below(source, image_suffixes())}
-    texts = [p for p in files_below(source, {".txt"}) if p.name.lower() not in NO_LABELS]
-    texts = [p for p in texts if p.parent.name == "labels" or name_key(p.stem) in stems]
+    files = files_below(source, {".xml", ".txt", ".json", *image_suffixes()})
+    xmls, texts, jsons = ([p for p in files if p.suffix == s] for s in (".xml", ".txt", ".json"))
+    images = files if images_root is None else files_below(images_root, image_suffixes())
+    stems = {name_key(p.stem) for p in images if p.suffix.lower() in image_suffixes()}
+    texts = [p for p in texts if name_key(p.stem) in stems and p.name.lower() not in NO_LABELS]
     if xmls and texts:
         raise DataError(
             f"{source}: holds both XML files (such as {xmls[0]}) and YOLO's texts (such as "
@@ -92,9 +93,8 @@ def _recognise(source: Path) -> str:
         return "voc"
     if texts or description_files(source):
         return "yolo"
-    found = files_below(source, {".json"})
-    if found:
-        raise DataError(_about_json(found[0]))
+    if jsons:
+        raise DataError(_about_json(jsons[0]))
     raise DataError(
         f"{source}: holds no labels that can be converted (XML of Pascal VOC, texts or a yaml of "
         "YOLO); give the folder that holds them"
@@ -207,7 +207,7 @@ def _report(
     classes = [f"{name} {boxes[number]:,}" for number, name in enumerate(labelled.classes, start=1)]
     hidden = len(classes) - CLASSES_PRINTED
     more = f", and {hidden:,} more" if hidden > 0 else ""
-    lines.append(f"{len(classes):,} classes: {', '.join(classes[:CLASSES_PRINTED])}{more}")
+    lines.append(f"{counted(len(classes), 'class')}: {', '.join(classes[:CLASSES_PRINTED])}{more}")
     file_of = {split.name: file for split, file in zip(labelled.splits, files, strict=True)}
     train = next((file_of[name] for name in ("train", "trainval", "") if name in file_of), None)
     val = next((file_of[name] for name in ("val", "test") if name in file_of), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,6 @@ class Split:
     images: list[LabelledImage]
     findings: Findings = field(default_factory=Findings)
 
-    def names(self) -> Iterator[str]:
-        """The class of each object."""
-        for image in self.images:
-            for box in image.boxes:
-                yield box.name
-
 
 @dataclass
 class Labelled:
@@ -132,15 +126,25 @@ def choose_classes(
     return tuple(usual) if found <= set(usual) else tuple(sorted(found))
 
 
-def require_images(splits: Sequence[Split], source: object) -> None:
-    """Raise a DataError if there is no split, or one of which no image is left."""
-    if not splits:
-        raise DataError(f"{source}: no split with labels was found; give the folder above them")
+def labelled_splits(splits: Sequence[Split], source: object) -> tuple[list[Split], list[str]]:
+    """The splits that have images, and a remark on each of the others, such as a test set without
+    labels.
+
+    Raises:
+        DataError: no split has an image.
+    """
+    kept = [split for split in splits if split.images]
+    remarks = []
     for split in splits:
         if not split.images:
             reasons = "; ".join(split.findings.lines()) or "no label file was found"
             name = f" of {split.name}" if split.name else ""
-            raise DataError(f"{source}: no labelled image{name} can be used ({reasons})")
+            remarks.append(f"no labelled image{name} can be used ({reasons})")
+    if not kept:
+        raise DataError(f"{source}: {'; '.join(remarks) or 'has no labels'}")
+    if [split.name for split in kept] == ["other"]:
+        kept[0].name = ""
+    return kept, [f"left out: {remark}" for remark in remarks]
 
 
 def to_coco(
@@ -207,7 +211,7 @@ def summary(content: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Numbers of images and boxes of a COCO dict from `to_coco`."""
     images, annotations = content["images"], content["annotations"]
     labelled = {entry["image_id"] for entry in annotations}
-    parts = [f"{len(images):,} images", f"{len(annotations):,} boxes"]
+    parts = [counted(len(images), "image"), counted(len(annotations), "box")]
     difficult = [entry["iscrowd"] for entry in annotations if entry.get("difficult")]
     if difficult:
         treated = "ignored" if all(difficult) else "kept"
@@ -215,6 +219,12 @@ def summary(content: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     if len(labelled) < len(images):
         parts.append(f"{len(images) - len(labelled):,} of the images without boxes")
     return ", ".join(parts)
+
+
+def counted(number: int, what: str) -> str:
+    """Such as `1 box`, `2,000 boxes`."""
+    plural = "es" if what.endswith(("x", "s")) else "s"
+    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 class _Categories:
@@ -234,7 +244,7 @@ class _Categories:
         if len(similar) == 1:
             findings.changed(f"class {box.name!r} taken for {similar[0]!r}", box.where)
             return self.ids[similar[0]]
-        findings.left_out(f"boxes of class {box.name!r}, which --classes does not name", box.where)
+        findings.note(f"boxes of class {box.name!r}, left out by --classes", box.where)
         return None
 
 

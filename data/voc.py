@@ -32,8 +32,8 @@ from data.labelled_images import (
     Labelled,
     Split,
     choose_classes,
+    labelled_splits,
     require_choice_of_difficult,
-    require_images,
     summary,
     to_coco,
 )
@@ -111,7 +111,7 @@ def read_voc(
         with_lists: whether the folders must have lists; None: found out.
 
     Raises:
-        DataError: a list or an XML is missing or malformed, or a split has no image.
+        DataError: a list or an XML is missing or malformed, or no image is left.
     """
     folders = [VocFolder(root, options, with_lists) for root in roots]
     files = [file for folder in folders for file in folder.files.values() if file is not None]
@@ -126,8 +126,8 @@ def read_voc(
     usual = CLASSES if all(folder.has_lists for folder in folders) else ()
     chosen = choose_classes(names, classes, usual)
     splits = [by_name[name] for name in sorted(by_name, key=split_order)]
-    require_images(splits, ", ".join(map(str, roots)))
-    remarks = [remark]
+    splits, left_out = labelled_splits(splits, ", ".join(map(str, roots)))
+    remarks = [remark, *left_out]
     if usual and classes is None and chosen != CLASSES:
         other = min(names - set(CLASSES))
         remarks.append(f"classes are those of the files, since {other!r} is none of VOC's 20")

@@ -57,7 +57,7 @@ class VocFolder:
         self.splits: dict[str, Members]
         if self.has_lists:
             xmls = files_below(root / "Annotations", {".xml"})
-            lists = splits_by_lists(root, options.split)
+            lists = splits_by_lists(root, {xml.stem: xml for xml in xmls}, options.split)
             self.files = _read_all(xmls, {x for listed in lists.values() for x in listed.xmls})
             self.image_of = self._pair()
             self.splits = {
@@ -173,9 +173,9 @@ class VocFolder:
         for image in self.index.files:
             if image not in taken:
                 others.setdefault(split_of(image, images_root), []).append(image)
-        names = xmls.keys() | (others.keys() if self.options.keep_unlabelled else set())
         members = {
-            name: Members(tuple(xmls.get(name, ())), tuple(others.get(name, ()))) for name in names
+            name: Members(tuple(xmls.get(name, ())), tuple(others.get(name, ())))
+            for name in xmls.keys() | others.keys()
         }
         return choose_split(members, self.options.split, self.root)
 

@@ -30,17 +30,17 @@ def has_lists(root: Path) -> bool:
     return (root / "Annotations").is_dir() and bool(_list_files(root))
 
 
-def splits_by_lists(root: Path, split: str | None) -> dict[str, Listed]:
+def splits_by_lists(root: Path, xmls: Mapping[str, Path], split: str | None) -> dict[str, Listed]:
     """The splits of a VOC folder by its lists; lists for one class are no splits.
 
     Args:
-        root: folder with `Annotations` and `ImageSets`.
+        root: folder with `ImageSets`.
+        xmls: the XML files by their names without suffix.
         split: the only list to read; None: all.
 
     Raises:
         DataError: there is no such list, it names no image or is for one class.
     """
-    xmls = {path.stem: path for path in sorted((root / "Annotations").glob("*.xml"))}
     files = _list_files(root)
     if split is not None:
         wanted = SPLITS.get(split.lower(), split)
@@ -49,7 +49,7 @@ def splits_by_lists(root: Path, split: str | None) -> dict[str, Listed]:
         files = {split: path}
     found: dict[str, Listed] = {}
     for name in sorted(files, key=split_order):
-        listed = _read_list(files[name], root, xmls, required=split is not None)
+        listed = _read_list(files[name], xmls, required=split is not None)
         if listed is not None:
             found[name] = listed
     return found
@@ -62,7 +62,7 @@ def _list_files(root: Path) -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.txt")}
 
 
-def _read_list(path: Path, root: Path, xmls: Mapping[str, Path], required: bool) -> Listed | None:
+def _read_list(path: Path, xmls: Mapping[str, Path], required: bool) -> Listed | None:
     """One list; None if it is not required, and is empty or for one class."""
     try:
         lines = [line for line in read_lines(path) if line]

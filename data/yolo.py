@@ -31,7 +31,7 @@ from data.labelled_images import (
     LabelledImage,
     Split,
     choose_classes,
-    require_images,
+    labelled_splits,
 )
 from data.yolo_sets import NAME_FILES, YoloSet, read_yolo_set
 from data.yolo_txt import YoloBox, read_yolo_txt
@@ -51,7 +51,7 @@ def read_yolo(source: Path, options: ReadOptions, classes: Sequence[str] | None 
 
     Raises:
         DataError: see `read_yolo_set`; a label cannot be read (the file and line are named), there
-            are no class names, or a split has no labelled image.
+            are no class names, or no image is labelled.
     """
     found = read_yolo_set(source, options.images_root)
     names = found.names
@@ -75,7 +75,8 @@ def read_yolo(source: Path, options: ReadOptions, classes: Sequence[str] | None 
         splits.append(split)
         _add_images(split, chosen[name], labels, options.keep_unlabelled)
     raise_first(problems)
-    require_images(splits, source)
+    splits, left_out = labelled_splits(splits, source)
+    found.remarks += left_out
     in_order = choose_classes((), classes, tuple(dict.fromkeys(names[k] for k in sorted(names))))
     if len(in_order) < len(names) and classes is None:
         found.remarks.append("note: classes with the same name are joined")
@@ -150,7 +151,8 @@ def _pair(found: YoloSet) -> tuple[dict[Path, Path], list[Path]]:
         text = None if image in label_of else index.stem(image.stem, image)
         if text is not None and _same_split(image, text):
             label_of[image] = text
-    return label_of, [text for text in others if text not in set(label_of.values())]
+    taken = set(label_of.values())
+    return label_of, [text for text in others if text not in taken]
 
 
 def _expected_labels(image: Path) -> Iterator[Path]:

@@ -69,7 +69,8 @@ def labelled(tmp_path, train=None, val=None):
 
 def run(capsys, config, *arguments):
     status = check_data.main(["--config", str(config), *arguments])
-    return status, capsys.readouterr().out
+    out, err = capsys.readouterr()
+    return status, err + out
 
 
 def test_a_good_set(tmp_path, capsys):
@@ -260,5 +261,5 @@ def test_the_command(tmp_path):
     command = [sys.executable, "-m", "data.check", "--config", str(tmp_path / "gone.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stdout.startswith("error: ")
-    assert "no such config" in done.stdout
+    assert done.stderr.startswith("error: ")
+    assert "no such config" in done.stderr

@@ -187,7 +187,7 @@ def test_what_is_left_out_changed_and_guessed_is_printed(tmp_path, capsys):
     for sentence in (
         "guessed: corners are edges that count from 0 (4 touch 0, 2 touch 1; else --first-pixel 1)",
         "note: Dog and dog are different classes",
-        "1 images, 3 boxes",
+        "1 image, 3 boxes",
         "left out: boxes without area or outside their image: 1 (first: ",
         "changed: boxes with swapped corners, put in order: 1 (first: ",
         "changed: boxes that stick out of their image, clipped: 1 (first: ",
@@ -197,7 +197,7 @@ def test_what_is_left_out_changed_and_guessed_is_printed(tmp_path, capsys):
     ):
         assert sentence in out
     assert run(tmp_path, "--output", tmp_path / "o.json", "--classes", "dog") == 0
-    assert "1 classes: dog 3" in capsys.readouterr().out
+    assert "1 class: dog 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,10 @@ def test_what_is_left_out_changed_and_guessed_is_printed(tmp_path, capsys):
         ({"a.txt": "hello"}, "holds no labels that can be converted"),
         ({"x.json": '{"images": [], "annotations": []}'}, "x.json: is COCO JSON already; use it"),
         ({"x.json": '{"shapes": []}'}, "is JSON, but not COCO's; export"),
-        ({"a.xml": voc_xml(), "labels/a.txt": "0 1 1 1 1"}, "both.*--kind voc or --kind yolo"),
+        (
+            {"a.xml": voc_xml(), "a.jpg": "", "labels/a.txt": "0 1 1 1 1"},
+            "both.*--kind voc or --kind yolo",
+        ),
         ({"a.xml": "<annotation>"}, "not readable as XML"),
         ({"a.xml": "<annotations/>"}, "no labelled image can be used"),
     ],
@@ -260,3 +263,33 @@ def test_images_elsewhere(tmp_path):
     assert run(tmp_path / "xml", *arguments) == 0
     (image,) = json.loads((tmp_path / "o.json").read_text())["images"]
     assert image["file_name"] == "deep/a.png"
+
+
+@pytest.mark.parametrize("kind", ["voc", "yolo"])
+def test_a_test_set_without_labels_is_left_out(tmp_path, capsys, kind):
+    source, truth = tmp_path / "set", make_truth(3, seed=5)
+    if kind == "voc":
+        truth = write_voc(source / "train", truth, 1)
+    else:
+        write_yolo(source / "train", truth)
+        write_text(source / "data.yaml", f"train: train\ntest: test\nnames: {list(NAMES)}\n")
+    write_image(source / "test" / "images" / "t.png")
+    assert run(source, "--output", tmp_path / "o.json") == 0
+    out = capsys.readouterr().out
+    assert "left out: no labelled image of test can be used (note: images without" in out
+    assert_same(tmp_path / "o.json", truth)
+    assert run(source, "--output", tmp_path / "o.json", "--split", "test") == 1
+    assert "no labelled image of test" in capsys.readouterr().err
+    arguments = ["--output", tmp_path / "all.json", "--keep-unlabelled"]
+    assert run(source, *arguments) == 0
+    assert len(json.loads((tmp_path / "all_test.json").read_text())["images"]) == 1
+
+
+def test_yolo_labels_elsewhere(tmp_path):
+    write_image(tmp_path / "photos" / "a.png")
+    write_text(tmp_path / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5")
+    arguments = ["--images-root", tmp_path / "photos", "--classes", "dog"]
+    assert run(tmp_path / "labels", "--output", tmp_path / "o.json", *arguments) == 0
+    content = json.loads((tmp_path / "o.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.png"]
+    assert [entry["bbox"] for entry in content["annotations"]] == [[5, 2.5, 10, 5]]

@@ -131,8 +131,8 @@ def test_no_files_import_each_other():
     assert circle({name: imported_files(name) for name in FILES}) == []
 
 
-# `python -m data.check` stands beside the other commands on data, but runs the detectors' assigners:
-# the file is a door to aligndet/check_data.py, and nothing imports it.
+# `python -m data.check` stands beside the other commands on data, but runs the detectors'
+# assigners: the file is a door to aligndet/check_data.py, and nothing imports it.
 DOOR = "data/check.py"
 
 

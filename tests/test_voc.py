@@ -159,7 +159,7 @@ def test_bad_objects_are_left_out_and_counted(tmp_path, capsys, bad, message):
     arguments = ["--voc", str(root), "--split", "trainval", "--output", str(output)]
     assert voc.main(arguments) == 0
     out = capsys.readouterr().out
-    assert "2 images, 1 boxes, 1 of the images without boxes" in out
+    assert "2 images, 1 box, 1 of the images without boxes" in out
     assert re.search(rf"left out: .*{message}.*: 2 \(first: .*1\.xml\)", out)
     output.unlink()
     assert voc.main([*arguments, "--strict"]) == 1
@@ -199,7 +199,7 @@ def test_classes_that_are_not_given_are_left_out(tmp_path):
     content = voc.convert([root], "trainval", classes=["cat", "dog"], findings=findings)
     assert [entry["category_id"] for entry in content["annotations"]] == [2, 1]
     lines = "\n".join(findings.lines())
-    assert "left out: boxes of class 'cow', which --classes does not name: 2" in lines
+    assert "note: boxes of class 'cow', left out by --classes: 2" in lines
     assert "changed: class 'Cat' taken for 'cat': 1" in lines
 
 
