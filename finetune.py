@@ -21,7 +21,7 @@ from aligndet.best_weights import BestWeights
 from aligndet.config import Config, load_config
 from aligndet.evaluate import Evaluation, evaluate
 from aligndet.run_directory import RunDirectory, inputs_of
-from aligndet.start_block import print_start, resumed_from, shortened
+from aligndet.start_block import label_lines, print_start, resumed_from, shortened
 from aligndet.transfer import (
     Manifest,
     backbone_manifest,
@@ -97,11 +97,11 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         manifest.save(run.manifest)
     title = f"fine-tuning {config.model.detector} on {config.model.backbone}, "
     title += f"{len(categories)} classes: {shortened(categories.names)}"
-    labels = {"train": train.coco.contents.lines(), "val": val.coco.contents.lines()}
+    labels = {"train": label_lines(train.coco), "val": label_lines(val.coco)}
     weights = resumed_from(resume) or weight_lines(detector, manifest)
     print_start(title, labels, config, schedule, device, weights)
     sides = (config.data.eval_short_side, config.data.max_side)
-    content = partial(detector_file, detector, config.model, categories, sides)
+    content = partial(detector_file, detector, config.model, categories, sides, config.data.reading)
     evaluation = scorer(detector, config, val, device)
     best = BestWeights(run.best, content)
 
@@ -147,7 +147,7 @@ def evaluation_only(config: Config, args: argparse.Namespace, device: torch.devi
     """Score a fine-tuned detector, which is rebuilt from the checkpoint alone."""
     with cli.one_line_errors(ValueError):
         val = build_val(config.data)
-        detector, categories, _ = read_detector(args.checkpoint)
+        detector, categories, *_ = read_detector(args.checkpoint)
         check_same_categories(val, categories, args.checkpoint)
     score = scorer(detector.to(device), config, val, device)
     run = RunDirectory(config.output_dir)

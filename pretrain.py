@@ -106,7 +106,7 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         score = backbone_scorer(task, images, config, device)
         run.open(config, resume)
     title = f"image-domain pre-training of {config.model.backbone} by {config.image.method}"
-    train = {"train": [f"{len(images):,} images", *task.notes(len(images))]}
+    train = {"train": [f"{len(images):,} images", *images.notes, *task.notes(len(images))]}
     weights = backbone_lines(task.backbone, frozen_stages=0)
     print_start(title, train, config, schedule, device, resumed_from(resume) or weights)
     fit(task, batches, config, run, resume, device, score)
@@ -127,7 +127,7 @@ def backbone_scorer(
     image = config.image
     if image.probe_train is None or image.probe_val is None:
         return None
-    data = ProbeData.read(image.probe_train, image.probe_val)
+    data = ProbeData.read(image.probe_train, image.probe_val, config.data.reading)
     same_classes = images.classes == data.val.classes
     return partial(
         probe,

@@ -29,11 +29,13 @@ from aligndet.evaluate import average_precision
 from aligndet.positives import ASSIGNERS, detector_without_weights
 from aligndet.probe import ProbeData
 from aligndet.refused import MOST, Judged, judge
+from aligndet.start_block import label_lines
 from aligndet.strict_yaml import load_yaml
 from data.build import DataConfig, build_image_files, build_train, build_two_views, build_val
 from data.coco import CocoDataset, load_coco
 from data.errors import DataError
-from data.images import image_sizes, list_images, read_image
+from data.image_check import check_images
+from data.images import ImageReading, list_images, read_image
 from data.labelled_images import counted
 
 THREADS = 4
@@ -125,7 +127,7 @@ def check_labelled(
         sides = data.short_sides if name == "train" else (data.eval_short_side,)
         labels = [label for record in records for label in record.labels.tolist()]
         lines = [
-            *data_page.contents_lines(coco, judged.content),
+            *label_lines(coco),
             *data_page.class_lines(coco.categories.names, labels),
             data_page.per_image_line([len(r.boxes) for r in records], "boxes"),
             *data_page.size_lines([(r.height, r.width) for r in records], sides, data.max_side),
@@ -154,7 +156,7 @@ def check_box_domain(config: Config) -> list[str]:
         return problems
     records = coco.records
     lines = [
-        *data_page.contents_lines(coco, judged.content),
+        *label_lines(coco),
         data_page.per_image_line([len(r.boxes[:limit]) for r in records], "proposals used"),
         *data_page.size_lines(
             [(r.height, r.width) for r in records], data.short_sides, data.max_side
@@ -240,13 +242,18 @@ def _listed_images(config: Config, with_classes: bool) -> tuple[Sequence[str], l
         except DataError:
             files = []
         # The error names one file; each is named by reading them all.
-        return files, _unreadable(partial(_read_file, folder, files), len(files)) or problems
-    problems = _unreadable(partial(_read_file, images.root, images.files), len(images))
+        return files, _unreadable(
+            partial(_read_file, folder, files, config.data.reading), len(files)
+        ) or problems
+    problems = _unreadable(
+        partial(_read_file, images.root, images.files, config.data.reading), len(images)
+    )
     print(counted(len(images), "image"))
     if images.labels:
         print("\n".join(data_page.class_lines(images.classes, images.labels)))
     if not problems:
-        print("\n".join(data_page.size_lines(image_sizes(images.root, images.files))))
+        checked = check_images(images.root, images.files, config.data.reading)
+        print("\n".join(data_page.size_lines(checked.sizes)))
     return images.files, problems
 
 
@@ -299,8 +306,8 @@ def _unreadable(read: Callable[[int], object], count: int, name: str = "train") 
         return [problem for problem in results if problem is not None]
 
 
-def _read_file(folder: Path, files: Sequence[str], index: int) -> object:
-    return read_image(Path(folder) / files[index])
+def _read_file(folder: Path, files: Sequence[str], reading: ImageReading, index: int) -> object:
+    return read_image(Path(folder) / files[index], reading)
 
 
 def _paths(coco: CocoDataset) -> set[str]:

@@ -173,3 +173,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif a != b:
             found.append(f"{prefix}{key}: {a} -> {b}")
     return found
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings in which the values of `new` replace those of `old`."""
+    both = {
+        key: merged(old[key], value) if isinstance(value, Mapping) else value
+        for key, value in new.items()
+        if isinstance(old.get(key), Mapping) == isinstance(value, Mapping)
+    }
+    return {**old, **new, **both}

@@ -8,17 +8,15 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from aligndet.positives import UNITS, positives_per_box
-from data.coco import CocoDataset, Record
-from data.labelled_images import counted
+from data.coco import Record
 from data.transforms import resized_size
 
 CLASSES = 12  # lines of classes; the rarest ones are summed up
@@ -26,28 +24,6 @@ BAR = 40  # characters of the longest bar
 ALIKE = 5  # problems of one kind that are printed
 SAMPLE = 200  # images whose positives are counted
 EDGES = (8, 16, 32, 64, 128, 256)  # of the bins of box sizes, pixels
-
-
-def contents_lines(dataset: CocoDataset, content: Mapping[str, Any]) -> list[str]:
-    """What a dataset holds, and what of its file it leaves out.
-
-    Args:
-        dataset: of training or evaluation.
-        content: its COCO JSON.
-    """
-    records = dataset.records
-    boxes = sum(len(record.boxes) for record in records)
-    names = dataset.categories.names
-    counts = ((len(records), "image"), (boxes, "box"), (len(names), "class"))
-    lines = [", ".join(counted(number, what) for number, what in counts)]
-    crowds = sum(bool(entry.get("iscrowd")) for entry in content["annotations"])
-    left_out = (
-        (crowds, "crowd box", " (iscrowd)"),
-        (dataset.dropped, "box", " without area or outside the image"),
-        (len(content["images"]) - len(records), "image", " without boxes (data.skip_empty)"),
-    )
-    parts = [counted(number, what) + why for number, what, why in left_out if number]
-    return lines + ([f"left out: {', '.join(parts)}"] if parts else [])
 
 
 def class_lines(names: Sequence[str], labels: Sequence[int]) -> list[str]:

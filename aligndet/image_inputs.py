@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.images import decode_image, read_image
+from data.images import AS_STORED, ImageReading, decode_image, read_image
 
 ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 KINDS = (
@@ -20,16 +20,21 @@ KINDS = (
 )
 
 
-def as_image(image: ImageLike) -> Image.Image:
+def as_image(image: ImageLike, reading: ImageReading = AS_STORED) -> Image.Image:
     """An 8-bit RGB image from a path, a Pillow image, an array or a tensor.
+
+    Args:
+        image: one of these.
+        reading: how a file is read; its range of values also goes for Pillow images of more than
+            8 bits.
 
     Raises:
         ValueError: it is none of these, or cannot be read.
     """
     if isinstance(image, (str, Path)):
-        return read_image(image)
+        return read_image(image, reading)
     if isinstance(image, Image.Image):
-        return _from_pillow(image)
+        return _from_pillow(image, reading)
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Tensor):
@@ -37,11 +42,11 @@ def as_image(image: ImageLike) -> Image.Image:
     raise ValueError(f"the image is a {type(image).__name__}; {KINDS}")
 
 
-def _from_pillow(image: Image.Image) -> Image.Image:
+def _from_pillow(image: Image.Image, reading: ImageReading) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # more than 8 bits: by the rule for files
         file = io.BytesIO()
         image.save(file, "TIFF")
-        return decode_image(file.getvalue(), "the image")
+        return decode_image(file.getvalue(), "the image", reading)
     return image.convert("RGB")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,7 +29,6 @@ from data.transforms import resize, to_tensor
 from data.views import pad_images
 
 THRESHOLD = 0.3  # lowest score of a detection that is shown
-WEIGHTS = "weights.pt"  # in a run directory
 NAMED = 10  # images that were left out on the screen
 
 
@@ -46,8 +46,10 @@ class Predictor:
 
     def __init__(self, weights: str | Path, device: str | torch.device = "auto") -> None:
         self.device = dist.choose_device(device) if isinstance(device, str) else device
-        detector, self.categories, self.input_sides = read_detector(weights_file(weights))
-        self.detector = detector.to(self.device).eval()
+        saved = read_detector(weights)
+        self.categories, self.input_sides, self.trained_with = saved[1:]
+        self.reading = replace(self.trained_with, exif="apply")  # what people see in a photograph
+        self.detector = saved.detector.to(self.device).eval()
 
     @torch.no_grad()
     def __call__(self, image: ImageLike) -> dict[str, Tensor]:
@@ -65,7 +67,7 @@ class Predictor:
         Raises:
             ValueError: the image is none of these.
         """
-        image = as_image(image)
+        image = as_image(image, self.reading)
         small, _ = resize(image, torch.zeros(0, 4), *self.input_sides)
         images, sizes = pad_images([to_tensor(small)])
         found = self.detector(images.to(self.device), sizes.to(self.device))[0]
@@ -84,7 +86,12 @@ class Predictor:
         shown = above(found, threshold)
         names = self.categories.names
         return draw_boxes(
-            as_image(image), shown["boxes"], shown["labels"], names, shown["scores"], font
+            as_image(image, self.reading),
+            shown["boxes"],
+            shown["labels"],
+            names,
+            shown["scores"],
+            font,
         )
 
 
@@ -92,24 +99,6 @@ def above(found: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
     """The detections that score at least `threshold`."""
     chosen = found["scores"] >= threshold
     return {key: value[chosen] for key, value in found.items()}
-
-
-def weights_file(path: str | Path) -> Path:
-    """The weights of a run, if `path` is its directory; else the path itself.
-
-    Raises:
-        ValueError: the directory holds no weights.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    if not (path / WEIGHTS).exists():
-        others = ", ".join(sorted(file.name for file in path.glob("*.pt"))) or "no other .pt file"
-        raise ValueError(
-            f"{path}: holds no {WEIGHTS} ({others}); give the directory of a finished run, or a "
-            "file of weights"
-        )
-    return path / WEIGHTS
 
 
 def main() -> None:
@@ -186,7 +175,9 @@ def predict(
             or overwrite one.
     """
     font = font or CaptionFont()
-    listed = list_inputs(images, annotations, predictor.categories)
+    # The boxes of a file of annotations are for pictures as they were read in training.
+    reading = predictor.reading if annotations is None else predictor.trained_with
+    listed = list_inputs(images, annotations, predictor.categories, reading)
     categories = listed.categories
     pictures = [picture_path(output, entry["file_name"], suffix) for entry in listed.entries]
     check_output(images, listed, output, pictures)

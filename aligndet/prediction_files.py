@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from aligndet.evaluate import coco_results
-from aligndet.image_inputs import as_image
 from data.coco import Categories, load_coco
 from data.drawing import check_apart
 from data.errors import DataError
-from data.images import list_images
+from data.file_names import locate_files
+from data.images import AS_STORED, ImageReading, list_images, read_image
 
 RESULTS = "detections.json"  # in the output folder
 
@@ -30,6 +30,7 @@ class Inputs:
     entries: list[dict[str, Any]]  # COCO's: `id`, `file_name` relative to root, maybe more
     categories: Categories  # those of the detector, maybe with the ids of a file
     source: str | Path | None  # the COCO JSON that lists them, if there is one
+    reading: ImageReading  # how their files are read
 
     def read(self, entry: Mapping[str, Any]) -> Image.Image:
         """The image of an entry.
@@ -38,7 +39,7 @@ class Inputs:
             DataError: it is missing or unreadable, or has another size than the entry says.
         """
         path = self.root / entry["file_name"]
-        image = as_image(path)
+        image = read_image(path, self.reading)
         stated = entry.get("width"), entry.get("height")
         if None not in stated and image.size != stated:
             raise DataError(
@@ -48,7 +49,12 @@ class Inputs:
         return image
 
 
-def list_inputs(images: Path, annotations: str | Path | None, categories: Categories) -> Inputs:
+def list_inputs(
+    images: Path,
+    annotations: str | Path | None,
+    categories: Categories,
+    reading: ImageReading = AS_STORED,
+) -> Inputs:
     """List the images: one file, a folder, or those of a folder that a COCO JSON lists.
 
     Raises:
@@ -58,7 +64,7 @@ def list_inputs(images: Path, annotations: str | Path | None, categories: Catego
         single = images.is_file()
         root, names = (images.parent, [images.name]) if single else (images, list_images(images))
         entries = [{"id": i, "file_name": name} for i, name in enumerate(names, start=1)]
-        return Inputs(root, entries, categories, None)
+        return Inputs(root, entries, categories, None, reading)
     if not images.is_dir():
         raise DataError(
             f"{images}: no such directory; with --annotations, give --images the folder that "
@@ -68,7 +74,10 @@ def list_inputs(images: Path, annotations: str | Path | None, categories: Catego
     if not content["images"]:
         raise DataError(f"{annotations}: lists no image; give a file that lists some")
     known = in_ids_of(annotations, content["categories"], categories)
-    return Inputs(images, content["images"], known, annotations)
+    names = [entry["file_name"] for entry in content["images"]]
+    files = locate_files(images, names, annotations, missing_ok=True)
+    entries = [{**e, "file_name": f} for e, f in zip(content["images"], files, strict=True)]
+    return Inputs(images, entries, known, annotations, reading)
 
 
 def in_ids_of(

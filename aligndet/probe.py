@@ -28,6 +28,7 @@ from data.crops import CentreCrop
 from data.errors import DataError
 from data.image_folder import ImageFiles, images_of_classes
 from data.image_views import ImageViews, collate_image_views
+from data.images import AS_STORED, ImageReading
 from data.json_files import write_json_atomic
 from data.loaders import eval_loader, iterate
 from models.backbone import BACKBONES, build_backbone
@@ -62,13 +63,13 @@ class ProbeData:
     val: ImageFiles
 
     @classmethod
-    def read(cls, train: str, val: str) -> ProbeData:
-        """List two folders with one subfolder per class.
+    def read(cls, train: str, val: str, reading: ImageReading = AS_STORED) -> ProbeData:
+        """List two folders with one subfolder per class; `reading` says how images are read.
 
         Raises:
             DataError: a folder is unusable, or they differ in their classes.
         """
-        data = cls(images_of_classes(train), images_of_classes(val))
+        data = cls(images_of_classes(train, reading), images_of_classes(val, reading))
         if data.train.classes != data.val.classes:
             odd = sorted(set(data.train.classes) ^ set(data.val.classes))[0]
             raise DataError(

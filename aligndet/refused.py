@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from data.errors import DataError
+from data.errors import DataError, DatasetError
 from data.json_files import read_json
 
 MOST = 200  # refusals; the search ends there
@@ -125,6 +125,8 @@ class _Trial:
         self._write(self._part(images, annotations))
         try:
             self.build(self.scratch)
+        except DatasetError:  # a part need not be usable by itself
+            return None
         except DataError as error:
             return str(error).replace(str(self.scratch), str(self.path))
         return None

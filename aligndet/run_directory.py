@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from aligndet import checkpoint, dist
-from aligndet.config import Config, differences, dump_yaml, plain
+from aligndet.config import Config, differences, dump_yaml, merged, plain
 from aligndet.evaluate import Evaluation, class_table
 from data.digest import Source, digest_of
 from data.json_files import open_atomic, write_json_atomic
@@ -175,7 +175,8 @@ def _check_same_run(
             f"{state['processes']}, {remedy}"
         )
     free = FREE_TO_CHANGE + (PATHS if "inputs" in state else ())  # older files have paths only
-    changed = [d for d in differences(state["config"], config) if not d.startswith(free)]
+    saved = merged(plain(Config(output_dir=".")), state["config"])  # it may lack newer keys
+    changed = [d for d in differences(saved, config) if not d.startswith(free)]
     if changed:
         raise ValueError(
             f"{path}: was made with other settings ({'; '.join(changed)}); restore them, {remedy}"

@@ -10,6 +10,7 @@ import torch
 from aligndet import dist
 from aligndet.config import Config
 from aligndet.optim import Schedule
+from data.coco import CocoDataset
 from data.proposals.searched_images import SearchedImages
 from data.views import BoxSource
 from models.backbone_base import StagedBackbone
@@ -76,9 +77,15 @@ def proposal_lines(config: Config, source: BoxSource) -> list[str]:
             f"{len(source):,} images; data.train.proposals is not set: boxes are searched for in",
             f"the first epoch, which takes longer, and kept in {config.data.proposal_cache}",
             "(`python -m data.proposals` writes a file beforehand)",
+            *source.notes,
         ]
     most = config.box_domain.max_proposals
-    return [*source.contents.lines(), *([f"the best {most} boxes of each image"] if most else [])]
+    return label_lines(source) + ([f"the best {most} boxes of each image"] if most else [])
+
+
+def label_lines(coco: CocoDataset) -> list[str]:
+    """What there is to train or evaluate on."""
+    return [*coco.contents.lines(), *coco.notes]
 
 
 def shortened(names: Sequence[str], most: int = 8) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aligndet import checkpoint
 from aligndet.adapters import PROJECTOR, adapter_class
 from data.coco import Categories
+from data.images import AS_STORED, ImageReading
 from data.json_files import write_json_atomic
 from models.detector import DETECTORS, ModelConfig, build_detector
 from models.from_mapping import from_mapping
@@ -117,7 +118,11 @@ def backbone_file(
 
 
 def detector_file(
-    detector: nn.Module, config: ModelConfig, categories: Categories, input_sides: tuple[int, int]
+    detector: nn.Module,
+    config: ModelConfig,
+    categories: Categories,
+    input_sides: tuple[int, int],
+    reading: ImageReading = AS_STORED,
 ) -> dict[str, Any]:
     """Content of a fine-tuned `weights.pt`: the model and all that is needed to use it.
 
@@ -126,6 +131,7 @@ def detector_file(
         config: what `build_detector` built it from.
         categories: its classes.
         input_sides: short side and cap of the long side of the images in evaluation.
+        reading: how its images were read.
     """
     return {
         "model": detector.state_dict(),
@@ -133,6 +139,7 @@ def detector_file(
         "config": asdict(config),
         "categories": {"ids": list(categories.ids), "names": list(categories.names)},
         "input_sides": list(input_sides),
+        "reading": asdict(reading),
     }
 
 
@@ -225,11 +232,20 @@ def model_like(path: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **given, **fixed, "options": {**network, **options}}
 
 
-def read_detector(path: str | Path) -> tuple[nn.Module, Categories, tuple[int, int]]:
+class SavedDetector(NamedTuple):
+    """What `detector_file` was given."""
+
+    detector: nn.Module
+    categories: Categories
+    input_sides: tuple[int, int]
+    reading: ImageReading
+
+
+def read_detector(path: str | Path) -> SavedDetector:
     """Rebuild a fine-tuned detector from its `weights.pt` alone, for evaluation or prediction.
 
-    Returns:
-        What `detector_file` was given: the detector, its classes, and the sides of its input.
+    Args:
+        path: the file, or the directory of its run.
 
     Raises:
         ValueError: the file is unreadable or not the weights of a fine-tuned detector.
@@ -245,7 +261,8 @@ def read_detector(path: str | Path) -> tuple[nn.Module, Categories, tuple[int, i
     config = ModelConfig(**{**content["config"], "backbone_weights": None})
     detector = build_detector(config, len(categories))
     detector.load_state_dict(content["model"])
-    return detector, categories, tuple(content["input_sides"])
+    reading = ImageReading(**content.get("reading", {}))  # older files have none
+    return SavedDetector(detector, categories, tuple(content["input_sides"]), reading)
 
 
 def backbone_manifest(detector: nn.Module) -> Manifest:

@@ -20,7 +20,7 @@ from torch import Tensor
 from data.coco_contents import Contents, listing
 from data.coco_ids import Id, id_order
 from data.coco_json import load_coco, name_of, read_coco
-from data.errors import DataError
+from data.errors import DataError, DatasetError
 from data.file_names import locate_files
 from data.image_check import StatedSizes, check_images, check_made_with
 from data.images import AS_STORED, ImageReading, read_image
@@ -198,15 +198,15 @@ class CocoDataset:
                 if counts.crowds
                 else "correct the boxes or the sizes of the images"
             )
-            raise DataError(
+            raise DatasetError(
                 f"{self.annotations}: holds no image with a usable box, only "
                 f"{listing(counts.unused_boxes())}; {remedy}"
             )
         if not self.records:
             what = "no image with a usable box" if listed else "no image"
-            raise DataError(f"{self.annotations}: holds {what}; give a file that lists some")
+            raise DatasetError(f"{self.annotations}: holds {what}; give a file that lists some")
         if counts.boxes and all(r.boxes.max() <= 1 for r in self.records if len(r.boxes)):
-            raise DataError(
+            raise DatasetError(
                 f"{self.annotations}: all boxes lie between 0 and 1; give 'bbox' in pixels, "
                 "not as fractions of the image"
             )

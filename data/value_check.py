@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.errors import DataError
+from data.errors import DatasetError
 from data.images import UNREADABLE, ImageReading
 from data.pixel_values import RANGES, open_values, value_kind
 
@@ -49,7 +49,7 @@ def check_values(root: Path, files: Sequence[str], reading: ImageReading) -> lis
         Sentences to say at the start, if some have little contrast.
 
     Raises:
-        DataError: at least half of them would lose most of their values; the message names the
+        DatasetError: at least half of them would lose most of their values; the message names the
             values found and the `data.value_range` to set. With a `value_range` that was given,
             only if next to nothing of them would be left.
     """
@@ -66,7 +66,7 @@ def check_values(root: Path, files: Sequence[str], reading: ImageReading) -> lis
     ruined = [values for values in sample if values.used < lost or values.outside > cut]
     if 2 * len(ruined) >= len(sample):
         what = "would come out nearly black, white or cut off"
-        raise DataError(_sentence(root, ruined, len(sample), what))
+        raise DatasetError(_sentence(root, ruined, len(sample), what))
     pale = [values for values in sample if values.used < PALE or values.outside > cut]
     return [_sentence(root, pale, len(sample), "have little contrast")] if pale else []
 

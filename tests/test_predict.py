@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from aligndet import predict as module
 from aligndet.predict import predict
 from data.coco import Categories
+from data.images import ImageReading
 from data.errors import DataError
 
 NAMES = ("cat", "dog")
@@ -25,6 +26,7 @@ class ThreeBoxes:
     """Stands in for a detector."""
 
     categories = Categories((4, 9), NAMES)
+    reading, trained_with = ImageReading(exif="apply"), ImageReading()
 
     def __call__(self, image):
         assert image.mode == "RGB"

@@ -161,6 +161,17 @@ def test_a_directory_may_be_named_for_its_checkpoint(config, tmp_path):
         RunDirectory(tmp_path / "third").find(config, str(other.path))
 
 
+def test_a_checkpoint_may_lack_keys_that_are_newer(config):
+    run = started(config)
+    content = torch.load(run.last, weights_only=True)
+    del content["config"]["data"]["exif"], content["config"]["transfer"]
+    checkpoint.save(content, run.last)
+    assert reopen(run, config)["step"] == 4
+    turned = dataclasses.replace(config, data=dataclasses.replace(config.data, exif="apply"))
+    with pytest.raises(ValueError, match="data.exif: stored -> apply"):
+        run.find(turned, "auto")
+
+
 def test_another_number_of_processes_is_refused(config, monkeypatch):
     """The order of the images and the length of an epoch depend on it."""
     run = started(config)

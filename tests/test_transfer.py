@@ -19,6 +19,7 @@ from aligndet.transfer import (
     read_detector,
 )
 from data.coco import Categories
+from data.images import ImageReading
 from models import build_detector
 from models.backbone import build_backbone
 from models.backbone_weights import load_backbone_weights
@@ -78,7 +79,8 @@ def fine_tuned(tmp_path_factory):
     model = detector()
     randomize(model.state_dict())
     path = tmp_path_factory.mktemp("finetuned") / "weights.pt"
-    checkpoint.save(detector_file(model, model_config(), CLASSES, (64, 96)), path)
+    reading = ImageReading("apply", (0.0, 4095.0))
+    checkpoint.save(detector_file(model, model_config(), CLASSES, (64, 96), reading), path)
     return path
 
 
@@ -296,7 +298,8 @@ def test_manifest_of_a_part_of_the_backbone(tmp_path):
 
 
 def test_a_fine_tuned_detector_is_rebuilt_from_its_file_alone(fine_tuned):
-    model, categories, sides = read_detector(fine_tuned)
+    model, categories, sides, reading = read_detector(fine_tuned)
+    assert reading == ImageReading("apply", (0.0, 4095.0))
     assert categories == CLASSES
     assert sides == (64, 96)
     saved = torch.load(fine_tuned, weights_only=True)["model"]
@@ -306,9 +309,10 @@ def test_a_fine_tuned_detector_is_rebuilt_from_its_file_alone(fine_tuned):
 
 def test_a_detector_saved_before_an_option_existed_is_rebuilt(fine_tuned, tmp_path):
     content = checkpoint.load(fine_tuned, "--checkpoint")
-    del content["config"]["backbone_partial"]
+    del content["config"]["backbone_partial"], content["reading"]
     checkpoint.save(content, tmp_path / "old.pt")
-    model, _, _ = read_detector(tmp_path / "old.pt")
+    model, *_, reading = read_detector(tmp_path / "old.pt")
+    assert reading == ImageReading()
     assert model.state_dict().keys() == content["model"].keys()
 
 
