@@ -233,6 +233,17 @@ def test_long_reading_is_announced(
     assert capsys.readouterr().err.splitlines()[:2] == [f"reading {output}", f"reading {truth}"]
 
 
+@pytest.mark.parametrize("images", [[], [{"id": 1, "file_name": "x", "width": 2, "height": 2}]])
+def test_a_file_of_no_image_or_others_is_written_again(
+    folder: Path, output: Path, searched: list[str], tmp_path: Path, images: list
+) -> None:
+    before = output.read_bytes()
+    output.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    assert again(folder, output, "--draw", tmp_path / "pictures") == 0
+    assert len(searched) == 3
+    assert output.read_bytes() == before
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}'])
 def test_a_file_that_is_no_coco_json_is_written_again(
     folder: Path, output: Path, searched: list[str], capsys: pytest.CaptureFixture[str], text: str

@@ -3,7 +3,7 @@
 The command `python -m data.proposals`: `command` reads its options and runs it, `sources`
 lists the images and where their boxes come from, `workers` spreads the search over processes,
 `journal` keeps finished images so that a killed run can resume, `output` writes the COCO JSON,
-`existing` reads it again, `pictures` and `recall` show how good the boxes are.
+`existing` reads it again, `pictures` and `recall` show how good the boxes are, `report` prints it.
 
 For one image: `propose` finds boxes, filters them (`box_filter`) and ranks them.
 

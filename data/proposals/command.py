@@ -21,7 +21,6 @@ import hashlib
 import json
 import math
 import os
-import string
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +44,7 @@ from data.proposals.journal import Journal
 from data.proposals.output import report_bad, write_proposals
 from data.proposals.pictures import draw_sample
 from data.proposals.propose import SEARCH_VERSION, ProposalSettings
-from data.proposals.recall import measure_recall
+from data.proposals.report import print_recall, print_summary
 from data.proposals.sources import Work, list_work, objects_by_file
 from data.proposals.workers import (
     Bad,
@@ -282,7 +281,6 @@ def _run(
     directory, output = Path(options.images), Path(options.output)
     listed = [job.file for job in work.jobs]
     _check_paths(options, listed)
-    font = CaptionFont(options.font)
     truth = objects_by_file(options.recall, directory) if options.recall else None
     _check_overlap(truth, listed, options.recall)
     made = record(
@@ -296,8 +294,8 @@ def _run(
         as_it_is = bool(options.recall or options.draw)
         existing = take_existing(output, work, made, as_it_is, options.skip_bad, _say)
         if existing is not None:
-            _show(options, reading, truth, font, existing.files, existing.boxes)
-            _print_summary(output, len(existing.files), existing.count, start)
+            _show(options, reading, truth, existing.files, existing.boxes)
+            print_summary(output, len(existing.files), existing.count, start)
             return 0
     with Journal(path, run_digest(directory, work, settings, reading), _say) as journal:
         bad = _finish(options, work, settings, reading, journal)
@@ -312,8 +310,8 @@ def _run(
         images = [_complete(entries[file], journal.size(file)) for file in files]
         info = {**reading_entry(reading), **without(made, bad)}
         count = write_proposals(images, journal.boxes, output, info)
-        _show(options, reading, truth, font, files, journal.boxes)
-        _print_summary(output, len(files), count, start)
+        _show(options, reading, truth, files, journal.boxes)
+        print_summary(output, len(files), count, start)
         if bad and not options.skip_bad:
             return 1  # the journal stays: once the images are mended, only they are searched
         journal.remove()
@@ -326,32 +324,26 @@ def _check_paths(options: argparse.Namespace, files: Sequence[str]) -> None:
     if options.draw:
         pictures = (picture_path(Path(options.draw), file, "jpg") for file in files)
         check_apart(Path(options.images), pictures)
+        CaptionFont(options.font)  # an unusable one is noticed before the search
 
 
 def _show(
     options: argparse.Namespace,
     reading: ImageReading,
     truth: dict[str, Tensor] | None,
-    font: CaptionFont,
     files: Sequence[str],
     boxes_of: Callable[[str], np.ndarray],
 ) -> None:
     """Print the recall and draw pictures, if the options ask for them."""
     if truth is not None:
-        _print_recall(truth, files, boxes_of)
+        print_recall(truth, files, boxes_of)
     if options.draw:
-        if notice := font.notice(string.digits):
+        font = CaptionFont(options.font)
+        if notice := font.notice("123456789"):
             _say(notice)
         images, directory = Path(options.images), Path(options.draw)
         pictures = draw_sample(images, files, boxes_of, directory, reading, font)
         print(f"{len(pictures)} pictures: {options.draw}")
-
-
-def _print_summary(output: Path, images: int, boxes: int, start: float) -> None:
-    print(
-        f"{images:,} images, {boxes:,} boxes ({boxes / images:.1f} per image) in "
-        f"{time.perf_counter() - start:.1f} s: {output}"
-    )
 
 
 def _complete(entry: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -361,26 +353,6 @@ def _complete(entry: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 def _check_overlap(truth: dict[str, Tensor] | None, files: Sequence[str], path: str) -> None:
     if truth is not None and truth.keys().isdisjoint(files):
         raise DataError(f"{path}: lists none of the images searched; give their annotations")
-
-
-def _print_recall(
-    truth: dict[str, Tensor], files: Sequence[str], boxes_of: Callable[[str], np.ndarray]
-) -> None:
-    both = [file for file in files if file in truth]
-    report = measure_recall(
-        [
-            torch.from_numpy(boxes_of(file)).float()
-            for file in tqdm(both, desc="recall", unit="image", delay=2, leave=False)
-        ],
-        [truth[file] for file in both],
-    )
-    for prefix, name in (("", "objects"), ("large_", "objects larger than 32 x 32 px")):
-        print(
-            f"{report[prefix + 'objects']} {name}: "
-            f"recall at IoU 0.5 {100 * report[prefix + 'recall']:.1f} %, "
-            f"mean best IoU {report[prefix + 'mean_best_iou']:.3f}"
-        )
-    print(f"{report['boxes_per_image']:.1f} boxes per image, {len(both)} images")
 
 
 def _announce_reading(options: argparse.Namespace) -> None:

@@ -100,7 +100,8 @@ def take_existing(
     theirs = info.get(RECORD) if isinstance(info, dict) else None
     if not isinstance(theirs, dict) or theirs.keys() != expected[RECORD].keys():
         files = {entry["file_name"] for entry in content["images"]}
-        if not as_it_is or not files <= {job.file for job in work.jobs}:
+        known = files <= {job.file for job in work.jobs}
+        if not (as_it_is and files and known):
             return None
         say(
             f"{output}: does not say how it was made; its boxes are taken as they are. Delete it "

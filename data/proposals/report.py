@@ -1,0 +1,52 @@
+"""What a run of `python -m data.proposals` prints at its end.
+
+Legend: P proposals, M ground-truth boxes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.proposals.recall import measure_recall
+
+
+def print_recall(
+    truth: Mapping[str, Tensor], files: Sequence[str], boxes_of: Callable[[str], np.ndarray]
+) -> None:
+    """Print how many objects the boxes cover.
+
+    Args:
+        truth: (M, 4) xyxy objects of labelled images, by file.
+        files: of the images that have boxes.
+        boxes_of: gives (P, 4) xyxy boxes for a file.
+    """
+    both = [file for file in files if file in truth]
+    report = measure_recall(
+        [
+            torch.from_numpy(boxes_of(file)).float()
+            for file in tqdm(both, desc="recall", unit="image", delay=2, leave=False)
+        ],
+        [truth[file] for file in both],
+    )
+    for prefix, name in (("", "objects"), ("large_", "objects larger than 32 x 32 px")):
+        print(
+            f"{report[prefix + 'objects']} {name}: "
+            f"recall at IoU 0.5 {100 * report[prefix + 'recall']:.1f} %, "
+            f"mean best IoU {report[prefix + 'mean_best_iou']:.3f}"
+        )
+    print(f"{report['boxes_per_image']:.1f} boxes per image, {len(both)} images")
+
+
+def print_summary(output: Path, images: int, boxes: int, start: float) -> None:
+    """Print the last line of a run that started at `time.perf_counter()` = `start`."""
+    print(
+        f"{images:,} images, {boxes:,} boxes ({boxes / images:.1f} per image) in "
+        f"{time.perf_counter() - start:.1f} s: {output}"
+    )
