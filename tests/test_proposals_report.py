@@ -29,7 +29,7 @@ def test_recall_is_of_the_images_in_both(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_summary(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(Path("p.json"), 1200, 60_300, time.perf_counter() - 75)
-    said = capsys.readouterr().out
-    found = re.fullmatch(r"1,200 images, 60,300 boxes \(50\.2 per image\) in (.+) s: p.json\n", said)
+    words = r"1,200 images, 60,300 boxes \(50\.2 per image\) in (.+) s: p.json\n"
+    found = re.fullmatch(words, capsys.readouterr().out)
     assert found is not None
     assert float(found[1]) >= 75
