@@ -11,8 +11,8 @@ from models.renaming import count_modules
 class BackboneImport:
     """Which of a file's weights were loaded, and which were not."""
 
-    file: str
-    entry: str | None  # key of CONTAINERS that held the weights
+    file: str  # as the user named it; with the path, if that was a download
+    entry: str | None  # keys in the file that led to the weights, joined by dots
     backbone: str  # name of the architecture
     layout: str  # who uses these names
     loaded: tuple[str, ...]  # our names

@@ -1,6 +1,7 @@
 """How other projects name a backbone's weights, and how their names become ours.
 
-We use torchvision's names. Many projects add a prefix; two name MobileNetV2's layers differently.
+We use torchvision's names, as most projects do, after a prefix that `models/backbone_branches.py`
+finds. A `Naming` is for those whose names differ; a `Project` only tells which one wrote a file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from models.mobilenet_v2 import SETTINGS
-from models.renaming import Names, rename
+from models.renaming import Names
 
 NORM = "(weight|bias|running_mean|running_var|num_batches_tracked)"
 LAST = 1 + sum(count for _, _, count, _ in SETTINGS)  # MobileNetV2's last layer, features[18]
@@ -25,6 +26,17 @@ def in_block(layer: str, first_stage: int) -> Callable[[re.Match], str]:
     """Our name for m[3] in `layer` of block m[2] of stage m[1]; their stages count from
     `first_stage`."""
     return lambda m: f"features.{block(int(m[1]) - first_stage, int(m[2]))}.conv.{layer}.{m[3]}"
+
+
+def in_stage(template: str, shift: int) -> Callable[[re.Match], str]:
+    """Our name for part of a ResNet; `template` has {0}, our number of stage m[1], which is theirs
+    plus `shift`, {1} for m[2], the block, and so on."""
+    return lambda m: "layer" + template.format(int(m[1]) + shift, *m.groups()[1:])
+
+
+def from_zero(template: str) -> Callable[[re.Match], str]:
+    """The same for stages m[1] and layers m[3] that count from 0; ours count from 1."""
+    return lambda m: "layer" + template.format(int(m[1]) + 1, m[2], int(m[3]) + 1, *m.groups()[3:])
 
 
 # Their stages 1 to 6 expand, filter and project; stage 0 only filters and projects.
@@ -58,70 +70,104 @@ MM_MOBILENET_V2: Names = (
     (r"conv2\.conv\.weight", f"features.{LAST}.0.weight"),
     (rf"conv2\.bn\.{NORM}", rf"features.{LAST}.1.\1"),
 )
+DETECTRON2_RESNET: Names = (
+    (r"stem\.conv1\.weight", "conv1.weight"),
+    (rf"stem\.conv1\.norm\.{NORM}", r"bn1.\1"),
+    (r"res([2-5])\.(\d+)\.conv(\d)\.weight", in_stage("{}.{}.conv{}.weight", -1)),
+    (rf"res([2-5])\.(\d+)\.conv(\d)\.norm\.{NORM}", in_stage("{}.{}.bn{}.{}", -1)),
+    (r"res([2-5])\.(\d+)\.shortcut\.weight", in_stage("{}.{}.downsample.0.weight", -1)),
+    (rf"res([2-5])\.(\d+)\.shortcut\.norm\.{NORM}", in_stage("{}.{}.downsample.1.{}", -1)),
+)
+TRANSFORMERS_RESNET: Names = (
+    (r"embedder\.embedder\.convolution\.weight", "conv1.weight"),
+    (rf"embedder\.embedder\.normalization\.{NORM}", r"bn1.\1"),
+    (
+        r"encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.convolution\.weight",
+        from_zero("{}.{}.conv{}.weight"),
+    ),
+    (
+        rf"encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.normalization\.{NORM}",
+        from_zero("{}.{}.bn{}.{}"),
+    ),
+    (
+        r"encoder\.stages\.(\d)\.layers\.(\d+)\.shortcut\.convolution\.weight",
+        in_stage("{}.{}.downsample.0.weight", 1),
+    ),
+    (
+        rf"encoder\.stages\.(\d)\.layers\.(\d+)\.shortcut\.normalization\.{NORM}",
+        in_stage("{}.{}.downsample.1.{}", 1),
+    ),
+)
+# nn.Sequential(*model.children()): conv1, bn1, relu, maxpool, layer1 to layer4.
+SEQUENTIAL_RESNET: Names = (
+    (r"0\.weight", "conv1.weight"),
+    (rf"1\.{NORM}", r"bn1.\1"),
+    (r"([4-7])\.(\d+\..+)", in_stage("{}.{}", -3)),
+)
+SEQUENTIAL_MOBILENET_V2: Names = ((r"(\d+\..+)", r"features.\1"),)
 AS_OURS: Names = ((r"(.+)", r"\1"),)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One way to name a backbone's weights."""
+class Naming:
+    """One way to name a backbone's layers."""
 
     name: str  # who uses it
-    prefix: str  # before all names
-    names: Names = AS_OURS  # for what follows the prefix
-    marker: str = ""  # start of another key, which tells layouts with the same prefix apart
-
-    def renamed(self, keys: Iterable[str]) -> dict[str, str]:
-        """Our names for the keys that have one in this layout; empty if the marker is missing."""
-        keys = list(keys)
-        if not any(key.startswith(self.marker) for key in keys):
-            return {}
-        mine = [key for key in keys if key.startswith(self.prefix)]
-        names = {key: rename(key.removeprefix(self.prefix), self.names) for key in mine}
-        return {key: name for key, name in names.items() if name is not None}
+    names: Names
 
 
-# If two fit equally well, the earlier one wins. Projects that use the same names share a line.
-LAYOUTS = (
-    Layout("MoCo v1 or v2, its query encoder", "module.encoder_q."),
-    Layout("MoCo v1 or v2, its query encoder", "encoder_q."),
-    Layout("MoCo v3, its base encoder", "module.base_encoder."),
-    Layout("DenseCL, its query encoder", "encoder_q.0.", marker="queue2"),
-    Layout("OpenSelfSup or DenseCL, its query encoder", "encoder_q.0."),
-    Layout("OpenSelfSup or DenseCL, its query encoder", "module.encoder_q.0."),
-    Layout("PixPro, its online encoder", "module.encoder.", marker="module.encoder_k."),
-    Layout("SimSiam or PixPro, its encoder", "module.encoder."),
-    Layout("DINO", "module.backbone.", marker="module.head."),
-    Layout("Barlow Twins, VICReg or DINO", "module.backbone."),
-    Layout("SwAV or DeepCluster v2", "module.", marker="module.prototypes."),
-    Layout("SwAV or DeepCluster v2", "", marker="prototypes."),
-    Layout("torchvision's names in DataParallel", "module."),
-    Layout("a run of this project, its online encoder", "online.backbone."),
-    Layout("a run of this project, its classifier", "classifier.backbone."),
-    Layout("a detector of this project", "backbone.", marker="neck.lateral."),
-    Layout("mmselfsup, mmpretrain, DenseCL or DINO", "backbone."),
-    Layout("mmpretrain's MobileNetV2", "backbone.", MM_MOBILENET_V2),
-    Layout("mmpretrain's MobileNetV2, extracted", "", MM_MOBILENET_V2),
-    Layout("timm's MobileNetV2", "", TIMM_MOBILENET_V2),
-    Layout("torchvision's names", ""),
+OURS = Naming("torchvision's names", AS_OURS)
+OTHERS = (
+    Naming("a ResNet in nn.Sequential", SEQUENTIAL_RESNET),
+    Naming("a MobileNetV2 in nn.Sequential", SEQUENTIAL_MOBILENET_V2),
+    Naming("detectron2's ResNet", DETECTRON2_RESNET),
+    Naming("transformers' ResNet", TRANSFORMERS_RESNET),
+    Naming("mmpretrain's MobileNetV2", MM_MOBILENET_V2),
+    Naming("timm's MobileNetV2", TIMM_MOBILENET_V2),
 )
 
 
-def recognise(keys: Iterable[str], ours: Iterable[str]) -> tuple[Layout, dict[str, str]] | None:
-    """Find the layout that yields most of our names, and our name for each key that has one.
+@dataclass(frozen=True)
+class Project:
+    """Who wrote a file in our naming, told by its prefix and by another key."""
 
-    Args:
-        keys: names in the file.
-        ours: names of the backbone's weights.
+    name: str
+    prefix: str  # pattern of the whole prefix
+    marker: str = ""  # start of another key, which tells projects with the same prefix apart
 
-    Returns:
-        None if no layout yields any of our names.
-    """
-    keys, ours = list(keys), set(ours)
-    best: tuple[Layout, dict[str, str]] | None = None
-    most = 0
-    for layout in LAYOUTS:
-        names = layout.renamed(keys)
-        found = len(ours.intersection(names.values()))
-        if found > most:
-            best, most = (layout, names), found
-    return best
+
+# The first that fits wins. Projects that use the same names share a line.
+PROJECTS = (
+    Project("DenseCL, its query encoder", r"encoder_q\.0\.", "queue2"),
+    Project("OpenSelfSup or DenseCL, its query encoder", r"(module\.)?encoder_q\.0\."),
+    Project("MoCo v1 or v2, its query encoder", r"(module\.)?encoder_q\."),
+    Project("MoCo v3, its base encoder", r"(module\.)?base_encoder\."),
+    Project("PixPro, its online encoder", r"module\.encoder\.", "module.encoder_k."),
+    Project("SimSiam or PixPro, its encoder", r"module\.encoder\."),
+    Project("DINO", r"module\.backbone\.", "module.head."),
+    Project("Barlow Twins, VICReg or DINO", r"module\.backbone\."),
+    Project("SwAV or DeepCluster v2", r"module\.", "module.prototypes."),
+    Project("SwAV or DeepCluster v2", "", "prototypes."),
+    Project("torchvision's names in DataParallel", r"(module\.)+"),
+    Project("VISSL", r"(.*\.)?_feature_blocks\."),
+    Project("a run of this project, its online encoder", r"online\.backbone\."),
+    Project("a run of this project, its classifier", r"classifier\.backbone\."),
+    Project("a detector of this project", r"backbone\.", "neck.lateral."),
+    Project("a detector of torchvision", r"backbone\.body\."),
+    Project("mmselfsup, mmpretrain, DenseCL or DINO", r"backbone\."),
+)
+
+
+def describe(naming: Naming, prefix: str, keys: Iterable[str]) -> str:
+    """Who names weights like this, for messages; `keys` are all names beside them."""
+    name = naming.name
+    if naming is OURS:
+        keys = list(keys)
+        fitting = (
+            project.name
+            for project in PROJECTS
+            if re.fullmatch(project.prefix, prefix)
+            and any(key.startswith(project.marker) for key in keys)
+        )
+        name = next(fitting, name)
+    return f"{name} ({prefix or 'no prefix'})"

@@ -33,7 +33,8 @@ class ModelConfig:
 
     detector: str = "fcos"  # a key of DETECTORS
     backbone: str = "resnet50"  # a key of models.backbone.BACKBONES
-    backbone_weights: str | None = None  # file, see models.backbone_weights; None: random
+    # A file, a URL, or torchvision[:NAME], see models.weight_sources; None: random.
+    backbone_weights: str | None = None
     backbone_partial: bool = False  # load what fits from a file that does not fit as a whole
     norm: str = "frozen_bn"  # of the backbone: "frozen_bn" or "bn"
     frozen_stages: int = 2  # of the backbone, starting with the stem: 0 none, 5 all

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from models.backbone import build_backbone
-from models.backbone_layouts import recognise
 from models.backbone_weights import load_backbone_weights
 from tests.helpers.backbone_files import (
     PREFIXED,
@@ -57,9 +56,3 @@ def test_every_other_name_of_mobilenet(tmp_path, layout):
     backbone, report = check_import(tmp_path, "mobilenet_v2", convert(model), words)
     assert_torchvisions_features(backbone, model)
     assert set(report.unused) <= {"classifier.weight", "classifier.bias", "head.fc.weight"}
-
-
-def test_unknown_names_are_not_recognised():
-    ours = build_backbone("resnet18").state_dict()
-    assert recognise(["stem.conv1.weight", "queue", "prototypes.weight"], ours) is None
-    assert recognise([], ours) is None

@@ -50,7 +50,7 @@ def test_backbone_weights_are_loaded(tmp_path):
     config = ModelConfig(backbone="resnet18", backbone_weights=str(file))
     backbone = build_detector(config, 2).backbone
     assert all(torch.equal(v, weights[k]) for k, v in backbone.state_dict().items())
-    with pytest.raises(ValueError, match="are not weights of resnet34"):
+    with pytest.raises(ValueError, match="not the weights of resnet34"):
         build_detector(ModelConfig(backbone="resnet34", backbone_weights=str(file)), 2)
 
 

@@ -100,8 +100,8 @@ BAD_INPUT = {
     "truncated image": (truncated_image, "1.png: image is truncated"),
     "other size": (other_size, "has 96 x 64 pixels, but"),
     "bad validation box": (bad_val_box, "annotation 1 has bbox [10, 10], which is not four"),
-    "other backbone": (other_backbone, "resnet34.pth are not weights of resnet18"),
-    "no backbone file": (["model.backbone_weights=none.pth"], "none.pth cannot be"),
+    "other backbone": (other_backbone, "resnet34.pth: not the weights of resnet18"),
+    "no backbone file": (["model.backbone_weights=none.pth"], "none.pth: no such file of weights"),
     "no init": (["--init", "none.pt"], "none.pt: no such file; give --init"),
     "no checkpoint": (["--resume", "none.pt"], "none.pt: no such file; give --resume"),
 }

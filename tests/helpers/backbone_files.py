@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import torch
 import torchvision
@@ -138,6 +139,38 @@ def our_run(weights):
     return {"model": {**other, **prefixed(without_fc(weights), "online.backbone.")}, "step": 7}
 
 
+def detectron2(weights):
+    """A ResNet in detectron2's names, without a prefix."""
+    result = {}
+    for key, value in weights.items():
+        key = re.sub(r"^(conv1|bn1)", r"stem.\1", key)
+        key = re.sub(r"^layer(\d)", lambda m: f"res{int(m[1]) + 1}", key)
+        key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        result[re.sub(r"\bbn(\d)\.", r"conv\1.norm.", key)] = value
+    return result
+
+
+def transformers(weights):
+    """A ResNet in the names of the transformers library, without a prefix."""
+    result, stem, layer = {}, "embedder.embedder.", "encoder.stages.{}.layers.{}."
+    for key, value in weights.items():
+        key = re.sub(r"^conv1", f"{stem}convolution", key)
+        key = re.sub(r"^bn1", f"{stem}normalization", key)
+        key = re.sub(r"^layer(\d)\.(\d+)\.", lambda m: layer.format(int(m[1]) - 1, m[2]), key)
+        key = re.sub(r"\bconv(\d)", lambda m: f"layer.{int(m[1]) - 1}.convolution", key)
+        key = re.sub(r"\bbn(\d)", lambda m: f"layer.{int(m[1]) - 1}.normalization", key)
+        key = key.replace("downsample.0", "shortcut.convolution")
+        result[key.replace("downsample.1", "shortcut.normalization")] = value
+    return result
+
+
+def numbered(weights):
+    """A ResNet as `nn.Sequential(*model.children())` names it."""
+    numbers = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7, "fc": 9}
+    parts = [(key.partition("."), value) for key, value in weights.items()]
+    return {f"{numbers[first]}.{rest}": value for (first, _, rest), value in parts}
+
+
 PREFIXED = {
     "plain": (lambda weights: weights, "torchvision's names (no prefix)"),
     "moco": (moco, "MoCo v1 or v2, its query encoder (module.encoder_q.)"),
@@ -217,7 +250,7 @@ RENAMED = {
     "mmpretrain": (mm_mobilenet, "mmpretrain's MobileNetV2 (backbone.)"),
     "mmpretrain, extracted": (
         lambda model: mm_mobilenet(model, prefix=""),
-        "mmpretrain's MobileNetV2, extracted (no prefix)",
+        "mmpretrain's MobileNetV2 (no prefix)",
     ),
 }
 
