@@ -20,6 +20,7 @@ from models.checks import require_choice
 from models.fpn import FPN, FPNConfig
 from models.roi_head import RoIHead, RoIHeadConfig
 from models.rpn import RPN, RPNConfig
+from models.targets import check_targets
 from models.tower import NORMS
 
 # Settings that both of torchvision's models share.
@@ -101,6 +102,7 @@ class FasterRCNN(nn.Module):
         """
         features = self.pyramid(images)
         if targets is not None:
+            check_targets(targets, images, image_sizes, self.num_classes)
             return self.losses(features, image_sizes, targets)
         return self.detections(features, image_sizes)
 

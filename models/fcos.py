@@ -28,6 +28,7 @@ from models.checks import require_choice, require_range
 from models.coders import boxes_to_distances, centerness_target, distances_to_boxes
 from models.fpn import FPN, FPNConfig
 from models.postprocess import suppress_duplicates, top_candidates
+from models.targets import check_targets
 from models.tower import conv_tower
 
 MAX_LOG_DISTANCE = math.log(1e4)  # a side is never farther than 10,000 px: exp must not overflow
@@ -178,6 +179,7 @@ class FCOS(nn.Module):
         output = self.head(features)
         points, strides = self.points_for(features)
         if targets is not None:
+            check_targets(targets, images, image_sizes, self.num_classes)
             return self.losses(output, points, strides, targets)
         level_sizes = [x.shape[2] * x.shape[3] for x in features]
         return self.detections(output, points, level_sizes, image_sizes)

@@ -25,6 +25,7 @@ from models.checks import require_choice, require_range
 from models.coders import deltas_to_boxes
 from models.fpn import FPN, FPNConfig
 from models.postprocess import suppress_duplicates, top_candidates
+from models.targets import check_targets
 from models.tower import conv_tower
 
 
@@ -173,6 +174,7 @@ class RetinaNet(nn.Module):
         output = self.head(features)
         anchors = self.anchors_for(features)
         if targets is not None:
+            check_targets(targets, images, image_sizes, self.num_classes)
             return self.losses(output, anchors, targets)
         per_cell = self.head.num_anchors
         level_sizes = [x.shape[2] * x.shape[3] * per_cell for x in features]

@@ -89,7 +89,7 @@ def random_targets(seed: int, counts: tuple[int, ...]) -> list[dict[str, torch.T
     generator = torch.Generator().manual_seed(seed)
     targets = []
     for count, (height, width) in zip(counts, SIZES, strict=True):
-        scale = torch.tensor([width, height, width, height])
+        scale = torch.tensor([width, height, width, height]) - 3
         corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values.flatten(1)
         boxes = corners * scale + torch.tensor([0.0, 0.0, 3.0, 3.0])
         labels = torch.randint(0, K, (count,), generator=generator)
