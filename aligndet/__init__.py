@@ -5,9 +5,14 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 `image_domain` with its methods `moco` and `supervised`.
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `best_weights`,
-`run_directory`, `start_block`, `dist`, `amp`, `evaluate`, and `cli`, which the scripts share.
+`run_directory`, `start_block`, `dist`, `amp`, `evaluate`, `cli`, which the
+scripts share, and `siblings`, which finds foreign packages called like ours.
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,
 `export_backbone`, `demo`; `check_data` (behind `python -m data.check`) with `refused`, `positives`
 and `data_page`.
 """
+
+from aligndet.siblings import require_siblings
+
+require_siblings()
