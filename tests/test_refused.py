@@ -86,7 +86,7 @@ def test_few_builds_find_one_fault_among_many(tmp_path):
     part = Picky()
     judged = judge(Picky(), part, write(tmp_path / "a.json", images, []))
     assert judged.problems == [f"{tmp_path}/a.json: image 700 is bad"]
-    assert part.builds <= 2 * 10 + 2  # two halves of 10 levels, the whole, the image alone
+    assert part.builds <= 2 * 10 + 3  # two halves of 10 levels; the whole, two images alone
 
 
 def test_an_image_without_annotations_is_no_problem_in_a_part(tmp_path):
@@ -96,6 +96,27 @@ def test_an_image_without_annotations_is_no_problem_in_a_part(tmp_path):
     judged = judge(Picky(empty=False), Picky(), path)
     assert judged.problems == [f"{path}: annotation 1 is bad"]
     assert len(judged.accepted["images"]) == 2
+
+
+def test_what_only_a_whole_file_needs_is_no_fault_of_a_part(tmp_path):
+    """The dataset refuses files in which no annotation is usable."""
+
+    def build(given):
+        content = json.loads(given.read_text())
+        for annotation in content["annotations"]:
+            if annotation.get("bad"):
+                raise DataError(f"{given}: annotation {annotation['id']} is bad")
+        if content["annotations"] and all(a.get("crowd") for a in content["annotations"]):
+            raise DataError(f"{given}: holds crowds only")
+        return content
+
+    images = [{"id": n} for n in range(8)]
+    annotations = [{"id": n, "image_id": n, "crowd": n != 6, "bad": n == 3} for n in range(8)]
+    path = write(tmp_path / "a.json", images, annotations)
+    judged = judge(build, build, path)
+    assert judged.problems == [f"{path}: annotation 3 is bad"]
+    assert len(judged.accepted["images"]) == 8
+    assert len(judged.accepted["annotations"]) == 7
 
 
 def test_parts_that_do_not_go_together(tmp_path):
