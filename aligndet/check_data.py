@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from aligndet import data_page
@@ -34,7 +35,6 @@ from aligndet.strict_yaml import load_yaml
 from data.build import DataConfig, build_image_files, build_train, build_two_views, build_val
 from data.coco import CocoDataset, load_coco
 from data.errors import DataError
-from data.image_check import check_images
 from data.images import ImageReading, list_images, read_image
 from data.labelled_images import counted
 
@@ -242,18 +242,16 @@ def _listed_images(config: Config, with_classes: bool) -> tuple[Sequence[str], l
         except DataError:
             files = []
         # The error names one file; each is named by reading them all.
-        return files, _unreadable(
-            partial(_read_file, folder, files, config.data.reading), len(files)
-        ) or problems
-    problems = _unreadable(
-        partial(_read_file, images.root, images.files, config.data.reading), len(images)
-    )
+        read = partial(_read_file, folder, files, config.data.reading)
+        return files, decode(read, len(files))[1] or problems
+    read = partial(_read_file, images.root, images.files, images.reading)
+    sizes, problems = decode(read, len(images))
     print(counted(len(images), "image"))
+    print("".join(f"{note}\n" for note in images.notes), end="")
     if images.labels:
         print("\n".join(data_page.class_lines(images.classes, images.labels)))
-    if not problems:
-        checked = check_images(images.root, images.files, config.data.reading)
-        print("\n".join(data_page.size_lines(checked.sizes)))
+    if sizes:
+        print("\n".join(data_page.size_lines(sizes)))
     return images.files, problems
 
 
@@ -285,28 +283,44 @@ def _all_problems(judged: Judged[CocoDataset], annotations: str, name: str) -> l
         problems.append(f"{annotations}: there may be more; the search ended after {MOST} images")
     if coco is not None:
         coco.annotations = Path(annotations)  # its messages name the file itself
-        problems += _unreadable(coco.read, len(coco), name)
+        problems += decode(lambda index: coco.read(index)[0], len(coco), name)[1]
     return problems
 
 
-def _unreadable(read: Callable[[int], object], count: int, name: str = "train") -> list[str]:
-    """Decode every image, in threads; returns the problems."""
+def decode(
+    read: Callable[[int], Image.Image], count: int, name: str = "train"
+) -> tuple[list[tuple[int, int]], list[str]]:
+    """Decode every image, in threads.
 
-    def attempt(index: int) -> str | None:
+    Args:
+        read: decodes the image of an index.
+        count: of the images.
+        name: of the split, for the progress bar.
+
+    Returns:
+        (height, width) of each image that can be read; why the others cannot.
+    """
+
+    def attempt(index: int) -> tuple[int, int] | str:
         try:
-            read(index)
+            image = read(index)
         except DataError as error:
             return str(error)
-        return None
+        return image.height, image.width
 
     with ThreadPoolExecutor(THREADS) as pool:
-        results = tqdm(
-            pool.map(attempt, range(count)), f"decode {name}", count, unit="image", leave=False
+        results = list(
+            tqdm(
+                pool.map(attempt, range(count)), f"decode {name}", count, unit="image", leave=False
+            )
         )
-        return [problem for problem in results if problem is not None]
+    problems = [result for result in results if isinstance(result, str)]
+    return [result for result in results if not isinstance(result, str)], problems
 
 
-def _read_file(folder: Path, files: Sequence[str], reading: ImageReading, index: int) -> object:
+def _read_file(
+    folder: Path, files: Sequence[str], reading: ImageReading, index: int
+) -> Image.Image:
     return read_image(Path(folder) / files[index], reading)
 
 

@@ -2,12 +2,10 @@
 
 The dataset of training is the judge: where it refuses a file, it is built from halves of the file's
 images, then from halves of the halves, until each image or annotation that it refuses is known.
-Each part has a good image as company, since a dataset also refuses files without any usable box.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,7 +17,6 @@ from data.errors import DataError, DatasetError
 from data.json_files import read_json
 
 MOST = 200  # refusals; the search ends there
-TRIED = 50  # images that may be the company
 Built = TypeVar("Built")
 Entry = dict[str, Any]
 
@@ -75,7 +72,6 @@ class _Trial:
         self.build, self.path, self.whole, self.scratch = build, path, content, scratch
         self.images: list[Any] = []  # that are not refused
         self.annotations: list[Any] = []
-        self.company: list[Any] = []  # no image, or one that is good alone
         self.complete = True
         self.of_image: dict[str, list[Any]] = {_key(image): [] for image in content["images"]}
         self.strays: list[Any] = []  # annotations of no image
@@ -84,12 +80,7 @@ class _Trial:
 
     def run(self) -> list[str]:
         """Why images are refused, then annotations of images that are not, then strays."""
-        labelled = [image for image in self.whole["images"] if self._annotations_of(image)]
-        good = (image for image in labelled[:TRIED] if self._images([image]) is None)
-        self.company = list(itertools.islice(good, 1))
-        others = [image for image in self.whole["images"] if image not in self.company]
-        self.images, refused = self._sift(others, self._images)
-        self.images += self.company
+        self.images, refused = self._sift(self.whole["images"], self._images)
         self.annotations = [a for image in self.images for a in self._annotations_of(image)]
         self.complete = len(refused) < MOST
         problems = []
@@ -130,10 +121,8 @@ class _Trial:
         return self._attempt(part, [a for image in part for a in self._annotations_of(image)])
 
     def _attempt(self, images: Sequence[Any], annotations: Sequence[Any]) -> str | None:
-        """Why a part of the file is refused in company; None if it is not."""
-        company = [image for image in self.company if image not in images]
-        own = [a for image in company for a in self._annotations_of(image)]
-        self._write(self._part([*company, *images], [*own, *annotations]))
+        """Why a part of the file is refused; None if it is not."""
+        self._write(self._part(images, annotations))
         try:
             self.build(self.scratch)
         except DatasetError:  # a part need not be usable by itself
