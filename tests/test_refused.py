@@ -9,7 +9,7 @@ import pytest
 
 from aligndet import refused
 from aligndet.refused import judge
-from data.errors import DataError
+from data.errors import DataError, DatasetError
 
 
 class Picky:
@@ -86,7 +86,7 @@ def test_few_builds_find_one_fault_among_many(tmp_path):
     part = Picky()
     judged = judge(Picky(), part, write(tmp_path / "a.json", images, []))
     assert judged.problems == [f"{tmp_path}/a.json: image 700 is bad"]
-    assert part.builds <= 2 * 10 + 3  # two halves of 10 levels; the whole, two images alone
+    assert part.builds <= 2 * 10 + 2  # two halves of 10 levels, the whole, the image alone
 
 
 def test_an_image_without_annotations_is_no_problem_in_a_part(tmp_path):
@@ -107,7 +107,7 @@ def test_what_only_a_whole_file_needs_is_no_fault_of_a_part(tmp_path):
             if annotation.get("bad"):
                 raise DataError(f"{given}: annotation {annotation['id']} is bad")
         if content["annotations"] and all(a.get("crowd") for a in content["annotations"]):
-            raise DataError(f"{given}: holds crowds only")
+            raise DatasetError(f"{given}: holds crowds only")
         return content
 
     images = [{"id": n} for n in range(8)]
