@@ -6,10 +6,14 @@ projects of the environment find them. Everything else is setuptools'.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import typing
+import zipfile
+from pathlib import Path
 
+from setuptools import build_meta
 from setuptools.build_meta import (
-    build_editable,
     build_sdist,
     get_requires_for_build_editable,
     get_requires_for_build_sdist,
@@ -27,6 +31,12 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
+# Python runs it when it starts; the clone may be gone by then.
+START = (
+    "import importlib.util; "
+    "importlib.util.find_spec('aligndet_shadowed') and __import__('aligndet_shadowed')\n"
+)
+
 
 def build_wheel(*arguments: object, **options: object) -> typing.NoReturn:
     """End with one sentence: that is what pip shows."""
@@ -39,3 +49,26 @@ def build_wheel(*arguments: object, **options: object) -> typing.NoReturn:
 
 # Pip asks for these first, before it downloads what the project needs.
 get_requires_for_build_wheel = prepare_metadata_for_build_wheel = build_wheel
+
+
+def build_editable(
+    wheel_directory: str,
+    config_settings: dict[str, typing.Any] | None = None,
+    metadata_directory: str | None = None,
+) -> str:
+    """A wheel that puts this folder on the path, and loads `aligndet_shadowed` at the start."""
+    name = build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
+    add_file(Path(wheel_directory, name), "aligndet_shadowed.pth", START.encode())
+    return name
+
+
+def add_file(wheel: Path, name: str, content: bytes) -> None:
+    """Add a file to a wheel, and to its list of files, which is its last one."""
+    with zipfile.ZipFile(wheel) as archive:
+        files = [(entry, archive.read(entry)) for entry in archive.namelist()]
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    line = f"{name},sha256={digest},{len(content)}\n".encode()
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+        for entry, data in files:
+            archive.writestr(entry, line + data if entry.endswith(".dist-info/RECORD") else data)

@@ -15,6 +15,7 @@ NEEDED = (
     "pyproject.toml",
     "requirements.txt",
     "build_backend.py",
+    "aligndet_shadowed.py",
     "train.py",
     "pretrain.py",
     "finetune.py",
@@ -70,7 +71,18 @@ def site(clone, tmp_path_factory):
 
 def test_nothing_is_copied_in_place_of_a_link(site):
     assert not list(site.rglob("*.py"))
-    assert [path.read_text().strip() for path in site.glob("*.pth")]
+    recorded = next(site.glob("*.dist-info/RECORD")).read_text().splitlines()
+    assert {line.split(",")[0] for line in recorded} == {
+        path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()
+    } - {path.name for path in site.glob("*.whl")}
+
+
+def run(site, folder, *code):
+    """Python in `folder` with the installation, and without the one that runs these tests (-S)."""
+    lines = (f"import site; site.addsitedir({str(site)!r})", *code)
+    return subprocess.run(
+        [sys.executable, "-S", "-c", "\n".join(lines)], cwd=folder, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("folders", [(), ("models", "data", "losses", "train")])
@@ -81,12 +93,49 @@ def test_folders_without_python_do_not_come_first(site, clone, tmp_path, folders
         (tmp_path / name / "a.jpg").touch()
     names = {name: f"{name}/__init__.py" for name in ("models", "losses", "data", "aligndet")}
     names["train"] = "train.py"
-    code = (
-        f"import site, importlib.util as u; site.addsitedir({str(site)!r})\n"
-        f"for name in {list(names)}: print(u.find_spec(name).origin)"
-    )
-    # -S: without the installation that runs these tests.
-    found = subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    code = f"for name in {list(names)}: print(u.find_spec(name).origin)"
+    found = run(site, tmp_path, "import importlib.util as u", code)
     assert found.stdout.split() == [str(clone / file) for file in names.values()]
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("from models import build_detector", "models"),
+        ("import models.fcos", "models"),
+        ("from models.fcos import FCOS", "models"),
+        ("from losses import instance_contrastive_loss", "losses"),
+        ("import data.selective_search", "data"),
+        ("import runpy; runpy.run_module('data.proposals')", "data"),
+    ],
+)
+def test_a_foreign_package_is_one_sentence(site, clone, tmp_path, statement, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+    last = run(site, tmp_path, statement).stderr.splitlines()[-1]
+    path = tmp_path / name / "__init__.py"
+    assert f"{path} is first on the path in the place of AlignDet's {clone / name}" in last
+    assert "cannot import name" not in last
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("from models import mine", "ImportError: cannot import name 'mine' from 'models'"),
+        ("import models.mine", "ModuleNotFoundError: No module named 'models.mine'"),
+        ("from models import nothing_of_ours", "ImportError: cannot import name 'nothing_of"),
+        ("import elsewhere.fcos", "ModuleNotFoundError: No module named 'elsewhere'"),
+    ],
+)
+def test_other_errors_are_pythons(site, tmp_path, statement, error):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/__init__.py").touch()
+    assert run(site, tmp_path, statement).stderr.splitlines()[-1].startswith(error)
+
+
+def test_a_clone_that_is_gone_is_not_missed(clone, site, tmp_path):
+    moved = shutil.copytree(site, tmp_path / "site")
+    pth = next(moved.glob("__editable__*.pth"))
+    pth.write_text(str(tmp_path / "gone"))
+    found = run(moved, tmp_path, "print('ok')")
+    assert (found.stdout, found.stderr) == ("ok\n", "")
