@@ -26,7 +26,7 @@ def test_every_block_runs(tmp_path, monkeypatch, capsys):
         exec(compile(block, str(PAGE), "exec"), names)
     assert names["losses"].keys() >= {"loss_contrast", "loss_box"}
     assert names["found"].keys() == {"boxes", "scores", "labels"}
-    assert names["again"].state_dict().keys() == names["detector"].state_dict().keys()
+    assert names["saved"].detector.state_dict().keys() == names["detector"].state_dict().keys()
     assert names["boxes"].shape[1] == 4
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == len(names["found"]["scores"])
