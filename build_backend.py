@@ -31,10 +31,11 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
-# Python runs it when it starts; the clone may be gone by then.
+# Python runs this line when it starts; the clone may be gone by then. The file is not imported, which
+# would import its package too, and that ends the program if others are in the way.
 START = (
-    "import importlib.util; "
-    "importlib.util.find_spec('aligndet_shadowed') and __import__('aligndet_shadowed')\n"
+    "import os; os.path.exists({path!r}) and "
+    "exec(open({path!r}, encoding='utf-8').read(), {{'__file__': {path!r}, '__name__': ''}})\n"
 )
 
 
@@ -56,9 +57,10 @@ def build_editable(
     config_settings: dict[str, typing.Any] | None = None,
     metadata_directory: str | None = None,
 ) -> str:
-    """A wheel that puts this folder on the path, and loads `aligndet_shadowed` at the start."""
+    """A wheel that puts this folder on the path, and runs `aligndet/shadowed.py` at the start."""
     name = build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
-    add_file(Path(wheel_directory, name), "aligndet_shadowed.pth", START.encode())
+    line = START.format(path=str(Path("aligndet/shadowed.py").resolve()))
+    add_file(Path(wheel_directory, name), "aligndet_shadowed.pth", line.encode())
     return name
 
 

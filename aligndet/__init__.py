@@ -10,7 +10,7 @@ The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,
 `export_backbone`, `demo`; `check_data` (behind `python -m data.check`) with `refused`, `positives`
-and `data_page`.
+and `data_page`; `shadowed`, which explains packages of others that are called like ours.
 """
 
 from aligndet.siblings import require_siblings

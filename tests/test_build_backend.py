@@ -15,7 +15,6 @@ NEEDED = (
     "pyproject.toml",
     "requirements.txt",
     "build_backend.py",
-    "aligndet_shadowed.py",
     "train.py",
     "pretrain.py",
     "finetune.py",

@@ -1,6 +1,6 @@
 """Say so when a foreign package called `models`, `losses` or `data` comes first on the path.
 
-An installation in place makes Python import this file when it starts (`build_backend.py`). It adds
+An installation in place makes Python run this file when it starts (`build_backend.py`). It adds
 a finder to the end of Python's list, which is asked only for what nothing else has found, so that
 other programs notice nothing of it: where `from models import build_detector` would end in `cannot
 import name`, and `python -m data.proposals` in `No module named`, there is one sentence instead.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("models", "losses", "data")
 
 
