@@ -117,10 +117,9 @@ def positives_lines(
     if not chosen:
         return []
     size, count = torch.cat(sizes), torch.cat(positives)
-    part = f", of {len(chosen):,} images drawn at random" if len(chosen) < len(with_boxes) else ""
+    part = f" ({len(chosen):,} images, drawn at random)" if len(chosen) < len(with_boxes) else ""
     lines = [
-        f"positives ({UNITS[name]}) per box, by the box's size (root of its area, pixels as the "
-        f"network sees them{part}):",
+        f"positives ({UNITS[name]}) per box, by the root of its area, pixels of the network{part}:",
         f"{'size':>10} {'boxes':>8} {'positives':>10} {'boxes with none':>16}",
     ]
     bins = torch.bucketize(size, torch.tensor(EDGES, dtype=size.dtype), right=True)

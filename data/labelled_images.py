@@ -141,7 +141,8 @@ def labelled_splits(splits: Sequence[Split], source: object) -> tuple[list[Split
             name = f" of {split.name}" if split.name else ""
             remarks.append(f"no labelled image{name} can be used ({reasons})")
     if not kept:
-        raise DataError(f"{source}: {'; '.join(remarks) or 'has no labels'}")
+        reasons = "; ".join(remarks) or "has no labels"
+        raise DataError(f"{source}: {reasons}; correct the files, or restore what is missing")
     if [split.name for split in kept] == ["other"]:
         kept[0].name = ""
     return kept, [f"left out: {remark}" for remark in remarks]

@@ -75,7 +75,7 @@ def test_large_datasets_are_sampled():
     detector = detector_without_weights(model_config("fcos"), num_classes=1)
     records = [record([[0, 0, 16, 16]])] * (data_page.SAMPLE + 1)
     lines = data_page.positives_lines(detector, "fcos", records, (64,), 64)
-    assert f"of {data_page.SAMPLE:,} images drawn at random" in lines[0]
+    assert f"({data_page.SAMPLE:,} images, drawn at random)" in lines[0]
     assert lines[2].split()[1] == f"{data_page.SAMPLE:,}"
 
 
