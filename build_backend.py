@@ -31,8 +31,8 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
-# Python runs this line when it starts; the clone may be gone by then. The file is not imported, which
-# would import its package too, and that ends the program if others are in the way.
+# Python runs this line when it starts; the clone may be gone by then. The file is not imported:
+# that would import its package, which ends the program if others are in the way.
 START = (
     "import os; os.path.exists({path!r}) and "
     "exec(open({path!r}, encoding='utf-8').read(), {{'__file__': {path!r}, '__name__': ''}})\n"

@@ -34,9 +34,9 @@ from aligndet.start_block import label_lines
 from aligndet.strict_yaml import load_yaml
 from data.build import DataConfig, build_image_files, build_train, build_two_views, build_val
 from data.coco import CocoDataset, load_coco
+from data.counting import count
 from data.errors import DataError
 from data.images import ImageReading, list_images, read_image
-from data.labelled_images import counted
 
 THREADS = 4
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not problems:
         print("\nno problems: training can start")
         return 0
-    print(f"\n{counted(len(problems), 'problem')} that training would stop at:")
+    print(f"\n{count(len(problems), 'problem')} that training would stop at:")
     print("\n".join(data_page.problem_lines(problems)))
     return 1
 
@@ -246,7 +246,7 @@ def _listed_images(config: Config, with_classes: bool) -> tuple[Sequence[str], l
         return files, decode(read, len(files))[1] or problems
     read = partial(_read_file, images.root, images.files, images.reading)
     sizes, problems = decode(read, len(images))
-    print(counted(len(images), "image"))
+    print(count(len(images), "image"))
     print("".join(f"{note}\n" for note in images.notes), end="")
     if images.labels:
         print("\n".join(data_page.class_lines(images.classes, images.labels)))

@@ -21,6 +21,7 @@ from aligndet.image_inputs import ImageLike, as_image
 from aligndet.prediction_files import RESULTS, Content, check_output, list_inputs
 from aligndet.transfer import read_detector
 from aligndet.visual import draw_boxes
+from data.counting import count
 from data.drawing import picture_path, save_picture
 from data.errors import DataError
 from data.fonts import CaptionFont
@@ -222,7 +223,7 @@ def _print_unusable(messages: Sequence[str]) -> None:
     for message in messages[:NAMED]:
         print(f"left out: {message}")
     if len(messages) > NAMED:
-        print(f"left out: {len(messages) - NAMED:,} more images")
+        print(f"left out: {count(len(messages) - NAMED, 'more image')}")
 
 
 if __name__ == "__main__":

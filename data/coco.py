@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.coco_contents import Contents, listing
+from data.coco_contents import Contents
 from data.coco_ids import Id, id_order
 from data.coco_json import load_coco, name_of, read_coco
+from data.counting import listing
 from data.errors import DataError, DatasetError
 from data.file_names import locate_files
 from data.image_check import StatedSizes, check_images, check_made_with

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from data.counting import count, listing, names
 
 MANY = 0.25  # of the boxes; where so many are left out or look wrong, it is a warning
 
@@ -45,8 +46,8 @@ class Contents:
         """Short sentences: what there is first, then what was left out, corrected or is odd."""
         counts = (
             count(self.images, "image"),
-            count(self.boxes, "box", "boxes"),
-            count(self.classes, "class", "classes"),
+            count(self.boxes, "box"),
+            count(self.classes, "class"),
         )
         return [", ".join(counts), *self._left_out(), *self._corrected(), *self._odd()]
 
@@ -126,19 +127,3 @@ class Contents:
                 "'bbox' must be [x, y, width, height], not the corners [x1, y1, x2, y2]"
             )
         return lines
-
-
-def count(number: int, one: str, many: str | None = None) -> str:
-    """`1 image`, `2,000 images`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def listing(parts: Sequence[tuple[int, str, str]]) -> str:
-    """The counts that are not 0, each with its noun in the singular and the plural."""
-    return ", ".join(count(*part) for part in parts if part[0])
-
-
-def names(of: Sequence[str], most: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    shown = ", ".join(map(repr, of[:most]))
-    return shown + (f" and {len(of) - most:,} more" if len(of) > most else "")

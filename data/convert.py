@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from data.convert_options import ReadOptions, add_options, read_classes
+from data.counting import count
 from data.errors import DataError
 from data.json_files import read_json, write_json_atomic
 from data.label_files import files_below, image_suffixes, name_key
-from data.labelled_images import Findings, Labelled, Split, counted, summary, to_coco
+from data.labelled_images import Findings, Labelled, Split, summary, to_coco
 from data.voc import read_voc
 from data.voc_lists import has_lists
 from data.yolo import NO_LABELS, read_yolo
@@ -207,7 +208,7 @@ def _report(
     classes = [f"{name} {boxes[number]:,}" for number, name in enumerate(labelled.classes, start=1)]
     hidden = len(classes) - CLASSES_PRINTED
     more = f", and {hidden:,} more" if hidden > 0 else ""
-    lines.append(f"{counted(len(classes), 'class')}: {', '.join(classes[:CLASSES_PRINTED])}{more}")
+    lines.append(f"{count(len(classes), 'class')}: {', '.join(classes[:CLASSES_PRINTED])}{more}")
     file_of = {split.name: file for split, file in zip(labelled.splits, files, strict=True)}
     train = next((file_of[name] for name in ("train", "trainval", "") if name in file_of), None)
     val = next((file_of[name] for name in ("val", "test") if name in file_of), None)

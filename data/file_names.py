@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from data.counting import more_like_it
 from data.errors import DataError
 from data.images import list_images
 
@@ -190,7 +191,7 @@ def _missing(root: Path, names: Sequence[str], listed_in: str | Path) -> str:
     name = names[0]
     ends = [end for parts in _readings(name) for end in ("/".join(parts), parts[-1])]
     sought = " or ".join(dict.fromkeys(map(_cut, ends)))
-    more = f" (and {len(names) - 1} more files like it)" if len(names) > 1 else ""
+    more = more_like_it(len(names) - 1)
     return (
         f"{root / _cut(name)}: image is missing; {listed_in} lists it, and no other file of that "
         f"folder fits (looked for {sought}, upper and lower case alike); restore it or remove its "

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data.counting import more_like_it
 from data.errors import DataError
 from data.image_header import Header, read_header
 from data.images import AS_STORED, EXIF, UPRIGHT, ImageReading
@@ -64,7 +65,7 @@ def check_images(
     found = _read_headers(root, files, whole=True)
     problems = [result for result in found if isinstance(result, DataError)]
     if problems:
-        more = f" (and {len(problems) - 1:,} more files like it)" if len(problems) > 1 else ""
+        more = more_like_it(len(problems) - 1)
         raise DataError(f"{problems[0]}{more}")
     headers = [result for result in found if isinstance(result, Header)]
     if stated is not None:
@@ -151,7 +152,7 @@ def _check_sizes(
         return
     name, header, size = wrong[0]
     height, width = header.size(reading)
-    more = f" (and {len(wrong) - 1:,} more files like it)" if len(wrong) > 1 else ""
+    more = more_like_it(len(wrong) - 1)
     text = (
         f"{root / name}: has {width} x {height} pixels, but {stated.annotations} says "
         f"{size[1]} x {size[0]}{more}"

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from PIL import Image
 from tqdm import tqdm
 
+from data.counting import more_like_it
 from data.errors import DataError
 from data.images import UNREADABLE
 
@@ -249,5 +250,5 @@ def last_part(name: str) -> str:
 def raise_first(problems: Sequence[DataError]) -> None:
     """Raise the first problem, if any, and say how many there are."""
     if problems:
-        more = f" (and {len(problems) - 1:,} more files like it)" if len(problems) > 1 else ""
+        more = more_like_it(len(problems) - 1)
         raise DataError(f"{problems[0]}{more}")

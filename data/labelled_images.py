@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.counting import count
 from data.errors import DataError
 
 DIFFICULT = ("crowd", "keep", "drop")
@@ -212,7 +213,7 @@ def summary(content: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Numbers of images and boxes of a COCO dict from `to_coco`."""
     images, annotations = content["images"], content["annotations"]
     labelled = {entry["image_id"] for entry in annotations}
-    parts = [counted(len(images), "image"), counted(len(annotations), "box")]
+    parts = [count(len(images), "image"), count(len(annotations), "box")]
     difficult = [entry["iscrowd"] for entry in annotations if entry.get("difficult")]
     if difficult:
         treated = "ignored" if all(difficult) else "kept"
@@ -220,12 +221,6 @@ def summary(content: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     if len(labelled) < len(images):
         parts.append(f"{len(images) - len(labelled):,} of the images without boxes")
     return ", ".join(parts)
-
-
-def counted(number: int, what: str) -> str:
-    """Such as `1 box`, `2,000 boxes`."""
-    plural = "es" if what.endswith(("x", "s")) else "s"
-    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 class _Categories:

@@ -138,7 +138,7 @@ def test_a_file_that_is_missing(folder, files, name):
         "a.json",
         "image is missing",
         "restore it or remove its entry",
-        "(and 1 more files like it)",
+        "(and 1 more file like it)",
     )
     assert len(str(error.value)) < len(str(root)) + 800
     assert locate_files(root, [name], "a.json", missing_ok=True) == [name]

@@ -62,7 +62,7 @@ def test_a_file_with_an_end_and_no_header_is_unusable(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(bytes(100) + b"\xff\xd9")
     with pytest.raises(DataError) as error:
         check_images(tmp_path, ["good.png", "bad.jpg", "gone.png"])
-    assert_clean(error, tmp_path / "bad.jpg", "not an image", "and 1 more files")
+    assert_clean(error, tmp_path / "bad.jpg", "not an image", "and 1 more file")
 
 
 @pytest.mark.parametrize("check", CHECKS)

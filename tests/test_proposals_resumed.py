@@ -251,7 +251,7 @@ def test_a_damaged_line_costs_its_image_only(
     searched.clear()
     assert run(folder, output) == 0
     stderr = capsys.readouterr().err
-    assert "1 damaged lines" in stderr
+    assert "1 damaged line;" in stderr
     assert f"resuming: {IMAGES - 1} of {IMAGES}" in stderr
     assert sum(searched) == 1
     assert output.read_bytes() == whole

@@ -169,7 +169,7 @@ def test_bad_objects_are_left_out_and_counted(tmp_path, capsys, bad, message):
 
 def test_the_unreadable_files_are_counted(tmp_path):
     root = write_voc(tmp_path / "VOC2007", {"1": xml(), "2": "<annotation>", "3": ""})
-    with pytest.raises(DataError, match="2.xml: not readable.*and 1 more files like it"):
+    with pytest.raises(DataError, match="2.xml: not readable.*and 1 more file like it"):
         voc.convert([root], "trainval")
 
 

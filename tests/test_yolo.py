@@ -100,7 +100,7 @@ def test_all_bad_files_are_counted(tmp_path):
     for name in "abc":
         write_image(tmp_path / f"{name}.jpg")
         write_text(tmp_path / f"{name}.txt", "0 9 9 9 9" if name != "a" else ONE_BOX)
-    with pytest.raises(DataError, match=r"b\.txt:1: .*and 1 more files like it"):
+    with pytest.raises(DataError, match=r"b\.txt:1: .*and 1 more file like it"):
         read(tmp_path, classes=["dog"])
 
 

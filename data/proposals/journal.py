@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.counting import count
 from data.errors import DataError
 from data.proposals.workers import FileState, Found
 
@@ -137,7 +138,8 @@ class Journal:
                 damaged += not self._read_line(data, end)
                 end += len(data)
         if damaged:
-            report(f"{self.path}: {damaged} damaged lines; their images are searched again")
+            lines = count(damaged, "damaged line")
+            report(f"{self.path}: {lines}; such images are searched again")
         return None
 
     def _read_line(self, data: bytes, offset: int) -> bool:
