@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from data.json_files import open_atomic
+from models.weights_file import IN_FOLDERS
 
 
 def save(content: dict[str, Any], path: str | Path) -> None:
@@ -63,14 +64,14 @@ def load(path: str | Path, purpose: str) -> dict[str, Any]:
 
 
 def digest(source: str | None) -> str | None:
-    """What a start was given, whatever its path: a digest of a file's bytes (of the `weights.pt` of
+    """What a start was given, whatever its path: a digest of a file's bytes (of the weights in
     a directory), or the name of a source that is no file. None: there is no such file (any more).
     """
-    if source is None or source.startswith(("torchvision", "http:", "https:")):
+    if source is None or source.partition(":")[0] in ("torchvision", "http", "https"):
         return source or "nothing"
-    path = Path(source)
-    path = path / "weights.pt" if path.is_dir() else path
-    if not path.is_file():
+    files = [Path(source), *(Path(source) / name for name in IN_FOLDERS)]
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
         return None
     result = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
