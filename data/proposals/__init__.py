@@ -1,6 +1,6 @@
 """Proposals: object boxes for images without labels, found once and kept.
 
-The command `python -m data.proposals`: `command` reads its options and runs it, `sources`
+The command `python -m data.proposals`: `command` runs it, `options` are its options, `sources`
 lists the images and where their boxes come from, `workers` spreads the search over processes,
 `journal` keeps finished images so that a killed run can resume, `output` writes the COCO JSON,
 `existing` reads it again, `pictures` and `recall` show how good the boxes are, `report` prints it.

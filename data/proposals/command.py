@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import sys
 import time
@@ -37,10 +36,10 @@ from data.drawing import check_apart, picture_path
 from data.errors import DataError
 from data.fonts import CaptionFont
 from data.image_check import StatedSizes, check_reading, reading_entry
-from data.images import AS_STORED, EXIF, ImageReading
-from data.proposals.box_filter import parse_filter
+from data.images import AS_STORED, ImageReading
 from data.proposals.existing import record, take_existing, without
 from data.proposals.journal import Journal
+from data.proposals.options import parse_arguments, read_settings
 from data.proposals.output import report_bad, write_proposals
 from data.proposals.pictures import draw_sample
 from data.proposals.propose import SEARCH_VERSION, ProposalSettings
@@ -55,128 +54,9 @@ from data.proposals.workers import (
     propose_files_on_device,
     size_problem,
 )
-from data.selective_search import SEARCHES
 
-DEFAULT_FILTER, DEFAULT_NMS = "ratio3size0008", 0.5  # for every source but labels
 INTERRUPTED = 130  # exit status, as in shells
 LARGE_FILE = 20e6  # bytes; reading a JSON file of this size takes about a second
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.proposals",
-        description="Propose object boxes for images without labels and write them as COCO JSON.",
-        epilog="The same command resumes a run that was stopped or killed; it searches nothing if "
-        "FILE is there already, and --recall and --draw then use its boxes. Exit status: 0 all "
-        "went well, 1 bad data (also if images were left out without --skip-bad), 2 bad option.",
-    )
-    add = parser.add_argument
-    add("--images", required=True, metavar="DIR", help="folder of the images")
-    add("--output", required=True, metavar="FILE", help="COCO JSON to write")
-    add("--annotations", metavar="FILE", help="COCO JSON whose images (and ids) are used")
-    add(
-        "--source",
-        default="search",
-        help="search; gt: the boxes of --annotations as they are, without classes; or FILE.json, "
-        "COCO results of any detector on the images of --annotations (%(default)s)",
-    )
-    add("--filter", help=f"ratio<R>size<AABB> or none ({DEFAULT_FILTER}; with --source gt: none)")
-    add(
-        "--min-side",
-        type=float,
-        default=32.0,
-        metavar="PX",
-        help="shortest side the filter passes, if the longer image side is 640 (%(default)s)",
-    )
-    add(
-        "--nms",
-        type=float,
-        metavar="IOU",
-        help=f"1 turns it off ({DEFAULT_NMS}; with --source gt: 1)",
-    )
-    add("--max-boxes", type=int, metavar="N", help="keep the N best of each image")
-    add(
-        "--search",
-        choices=tuple(SEARCHES),
-        default="thorough",
-        help="fast takes a quarter of the time and finds fewer objects (%(default)s)",
-    )
-    add(
-        "--search-side",
-        type=int,
-        default=320,
-        metavar="PX",
-        help="shrink larger images to this longer side for the search (%(default)s)",
-    )
-    add(
-        "--exif",
-        choices=EXIF,
-        default=AS_STORED.exif,
-        help="apply turns images as their EXIF orientation says; as data.exif (%(default)s)",
-    )
-    add(
-        "--value-range",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="values that become black and white in images of more than 8 bits per channel; as "
-        "data.value_range (a fixed range for each kind of file)",
-    )
-    add("--recall", metavar="FILE", help="COCO JSON with objects; print how many the boxes cover")
-    add("--draw", metavar="DIR", help="write pictures of 12 images with their 30 best boxes")
-    add(
-        "--font",
-        metavar="FILE",
-        help="TrueType or OpenType file for the numbers of the best boxes in the pictures",
-    )
-    add(
-        "--skip-bad",
-        action="store_true",
-        help="exit with status 0 even if images had to be left out because they can't be used",
-    )
-    add(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        metavar="N",
-        help="processes or, with --device cuda, threads that decode (all cores)",
-    )
-    add(
-        "--batch",
-        type=int,
-        default=16,
-        metavar="N",
-        help="images searched together; changes only the speed (%(default)s)",
-    )
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to search (%(default)s)")
-    return parser.parse_args(arguments)
-
-
-def _read_settings(options: argparse.Namespace) -> ProposalSettings:
-    lowest = {"min_side": 0, "nms": 0, "max_boxes": 1, "search_side": 1, "workers": 1, "batch": 1}
-    for name, least in lowest.items():
-        value = getattr(options, name)
-        if value is not None and not least <= value < math.inf:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} {value} is too small or not a number; use at least {least}")
-    if options.source != "search" and options.annotations is None:
-        raise ValueError(
-            f"--source {options.source} needs --annotations FILE, which lists the images; "
-            "detections.json from aligndet.predict can be both"
-        )
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: PyTorch finds no GPU; use --device cpu")
-    labels = options.source == "gt"  # taken as they are, unless an option says otherwise
-    filter_name, nms_iou = options.filter, options.nms
-    if filter_name is None:
-        filter_name = "none" if labels else DEFAULT_FILTER
-    if nms_iou is None:
-        nms_iou = 1.0 if labels else DEFAULT_NMS
-    box_filter = parse_filter(filter_name, options.min_side)
-    return ProposalSettings(
-        box_filter, nms_iou, options.max_boxes, options.search, options.search_side
-    )
 
 
 def run_digest(
@@ -369,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for bad data, 2 for a bad option."""
     options = parse_arguments(arguments)
     try:
-        settings = _read_settings(options)
+        settings = read_settings(options)
         reading = ImageReading(options.exif, options.value_range)
     except ValueError as error:
         _say(f"error: {error}")
