@@ -112,7 +112,7 @@ def read_settings(options: argparse.Namespace) -> ProposalSettings:
     """The settings of the search.
 
     Raises:
-        ValueError: an option is out of range, lacks another one, or asks for a GPU that is not there.
+        ValueError: an option is out of range, lacks another one, or asks for a missing GPU.
     """
     lowest = {"min_side": 0, "nms": 0, "max_boxes": 1, "search_side": 1, "workers": 1, "batch": 1}
     for name, least in lowest.items():
