@@ -11,6 +11,7 @@ from aligndet import dist
 from aligndet.config import Config
 from aligndet.optim import Schedule
 from data.coco import CocoDataset
+from data.counting import count
 from data.proposals.searched_images import SearchedImages
 from data.views import BoxSource
 from models.backbone_base import StagedBackbone
@@ -104,7 +105,7 @@ def _steps(config: Config, schedule: Schedule) -> str:
 def _rate(config: Config, schedule: Schedule) -> str:
     base = config.optim.base_batch
     scaled = f" (scaled from {config.optim.lr:g} for {base} images)" if base else ""
-    warmup = f", {schedule.warmup_steps:,} steps of warm-up" if schedule.warmup_steps else ""
+    warmup = f", {count(schedule.warmup_steps, 'step')} of warm-up" if schedule.warmup_steps else ""
     at = ", ".join(f"{step:,.0f}" for step in schedule.milestone_steps)
     steps = f"times {config.schedule.gamma:g} at step {at}" if at else "constant"
     decay = "cosine decay" if config.schedule.decay == "cosine" else steps
@@ -113,9 +114,9 @@ def _rate(config: Config, schedule: Schedule) -> str:
 
 def _device(config: Config, device: torch.device) -> str:
     threads = torch.get_num_threads()
-    where = f"CPU, {threads} thread{'s' * (threads > 1)}"
+    where = f"CPU, {count(threads, 'thread')}"
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     precision = {"none": "float32", "bf16": "bfloat16", "fp16": "float16"}[config.amp]
-    processes = f"{dist.world_size()} processes" if dist.world_size() > 1 else "1 process"
+    processes = count(dist.world_size(), "process")
     return f"{where}, {precision}, {processes}, data.workers {config.data.workers}"
