@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +14,21 @@ from typing import IO, Any
 
 from data.errors import DataError
 
+LARGE_FILE = 20e6  # bytes; reading as many takes about a second
+
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+    """Read a JSON file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; a large one, which
+    takes seconds, is announced.
 
     Raises:
         DataError: the file is missing, cannot be read or is not JSON.
     """
     try:
         with open(path, encoding=_encoding(path)) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size >= LARGE_FILE and os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"reading {path} ({size / 1e6:,.0f} MB)", file=sys.stderr, flush=True)
             return json.load(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of a COCO JSON") from None

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from data import json_files
 from data.errors import DataError
 from data.json_files import open_atomic, read_json, write_json_atomic
 from tests.helpers.assertions import assert_clean
@@ -103,3 +104,16 @@ def test_bytes_are_written_all_or_nothing_too(tmp_path, sync):
         killed_while_writing()
     assert path.read_bytes() == b"old"
     assert [p.name for p in path.parent.iterdir()] == ["x.bin"]
+
+
+def test_a_large_file_is_announced_by_one_process_of_a_machine(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.json"
+    path.write_text("[1, 2]")
+    read_json(path)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(json_files, "LARGE_FILE", 6)
+    assert read_json(path) == [1, 2]
+    assert capsys.readouterr().err == f"reading {path} (0 MB)\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    read_json(path)
+    assert capsys.readouterr().err == ""

@@ -222,17 +222,6 @@ def test_a_file_without_a_record_is_taken_to_be_looked_at(
     assert len(searched) == 3
 
 
-def test_long_reading_is_announced(
-    folder: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    truth = labels(tmp_path / "truth.json")
-    monkeypatch.setattr(command, "LARGE_FILE", 10)
-    capsys.readouterr()
-    assert again(folder, output, "--recall", truth) == 0
-    assert capsys.readouterr().err.splitlines()[:2] == [f"reading {output}", f"reading {truth}"]
-
-
 @pytest.mark.parametrize("images", [[], [{"id": 1, "file_name": "x", "width": 2, "height": 2}]])
 def test_a_file_of_no_image_or_others_is_written_again(
     folder: Path, output: Path, searched: list[str], tmp_path: Path, images: list

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +55,6 @@ from data.proposals.workers import (
 )
 
 INTERRUPTED = 130  # exit status, as in shells
-LARGE_FILE = 20e6  # bytes; reading a JSON file of this size takes about a second
 
 
 def run_digest(
@@ -235,12 +233,6 @@ def _check_overlap(truth: dict[str, Tensor] | None, files: Sequence[str], path: 
         raise DataError(f"{path}: lists none of the images searched; give their annotations")
 
 
-def _announce_reading(options: argparse.Namespace) -> None:
-    for path in (options.annotations, options.source, options.output, options.recall):
-        if path and os.path.isfile(path) and os.path.getsize(path) >= LARGE_FILE:
-            _say(f"reading {path}")
-
-
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
@@ -254,7 +246,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _say(f"error: {error}")
         return 2
-    _announce_reading(options)
     try:
         work = list_work(Path(options.images), options.annotations, options.source, reading)
         if work.left_out:
