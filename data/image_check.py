@@ -35,7 +35,7 @@ class StatedSizes:
     """The sizes that a file of annotations gives."""
 
     annotations: str | Path  # the file, for messages
-    sizes: Sequence[tuple[float, float]]  # (height, width) of each image
+    sizes: Sequence[tuple[int, int] | None]  # (height, width); `check_reading` takes None: unknown
 
 
 def check_images(
@@ -135,7 +135,7 @@ def _options(made_with: Any) -> str:
     return ", ".join(f"{key} {json.dumps(value)[:40]}" for key, value in made_with.items())
 
 
-def _fits_somehow(header: Header, size: tuple[float, float]) -> bool:
+def _fits_somehow(header: Header, size: tuple[int, int] | None) -> bool:
     return size in [header.size(ImageReading(exif)) for exif in EXIF]
 
 

@@ -124,6 +124,22 @@ def listed_upright(folder: Path, path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("without", [{"a.png"}, {"a.png", "b.png", "sub/c.png"}])
+def test_a_list_of_images_needs_no_sizes(folder: Path, tmp_path: Path, without: set[str]) -> None:
+    files = ["a.png", "b.png", "sub/c.png"]
+    images = [{"id": number, "file_name": file} for number, file in enumerate(files)]
+    for entry in images:
+        if entry["file_name"] not in without:
+            width, height = Image.open(folder / entry["file_name"]).size
+            entry.update(width=width, height=height)
+    (tmp_path / "list.json").write_text(json.dumps({"images": images}))
+    output, annotations = tmp_path / "out.json", tmp_path / "list.json"
+    assert run("--images", folder, "--output", output, "--annotations", annotations) == 0
+    for entry in json.loads(output.read_text())["images"]:
+        size = Image.open(folder / entry["file_name"]).size
+        assert (entry["width"], entry["height"]) == size
+
+
 def test_turned_photographs_are_named_before_the_search(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

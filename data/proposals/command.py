@@ -116,7 +116,7 @@ def _check_pending(options: argparse.Namespace, jobs: Sequence[Job], reading: Im
     """Say what is known from the headers; raise a DataError if another `reading` is needed."""
     stated = None
     if options.annotations is not None:
-        stated = StatedSizes(options.annotations, [job.size for job in jobs if job.size])
+        stated = StatedSizes(options.annotations, [job.size for job in jobs])
     files = [job.file for job in jobs]
     for note in check_reading(options.images, files, reading, stated):
         _say(note)
