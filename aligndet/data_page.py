@@ -33,6 +33,8 @@ def class_lines(names: Sequence[str], labels: Sequence[int]) -> list[str]:
         names: of the classes.
         labels: of all boxes, indices into `names`.
     """
+    if not names:
+        return []
     count = Counter({name: 0 for name in range(len(names))})
     count.update(labels)
     ranked = count.most_common()

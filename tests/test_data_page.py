@@ -33,6 +33,7 @@ def test_many_classes_fit_on_the_page():
 
 def test_no_boxes_at_all():
     assert data_page.class_lines(["ant"], []) == ["ant         0", "without a box: 1 (ant)"]
+    assert data_page.class_lines([], []) == []
 
 
 def test_sizes():
