@@ -93,6 +93,11 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         detector = build_detector(model, len(categories))
         manifest = None if resume else start_weights(detector, config, args.init, categories)
         run.open(config, resume)
+        sides = (config.data.eval_short_side, config.data.max_side)
+        content = partial(
+            detector_file, detector, config.model, categories, sides, config.data.reading
+        )
+        best = BestWeights(run.best, content)
     if manifest and dist.is_main():
         manifest.save(run.manifest)
     title = f"fine-tuning {config.model.detector} on {config.model.backbone}, "
@@ -100,10 +105,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
     labels = {"train": label_lines(train.coco), "val": label_lines(val.coco)}
     weights = resumed_from(resume) or weight_lines(detector, manifest)
     print_start(title, labels, config, schedule, device, weights)
-    sides = (config.data.eval_short_side, config.data.max_side)
-    content = partial(detector_file, detector, config.model, categories, sides, config.data.reading)
     evaluation = scorer(detector, config, val, device)
-    best = BestWeights(run.best, content)
 
     def score() -> dict[str, float | None]:
         scores = evaluation().scores

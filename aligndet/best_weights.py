@@ -16,18 +16,19 @@ class BestWeights:
         path: where to write; a file that is there already, of a run that is resumed, counts.
         content: what to write, in the detector's current state.
 
+    Only rank 0 reads and writes it: others may look while it removes that of an earlier run.
+
     Raises:
         ValueError: the file that is there is unreadable.
     """
 
     def __init__(self, path: Path, content: Callable[[], dict[str, Any]]) -> None:
         self.path, self.content = path, content
-        self.highest = checkpoint.load(path, "--resume")["AP"] if path.exists() else -1.0
+        resumed = dist.is_main() and path.exists()
+        self.highest = checkpoint.load(path, "--resume")["AP"] if resumed else -1.0
 
     def offer(self, ap: float | None) -> None:
         """Write the file if `ap` is the highest so far; None: there was nothing to find."""
-        if ap is None or ap <= self.highest:
-            return
-        self.highest = ap
-        if dist.is_main():
+        if dist.is_main() and ap is not None and ap > self.highest:
+            self.highest = ap
             checkpoint.save({**self.content(), "AP": ap}, self.path)
