@@ -158,8 +158,8 @@ def _check_sizes(
         f"{size[1]} x {size[0]}{more}"
     )
     other = "stored" if reading.exif == "apply" else "apply"
-    unfit = [row for row in rows if row[1].size(ImageReading(other)) != row[2]]
-    explained = len(wrong) - len([row for row in wrong if row in unfit])
+    turned = ImageReading(other)
+    explained = sum(header.size(turned) == size for _, header, size in wrong)
     if not explained:
         raise DataError(f"{text}; correct its entry")
     picture = "upright" if other == "apply" else "stored"
@@ -168,8 +168,9 @@ def _check_sizes(
         f"; the EXIF orientation explains {those}, the annotations are for the {picture} "
         f"picture: set data.exif={other} (for data.proposals --exif {other})"
     )
+    unfit = sum(header.size(turned) != size for _, header, size in rows)
     if unfit:
-        text += f", and correct the entries of {len(unfit):,} files that do not fit then"
+        text += f", and correct the entries of {unfit:,} files that do not fit then"
     raise DataError(text)
 
 
