@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import sys
@@ -18,18 +17,17 @@ LARGE_FILE = 20e6  # bytes; reading as many takes about a second
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; a large one, which
-    takes seconds, is announced.
+    """Read a JSON file in UTF-8, UTF-16 or UTF-32, with a byte order mark or without; a large one,
+    which takes seconds, is announced.
 
     Raises:
         DataError: the file is missing, cannot be read or is not JSON.
     """
     try:
-        with open(path, encoding=_encoding(path)) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size >= LARGE_FILE and os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"reading {path} ({size / 1e6:,.0f} MB)", file=sys.stderr, flush=True)
-            return json.load(file)
+        content = Path(path).read_bytes()
+        if len(content) >= LARGE_FILE and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"reading {path} ({len(content) / 1e6:,.0f} MB)", file=sys.stderr, flush=True)
+        return json.loads(content)  # finds out the encoding
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of a COCO JSON") from None
     except UnicodeDecodeError as error:
@@ -45,22 +43,6 @@ def read_json(path: str | Path) -> Any:
         raise DataError(
             f"{path}: not valid JSON ({_reason(path, error)}); write the file again"
         ) from None
-
-
-# The longer marks first: UTF-32's begins with UTF-16's.
-MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-
-
-def _encoding(path: str | Path) -> str:
-    """The encoding that the byte order mark tells; Windows puts one even before UTF-8."""
-    with open(path, "rb") as file:
-        start = file.read(4)
-    return next((MARKS[mark] for mark in MARKS if start.startswith(mark)), "utf-8-sig")
 
 
 def _reason(path: str | Path, error: Exception) -> str:
