@@ -24,10 +24,11 @@ from data.convert_options import ReadOptions, add_options, read_classes
 from data.counting import count
 from data.errors import DataError
 from data.json_files import read_json, write_json_atomic
-from data.label_files import files_below, image_suffixes, name_key
+from data.label_files import name_key
 from data.labelled_images import Findings, Labelled, Split, summary, to_coco
 from data.voc import read_voc
 from data.voc_lists import has_lists
+from data.walk import files_below, readable_suffixes
 from data.yolo import NO_LABELS, read_yolo
 from data.yolo_sets import description_files
 
@@ -80,10 +81,12 @@ def _recognise(source: Path, images_root: Path | None) -> str:
         raise DataError(_about_json(source))
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; give the folder that holds the labels")
-    files = files_below(source, {".xml", ".txt", ".json", *image_suffixes()})
-    xmls, texts, jsons = ([p for p in files if p.suffix == s] for s in (".xml", ".txt", ".json"))
-    images = files if images_root is None else files_below(images_root, image_suffixes())
-    stems = {name_key(p.stem) for p in images if p.suffix.lower() in image_suffixes()}
+    files = files_below(source, {".xml", ".txt", ".json", *readable_suffixes()})
+    xmls, texts, jsons = (
+        [p for p in files if p.suffix == s] for s in (".xml", ".txt", ".json")
+    )
+    images = files if images_root is None else files_below(images_root, readable_suffixes())
+    stems = {name_key(p.stem) for p in images if p.suffix.lower() in readable_suffixes()}
     texts = [p for p in texts if name_key(p.stem) in stems and p.name.lower() not in NO_LABELS]
     if xmls and texts:
         raise DataError(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from data.counting import more_like_it
+
 
 class DataError(ValueError):
     """Input on disk is unusable; the message is one sentence that names the file and the remedy."""
@@ -9,3 +13,9 @@ class DataError(ValueError):
 
 class DatasetError(DataError):
     """A data set is unusable as a whole, though each of its images and boxes may be in order."""
+
+
+def raise_first(problems: Sequence[DataError]) -> None:
+    """Raise the first problem, if any, and say how many there are."""
+    if problems:
+        raise DataError(f"{problems[0]}{more_like_it(len(problems) - 1)}")

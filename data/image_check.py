@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data.counting import more_like_it
-from data.errors import DataError
+from data.errors import DataError, raise_first
 from data.image_header import Header, read_header
 from data.images import AS_STORED, EXIF, UPRIGHT, ImageReading
 from data.value_check import check_values
@@ -62,11 +62,8 @@ def check_images(
     root = Path(directory)
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; set data.*.images to the folder of the images")
-    found = _read_headers(root, files, whole=True)
-    problems = [result for result in found if isinstance(result, DataError)]
-    if problems:
-        more = more_like_it(len(problems) - 1)
-        raise DataError(f"{problems[0]}{more}")
+    found = read_headers([root / file for file in files], whole=True)
+    raise_first([result for result in found if isinstance(result, DataError)])
     headers = [result for result in found if isinstance(result, Header)]
     if stated is not None:
         _check_sizes(root, list(zip(files, headers, stated.sizes, strict=True)), reading, stated)
@@ -91,7 +88,7 @@ def check_reading(
             values would be lost (`data.value_check`).
     """
     root = Path(directory)
-    found = _read_headers(root, files, whole=False)
+    found = read_headers([root / file for file in files])
     usable = [i for i, result in enumerate(found) if isinstance(result, Header)]
     files, headers = [files[i] for i in usable], [found[i] for i in usable]
     if stated is not None:
@@ -199,12 +196,12 @@ def _notes(
     return notes + check_values(root, deep, reading)
 
 
-def _read_headers(root: Path, files: Sequence[str], whole: bool) -> list[Header | DataError]:
-    """The header of each file, or why it cannot be used."""
+def read_headers(files: Sequence[Path], whole: bool = False) -> list[Header | DataError]:
+    """The header of each file, or why it cannot be used; see `read_header`."""
 
-    def attempt(name: str) -> Header | DataError:
+    def attempt(file: Path) -> Header | DataError:
         try:
-            return read_header(root / name, whole)
+            return read_header(file, whole)
         except DataError as error:
             return error
 

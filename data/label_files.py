@@ -1,27 +1,22 @@
-"""Find and read the files of a labelled folder: walk it, decode texts, match names, read sizes."""
+"""Read the files of a labelled folder: decode texts, match names, tell splits, read headers."""
 
 from __future__ import annotations
 
 import codecs
-import functools
 import os
 import re
-import struct
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from PIL import Image
-from tqdm import tqdm
-
-from data.counting import more_like_it
 from data.errors import DataError
-from data.images import UNREADABLE
+from data.image_check import read_headers
+from data.image_header import Header
+from data.images import ImageReading
+from data.walk import readable_suffixes
 
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -35,40 +30,9 @@ BYTE_ORDER_MARKS = (  # the longer first: UTF-32's starts with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-ORIENTATION = 0x0112  # EXIF tag; 1 is upright, up to 8
-SIDES_SWAPPED = (5, 6, 7, 8)
-NO_PICTURES = ("EPS", "MPEG", "PDF")  # formats that Pillow cannot decode by itself
-# What Pillow raises for EXIF blocks that are broken, which says nothing about the picture.
-BROKEN_EXIF = (*UNREADABLE, TypeError, LookupError, struct.error)
+SHOWN = ImageReading(exif="apply")  # as viewers, and so many tools, show pictures
 TURNED = "images that EXIF turns, with boxes of the turned picture (train with data.exif=apply)"
 Files = TypeVar("Files")
-
-
-@functools.cache
-def image_suffixes() -> frozenset[str]:
-    """Suffixes of the image files that Pillow reads, in lower case."""
-    known = Image.registered_extensions().items()
-    return frozenset(s for s, kind in known if kind in Image.OPEN and kind not in NO_PICTURES)
-
-
-def files_below(root: Path, suffixes: Collection[str]) -> list[Path]:
-    """Files with one of the suffixes (lower case), sorted. Hidden files and folders and
-    `__MACOSX` are left out; links to folders are followed once."""
-    found: list[Path] = []
-    visited: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__MACOSX")
-        if real in visited:
-            folders[:] = []
-            continue
-        visited.add(real)
-        found += [
-            Path(folder, name)
-            for name in names
-            if name[0] != "." and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    return sorted(found)
 
 
 def split_of(path: Path, root: Path) -> str:
@@ -139,56 +103,14 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
 
 
-@dataclass(frozen=True)
-class ShownSize:
-    """The size of an image as viewers show it."""
-
-    height: int
-    width: int
-    orientation: int = 1  # of EXIF; 2 to 8: viewers turn or mirror the stored pixels
-
-    @property
-    def stored(self) -> tuple[int, int]:
-        """Height and width of the stored pixels."""
-        swapped = self.sides_swapped
-        return (self.width, self.height) if swapped else (self.height, self.width)
-
-    @property
-    def sides_swapped(self) -> bool:
-        """Whether the stored pixels have this height as their width."""
-        return self.orientation in SIDES_SWAPPED
-
-
-def shown_sizes(paths: Iterable[Path]) -> dict[Path, ShownSize | None]:
-    """Sizes from the headers; None for files that are missing or no images."""
-    paths = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        sizes = tqdm(
-            pool.map(_shown_size, paths), "image sizes", len(paths), unit="image", leave=False
-        )
-        return dict(zip(paths, sizes, strict=True))
-
-
-def _shown_size(path: Path) -> ShownSize | None:
-    try:
-        with Image.open(path) as image:
-            orientation = _orientation(image)
-            width, height = image.size
-    except UNREADABLE:
-        return None
-    if orientation in SIDES_SWAPPED:
-        width, height = height, width
-    return ShownSize(height, width, orientation)
-
-
-def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":  # Pillow turns it while it decodes it
-        return 1
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except BROKEN_EXIF:
-        return 1
-    return value if value in range(2, 9) else 1
+def read_headers_of(paths: Iterable[Path]) -> dict[Path, Header | None]:
+    """The header of each image; None for files that are missing or no images."""
+    files = list(dict.fromkeys(paths))
+    found = read_headers(files)
+    return {
+        file: header if isinstance(header, Header) else None
+        for file, header in zip(files, found, strict=True)
+    }
 
 
 class FileIndex:
@@ -214,7 +136,7 @@ class FileIndex:
         is none, or more than one.
         """
         last = last_part(name)
-        if os.path.splitext(last)[1].lower() not in image_suffixes():
+        if os.path.splitext(last)[1].lower() not in readable_suffixes():
             return self.stem(last, near)
         found = self._by_name.get(name_key(last), [])
         return _nearest([path for path in found if path.name == last] or found, near)
@@ -245,10 +167,3 @@ def name_key(name: str) -> str:
 def last_part(name: str) -> str:
     """The file's name in a path of any system."""
     return re.split(r"[/\\]", name)[-1]
-
-
-def raise_first(problems: Sequence[DataError]) -> None:
-    """Raise the first problem, if any, and say how many there are."""
-    if problems:
-        more = more_like_it(len(problems) - 1)
-        raise DataError(f"{problems[0]}{more}")

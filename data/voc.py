@@ -26,7 +26,7 @@ from typing import Any
 
 from data.convert_options import ReadOptions, add_options, read_classes
 from data.json_files import write_json_atomic
-from data.label_files import shown_sizes, split_order
+from data.label_files import read_headers_of, split_order
 from data.labelled_images import (
     Findings,
     Labelled,
@@ -116,12 +116,12 @@ def read_voc(
     folders = [VocFolder(root, options, with_lists) for root in roots]
     files = [file for folder in folders for file in folder.files.values() if file is not None]
     first_pixel, remark = _first_pixel(files, options.first_pixel)
-    sizes = shown_sizes(path for folder in folders for path in folder.images())
+    headers = read_headers_of(path for folder in folders for path in folder.images())
     by_name: dict[str, Split] = {}
     for folder in folders:
         for name in folder.splits:
             split = by_name.setdefault(name, Split(name, [], Findings(options.strict)))
-            folder.add_to(split, sizes, first_pixel)
+            folder.add_to(split, headers, first_pixel)
     names = {entry.name for file in files for entry in file.objects if entry.name}
     usual = CLASSES if all(folder.has_lists for folder in folders) else ()
     chosen = choose_classes(names, classes, usual)

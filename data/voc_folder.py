@@ -10,22 +10,22 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.convert_options import ReadOptions
-from data.errors import DataError
+from data.errors import DataError, raise_first
+from data.image_header import Header
+from data.images import SIDEWAYS
 from data.label_files import (
+    SHOWN,
     TURNED,
     FileIndex,
-    ShownSize,
     choose_split,
-    files_below,
-    image_suffixes,
     last_part,
     name_key,
-    raise_first,
     split_of,
 )
 from data.labelled_images import Findings, LabelledBox, LabelledImage, Split
 from data.voc_lists import has_lists, splits_by_lists
 from data.voc_xml import VocFile, VocObject, read_voc_xml
+from data.walk import files_below, readable_suffixes
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class VocFolder:
         self.root, self.options = root, options
         self.has_lists = has_lists(root) if with_lists is None else with_lists
         above = options.images_root or root
-        self.index = FileIndex(files_below(above, image_suffixes()))
+        self.index = FileIndex(files_below(above, readable_suffixes()))
         self.splits: dict[str, Members]
         if self.has_lists:
             xmls = files_below(root / "Annotations", {".xml"})
@@ -77,14 +77,12 @@ class VocFolder:
             if self.options.keep_unlabelled:
                 yield from members.unlabelled
 
-    def add_to(
-        self, split: Split, sizes: Mapping[Path, ShownSize | None], first_pixel: int
-    ) -> None:
+    def add_to(self, split: Split, headers: Mapping[Path, Header | None], first_pixel: int) -> None:
         """Append this folder's images of a split, and count what is wrong with the others.
 
         Args:
             split: its name is a key of `splits`.
-            sizes: of all `images()`.
+            headers: of all `images()`.
             first_pixel: what the corners count from, 0 or 1.
         """
         members, findings = self.splits[split.name], split.findings
@@ -101,25 +99,25 @@ class VocFolder:
                 findings.left_out("XML files of an image that another XML describes", xml)
             else:
                 xml_of[image] = xml
-                size = self._size(file, image, sizes[image], findings)
+                size = self._size(file, image, headers[image], findings)
                 if size is not None:
                     boxes = tuple(_boxes(file, first_pixel, findings))
                     split.images.append(LabelledImage(image, *size, boxes))
-        self._add_unlabelled(members.unlabelled, split, sizes)
+        self._add_unlabelled(members.unlabelled, split, headers)
 
     def _add_unlabelled(
         self,
         images: Iterable[Path],
         split: Split,
-        sizes: Mapping[Path, ShownSize | None],
+        headers: Mapping[Path, Header | None],
     ) -> None:
         for image in images:
             if not self.options.keep_unlabelled:
                 split.findings.note("images without XML, not taken (see --keep-unlabelled)", image)
-            elif (size := sizes[image]) is None:
+            elif (header := headers[image]) is None:
                 split.findings.left_out("images that cannot be read", image)
             else:
-                split.images.append(LabelledImage(image, size.height, size.width, ()))
+                split.images.append(LabelledImage(image, *header.size(SHOWN), ()))
 
     def _pair(self) -> dict[Path, Path]:
         """The image of each XML that has one."""
@@ -180,26 +178,27 @@ class VocFolder:
         return choose_split(members, self.options.split, self.root)
 
     def _size(
-        self, file: VocFile, image: Path, shown: ShownSize | None, findings: Findings
+        self, file: VocFile, image: Path, header: Header | None, findings: Findings
     ) -> tuple[int, int] | None:
         """Height and width of an image; None if it cannot be used."""
-        if shown is None and self.index.files:
+        if header is None and self.index.files:
             findings.left_out("images that cannot be read", image)
             return None
-        if shown is None and file.size is None:
+        if header is None and file.size is None:
             findings.left_out(
                 "XML files without a size, whose image is not there to tell", file.path
             )
             return None
-        if shown is None:
+        if header is None:
             findings.note("images that are not there, named as the XML is", image)
             return file.size
+        shown = header.size(SHOWN)
         if file.size is None:
             findings.guessed("sizes that the XML lacks, taken from the image", file.path)
-            return shown.height, shown.width
-        if shown.sides_swapped and file.size == (shown.height, shown.width):
+            return shown
+        if header.orientation >= SIDEWAYS and file.size == shown:
             findings.note(TURNED, file.path)
-        elif file.size not in (shown.stored, (shown.height, shown.width)):
+        elif file.size not in (shown, (header.height, header.width)):
             findings.note(
                 "XML files with another <size> than their image, which training refuses", file.path
             )
@@ -251,7 +250,7 @@ def _box(entry: VocObject, path: Path, first_pixel: int, findings: Findings) -> 
 
 def _suffix(name: str) -> str:
     suffix = os.path.splitext(last_part(name))[1]
-    return suffix if suffix.lower() in image_suffixes() else ""
+    return suffix if suffix.lower() in readable_suffixes() else ""
 
 
 def _stem(name: str) -> str:

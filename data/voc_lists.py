@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
-from data.label_files import SPLITS, image_suffixes, last_part, read_lines, split_order
+from data.label_files import SPLITS, last_part, read_lines, split_order
+from data.walk import readable_suffixes
 
 OF_ONE_CLASS = re.compile(r".+\s(-1|0|1)")  # such as "000005 -1" in aeroplane_train.txt
 
@@ -92,7 +93,7 @@ def _name(line: str, xmls: Mapping[str, Path]) -> str:
     if line in xmls:
         return line
     stem, suffix = os.path.splitext(last_part(line))
-    return stem if suffix.lower() in (*image_suffixes(), ".xml") else last_part(line)
+    return stem if suffix.lower() in (*readable_suffixes(), ".xml") else last_part(line)
 
 
 def _is_for_one_class(names: Sequence[str], xmls: Container[str]) -> bool:

@@ -1,10 +1,11 @@
-"""Find the image files below a folder, and count what is left out."""
+"""Find the files below a folder, images above all, and count what is left out."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def walk_images(directory: str | Path) -> Listing:
     root = Path(directory)
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; give the folder that holds the images")
-    files, left_out = _walk(root)
+    files, left_out = _walk(root, readable_suffixes())
     listing = Listing(tuple(sorted(files)), dict(left_out))
     if not files:
         found = listing.sentence() or "it is empty"
@@ -75,6 +76,19 @@ def walk_images(directory: str | Path) -> Listing:
     return listing
 
 
+def files_below(directory: str | Path, suffixes: Collection[str]) -> list[Path]:
+    """Files with one of the suffixes (lower case), sorted; none if there is no such folder.
+
+    Links, hidden and system files are treated as by `walk_images`.
+
+    Raises:
+        DataError: a folder cannot be opened.
+    """
+    root = Path(directory)
+    return sorted(root / file for file in _walk(root, suffixes)[0]) if root.is_dir() else []
+
+
+@functools.cache
 def readable_suffixes() -> frozenset[str]:
     """Suffixes in lower case of the formats that Pillow, as it is installed, reads as pictures."""
     suffixes = Image.registered_extensions()  # also loads Pillow's plug-ins
@@ -87,9 +101,8 @@ def _is_stub(opener: object) -> bool:
     return isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
 
 
-def _walk(root: Path) -> tuple[list[str], Counter[str]]:
-    """Relative paths of the images, and how many other entries there are of each kind."""
-    suffixes = readable_suffixes()
+def _walk(root: Path, suffixes: Collection[str]) -> tuple[list[str], Counter[str]]:
+    """Relative paths of the files with these suffixes, and how many others of each kind."""
     files: list[str] = []
     left_out: Counter[str] = Counter()
     top = os.path.realpath(root)

@@ -12,15 +12,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.convert_options import ReadOptions
-from data.errors import DataError
+from data.errors import DataError, raise_first
+from data.images import UPRIGHT
 from data.label_files import (
+    SHOWN,
     TURNED,
     FileIndex,
-    ShownSize,
     choose_split,
-    files_below,
-    raise_first,
-    shown_sizes,
+    read_headers_of,
     split_of,
     split_order,
 )
@@ -33,6 +32,7 @@ from data.labelled_images import (
     choose_classes,
     labelled_splits,
 )
+from data.walk import files_below
 from data.yolo_sets import NAME_FILES, YoloSet, read_yolo_set
 from data.yolo_txt import YoloBox, read_yolo_txt
 
@@ -109,23 +109,24 @@ def _add_images(
     keep_unlabelled: bool,
 ) -> None:
     """Append the images of a split with their boxes in pixels."""
-    sizes = shown_sizes(image for image in images if image in labels or keep_unlabelled)
+    headers = read_headers_of(image for image in images if image in labels or keep_unlabelled)
     for image in dict.fromkeys(images):
-        size = sizes.get(image)
+        header = headers.get(image)
         if image not in labels and not keep_unlabelled:
             split.findings.note("images without a text, not taken (see --keep-unlabelled)", image)
-        elif size is None:
+        elif header is None:
             split.findings.left_out("images that cannot be read", image)
         else:
-            if size.orientation != 1:
+            if header.orientation != UPRIGHT:
                 split.findings.note(TURNED, image)
-            boxes = tuple(_in_pixels(box, size) for box in labels.get(image, ()))
-            split.images.append(LabelledImage(image, size.height, size.width, boxes))
+            size = header.size(SHOWN)
+            boxes = tuple(_in_pixels(box, *size) for box in labels.get(image, ()))
+            split.images.append(LabelledImage(image, *size, boxes))
 
 
-def _in_pixels(box: YoloBox, size: ShownSize) -> LabelledBox:
+def _in_pixels(box: YoloBox, height: int, width: int) -> LabelledBox:
     x1, y1, x2, y2 = box.corners
-    corners = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
+    corners = (x1 * width, y1 * height, x2 * width, y2 * height)
     return LabelledBox(box.name, corners, box.where)
 
 

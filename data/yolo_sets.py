@@ -16,13 +16,12 @@ from data.errors import DataError
 from data.label_files import (
     SPLITS,
     choose_split,
-    files_below,
-    image_suffixes,
     read_lines,
     read_text,
     split_of,
     split_order,
 )
+from data.walk import files_below, readable_suffixes
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")  # or any other .names
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
@@ -54,7 +53,7 @@ def read_yolo_set(source: Path, images_root: Path | None = None) -> YoloSet:
     if described is None:
         above = images_root or source
         images: dict[str, list[Path]] = {}
-        for path in files_below(above, image_suffixes()):
+        for path in files_below(above, readable_suffixes()):
             images.setdefault(split_of(path, above), []).append(path)
         return _with_names(YoloSet(source, True, None, choose_split(images, None, source)))
     content = _read_description(described)
@@ -144,7 +143,7 @@ def _add_entry(result: YoloSet, split: str, entry: str, root: str | None) -> Non
         result.remarks.append(f"guessed: {split} is {place}, since {usual} is not there")
     images = result.images.setdefault(split, [])
     if place.is_dir():
-        images += files_below(place, image_suffixes())
+        images += files_below(place, readable_suffixes())
         return
     lines = [line for line in read_lines(place) if line]
     found = [_locate(line, place.parent, str(result.home), root) for line in lines]

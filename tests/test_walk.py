@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.errors import DataError
 from data.images import read_image
-from data.walk import list_images, readable_suffixes, walk_images
+from data.walk import files_below, list_images, readable_suffixes, walk_images
 from tests.helpers.assertions import assert_clean
 
 
@@ -61,6 +61,13 @@ def test_hidden_and_system_files_are_left_out(tmp_path, name, folder):
     listing = walk_images(tmp_path)
     assert listing.files == ("a.jpg",)
     assert listing.sentence() == "left out: 1 hidden"
+    assert files_below(tmp_path, {".jpg"}) == [tmp_path / "a.jpg"]
+
+
+def test_files_of_other_kinds(tmp_path):
+    touch(tmp_path, "b.txt", "a/z.TXT", "a.xml", ".b.txt")
+    assert files_below(tmp_path, {".txt"}) == [tmp_path / "a/z.TXT", tmp_path / "b.txt"]
+    assert files_below(tmp_path, {".md"}) == files_below(tmp_path / "gone", {".md"}) == []
 
 
 def test_a_folder_that_is_hidden_itself_can_be_given(tmp_path):
