@@ -83,7 +83,7 @@ def _recognise(source: Path, images_root: Path | None) -> str:
         raise DataError(f"{source}: no such folder; give the folder that holds the labels")
     files = files_below(source, {".xml", ".txt", ".json", *readable_suffixes()})
     xmls, texts, jsons = (
-        [p for p in files if p.suffix == s] for s in (".xml", ".txt", ".json")
+        [p for p in files if p.suffix.lower() == s] for s in (".xml", ".txt", ".json")
     )
     images = files if images_root is None else files_below(images_root, readable_suffixes())
     stems = {name_key(p.stem) for p in images if p.suffix.lower() in readable_suffixes()}

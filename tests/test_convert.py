@@ -237,6 +237,14 @@ def test_the_kind_can_be_told(tmp_path):
         assert annotation["bbox"] == boxes
 
 
+@pytest.mark.parametrize(("label", "text"), [("a.XML", voc_xml()), ("a.TXT", "0 0.5 0.5 1 1")])
+def test_suffixes_in_capitals(tmp_path, label, text):
+    write_image(tmp_path / "a.JPG")
+    write_text(tmp_path / label, text)
+    assert run(tmp_path, "--output", tmp_path / "o.json", "--classes", "dog") == 0
+    assert len(json.loads((tmp_path / "o.json").read_text())["annotations"]) == 1
+
+
 @pytest.mark.parametrize("classes", ["dog,dog", ",", "gone.txt"])
 def test_bad_classes_are_named(tmp_path, capsys, classes):
     write_image(tmp_path / "a.jpg")
