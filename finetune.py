@@ -30,7 +30,8 @@ from aligndet.transfer import (
     read_detector,
 )
 from data.build import build_train, build_val
-from data.coco import Categories, load_coco
+from data.coco import Categories
+from data.coco_json import load_coco
 from data.errors import DataError
 from data.loaders import eval_loader
 from data.views import DetectionDataset, collate_detection

@@ -33,10 +33,12 @@ from aligndet.refused import MOST, Judged, judge
 from aligndet.start_block import label_lines
 from aligndet.strict_yaml import load_yaml
 from data.build import DataConfig, build_image_files, build_train, build_two_views, build_val
-from data.coco import CocoDataset, load_coco
+from data.coco import CocoDataset
+from data.coco_json import load_coco
 from data.counting import count
 from data.errors import DataError
-from data.images import ImageReading, list_images, read_image
+from data.images import ImageReading, read_image
+from data.walk import list_images
 
 THREADS = 4
 

@@ -13,11 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from aligndet.evaluate import coco_results
-from data.coco import Categories, load_coco
+from data.coco import Categories
+from data.coco_json import load_coco
 from data.drawing import check_apart
 from data.errors import DataError
 from data.file_names import locate_files
-from data.images import AS_STORED, ImageReading, list_images, read_image
+from data.images import AS_STORED, ImageReading, read_image
+from data.walk import list_images
 
 RESULTS = "detections.json"  # in the output folder
 

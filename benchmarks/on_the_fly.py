@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from aligndet.box_domain import BoxDomain, BoxDomainConfig
 from data.build import DataConfig, SplitConfig, build_two_views
-from data.images import list_images
 from data.loaders import GroupedBatchSampler, train_loader
 from data.proposals.command import main as write_proposals
 from data.shapes import generate
 from data.views import SampleKey, TwoViewDataset, collate_views
+from data.walk import list_images
 from models import ModelConfig, build_detector
 
 Datasets = dict[str, TwoViewDataset]

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from data.counting import more_like_it
 from data.errors import DataError
-from data.images import list_images
+from data.walk import list_images
 
 Parts = tuple[str, ...]
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # Label Studio puts it before an upload's name

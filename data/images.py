@@ -13,7 +13,6 @@ from PIL import Image, UnidentifiedImageError
 
 from data.errors import DataError
 from data.pixel_values import open_rgb
-from data.walk import list_images as list_images  # finding and reading go together for callers
 
 EXIF = ("stored", "apply")
 # What Pillow raises for files that are missing, cut off or not images.

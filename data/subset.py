@@ -17,8 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from data.coco import load_coco
 from data.coco_ids import Id, id_order
+from data.coco_json import load_coco
 from data.json_files import write_json_atomic
 
 FOLDS = 5

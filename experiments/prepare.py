@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.coco import load_coco
+from data.coco_json import load_coco
 from data.json_files import write_json_atomic
 from data.subset import FOLDS, subset
 from experiments.study import DataSet

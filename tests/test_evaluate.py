@@ -8,7 +8,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from aligndet.evaluate import AP_KEYS, average_precision, coco_results, evaluate
-from data.coco import Categories, CocoDataset, load_coco
+from data.coco import Categories, CocoDataset
+from data.coco_json import load_coco
 from data.loaders import eval_loader
 from data.transforms import Augment
 from data.views import DetectionDataset, collate_detection

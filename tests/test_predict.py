@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from aligndet import predict as module
 from aligndet.predict import predict
 from data.coco import Categories
-from data.images import ImageReading
 from data.errors import DataError
+from data.images import ImageReading
 
 NAMES = ("cat", "dog")
 BOXES = torch.tensor([[1.0, 1, 21, 21], [5, 6, 9, 30], [0, 0, 7, 5]])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from data.coco import load_coco
+from data.coco_json import load_coco
 from data.json_files import write_json_atomic
 from experiments.prepare import (
     labels_file,

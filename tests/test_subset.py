@@ -8,7 +8,7 @@ import random
 import pytest
 
 from data import subset
-from data.coco import load_coco
+from data.coco_json import load_coco
 
 
 def dataset(images=200, seed=0):

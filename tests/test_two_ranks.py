@@ -22,7 +22,7 @@ from aligndet.evaluate import evaluate
 from aligndet.image_domain import build_image_domain
 from aligndet.run_directory import RunDirectory
 from data.build import build_image_files, build_train, build_two_views, build_val
-from data.coco import load_coco
+from data.coco_json import load_coco
 from data.image_views import ImageViews, collate_image_views
 from data.loaders import GroupedBatchSampler, eval_loader
 from data.views import collate_detection, collate_views

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data.coco import load_coco
+from data.coco_json import load_coco
 from data.errors import DataError
 from data.proposals.sources import Work
 
