@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.images import AS_STORED, ImageReading, decode_image, read_image
+from data.pixel_values import to_rgb
 
 ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 KINDS = (
@@ -47,7 +48,7 @@ def _from_pillow(image: Image.Image, reading: ImageReading) -> Image.Image:
         file = io.BytesIO()
         image.save(file, "TIFF")
         return decode_image(file.getvalue(), "the image", reading)
-    return image.convert("RGB")
+    return to_rgb(image)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

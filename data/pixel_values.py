@@ -48,11 +48,16 @@ def open_rgb(
     check_layout(image)
     kind = value_kind(image)
     if kind is None or (kind == "RGB" and value_range is None):
-        image.load()
-        # Pillow converts premultiplied grey to its plain kind only.
-        return (image.convert("LA") if image.mode == "La" else image).convert("RGB")
+        return to_rgb(image)
     values = open_values(source, image)
     return Image.fromarray(to_levels(values, value_range or RANGES[kind])).convert("RGB")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of at most 8 bits per channel, in whatever mode of Pillow, as RGB."""
+    image.load()
+    # Pillow converts premultiplied grey to its plain kind only.
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGB")
 
 
 def value_kind(image: Image.Image) -> str | None:
@@ -86,13 +91,13 @@ def open_values(source: str | Path | BinaryIO, image: Image.Image) -> np.ndarray
         return np.asarray(image)
     plain = all(_layout(tile).startswith(PLAIN_COLOUR) for tile in image.tile)
     plain = plain and not (image.format == "TIFF" and image.tag_v2.get(PLANES) == SEPARATE)
-    high = np.asarray(_loaded_rgb(image)).astype(np.uint16)
+    high = np.asarray(to_rgb(image)).astype(np.uint16)
     if not plain:
         return high * 257
     with Image.open(source) as again:
         # Read in the other byte order, the high byte of each value is the low one.
         again.tile = [_swap(tile) for tile in again.tile]
-        return high * 256 + np.asarray(_loaded_rgb(again))
+        return high * 256 + np.asarray(to_rgb(again))
 
 
 def to_levels(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
@@ -104,11 +109,6 @@ def to_levels(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarra
         return table[values]
     levels = (values.astype(np.float64) - low) / (high - low) * 255.0
     return np.nan_to_num(levels.round().clip(0, 255), nan=0.0).astype(np.uint8)
-
-
-def _loaded_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    return image.convert("RGB")
 
 
 def _layout(tile: Any) -> str:

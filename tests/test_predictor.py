@@ -103,10 +103,11 @@ def test_grey_of_every_kind(predictor, kind):
     assert same(predictor(GREYS[kind]), predictor(GREYS["three channels"]))
 
 
-@pytest.mark.parametrize("mode", ["1", "CMYK", "YCbCr", "HSV", "LAB"])
+@pytest.mark.parametrize("mode", ["1", "CMYK", "YCbCr", "HSV", "LAB", "La"])
 def test_other_modes_are_converted(mode):
     image = Image.new("RGB", (9, 8), (200, 30, 90))
-    image = Image.new("LAB", (9, 8), (100, 20, 30)) if mode == "LAB" else image.convert(mode)
+    made = {"LAB": (100, 20, 30), "La": (50, 90)}  # nothing that Pillow converts other modes to
+    image = Image.new(mode, (9, 8), made[mode]) if mode in made else image.convert(mode)
     assert as_image(image).mode == "RGB"
     assert as_image(image).size == (9, 8)
 
