@@ -8,6 +8,8 @@ it, from AlignDet pre-training.
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -58,11 +60,10 @@ class FineTuning(nn.Module):
 def main() -> None:
     """Parse the command line, train unless told otherwise, evaluate."""
     parser = cli.parser("Fine-tuning and evaluation of a detector.")
-    parser.add_argument(
-        "--init", metavar="RUN", help="of pretrain.py: its output_dir or weights.pt"
-    )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate --checkpoint")
-    parser.add_argument("--checkpoint", metavar="RUN", help="output_dir or weights.pt of a run")
+    add, home = parser.add_argument, os.path.expanduser  # shells leave --init=~/run as it is
+    add("--init", type=home, metavar="RUN", help="of pretrain.py: its output_dir or weights.pt")
+    add("--eval-only", action="store_true", help="evaluate --checkpoint")
+    add("--checkpoint", type=home, metavar="RUN", help="output_dir or weights.pt of a run")
     args = parser.parse_intermixed_args()
     if args.eval_only != (args.checkpoint is not None):
         parser.error("--eval-only and --checkpoint FILE go together")
@@ -121,9 +122,11 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         best.offer(final.scores["AP"])
     run.report_evaluation(final, "results")
     if dist.is_main():
+        paths = (run.path, config.data.val.images, run.path / "detections")
+        weights, images, output = (shlex.quote(str(path)) for path in paths)
         print(
-            f"weights: {run.weights}\nnext: python -m aligndet.predict --weights {run.path} "
-            f"--images {config.data.val.images} --output {run.path / 'detections'}"
+            f"weights: {run.weights}\nnext: python -m aligndet.predict --weights {weights} "
+            f"--images {images} --output {output}"
         )
 
 

@@ -99,7 +99,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), init: str | Non
     config = build_config(content)
     if init is None:
         return config
-    content["model"] = model_like(os.path.expanduser(init), content.get("model", {}))
+    content["model"] = model_like(init, content.get("model", {}))
     return build_config(content)
 
 
