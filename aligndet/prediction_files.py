@@ -18,7 +18,7 @@ from data.coco_json import load_coco
 from data.drawing import check_apart
 from data.errors import DataError
 from data.file_names import locate_files
-from data.images import AS_STORED, ImageReading, read_image
+from data.images import AS_STORED, ImageReading, read_listed
 from data.walk import list_images
 
 RESULTS = "detections.json"  # in the output folder
@@ -41,14 +41,8 @@ class Inputs:
             DataError: it is missing or unreadable, or has another size than the entry says.
         """
         path = self.root / entry["file_name"]
-        image = read_image(path, self.reading)
-        stated = entry.get("width"), entry.get("height")
-        if None not in stated and image.size != stated:
-            raise DataError(
-                f"{path}: has {image.width} x {image.height} pixels, but {self.source} says "
-                f"{stated[0]} x {stated[1]}; correct the file's entry"
-            )
-        return image
+        size = entry.get("width"), entry.get("height")
+        return read_listed(path, size, self.source, self.reading)
 
 
 def list_inputs(

@@ -24,7 +24,7 @@ from data.counting import listing
 from data.errors import DataError, DatasetError
 from data.file_names import locate_files
 from data.image_check import StatedSizes, check_images, check_made_with
-from data.images import AS_STORED, ImageReading, read_image
+from data.images import AS_STORED, ImageReading, read_listed
 
 
 @dataclass(frozen=True)
@@ -225,14 +225,8 @@ class CocoDataset:
             DataError: the file is unreadable, or its size is not the one the annotations state.
         """
         record = self.records[index]
-        path = self.images / record.file_name
-        image = read_image(path, self.reading)
-        if image.size != (record.width, record.height):
-            raise DataError(
-                f"{path}: has {image.width} x {image.height} pixels, but {self.annotations} says "
-                f"{record.width} x {record.height}; correct the file's entry"
-            )
-        return image, record
+        path, size = self.images / record.file_name, (record.width, record.height)
+        return read_listed(path, size, self.annotations, self.reading), record
 
     @property
     def aspect_ratios(self) -> list[float]:

@@ -71,6 +71,26 @@ def read_image(path: str | Path, reading: ImageReading = AS_STORED) -> Image.Ima
     return _decode(path, path, reading)
 
 
+def read_listed(
+    path: str | Path,
+    size: tuple[int | None, int | None],
+    listed_in: str | Path,
+    reading: ImageReading = AS_STORED,
+) -> Image.Image:
+    """`read_image` of a file whose (width, height) another file states, or None for unknown ones.
+
+    Raises:
+        DataError: the file is unreadable, or has another size.
+    """
+    image = read_image(path, reading)
+    if None not in size and image.size != size:
+        raise DataError(
+            f"{path}: has {image.width} x {image.height} pixels, but {listed_in} says "
+            f"{size[0]} x {size[1]}; correct its entry"
+        )
+    return image
+
+
 def read_bytes(path: str | Path) -> bytes:
     """An image file as it is on disk, for `decode_image`.
 
