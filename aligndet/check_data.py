@@ -27,17 +27,19 @@ from aligndet import data_page
 from aligndet.adapters import adapter_class
 from aligndet.config import Config, load_config
 from aligndet.evaluate import average_precision
+from aligndet.optim import Schedule
 from aligndet.positives import ASSIGNERS, detector_without_weights
 from aligndet.probe import ProbeData
 from aligndet.refused import MOST, Judged, judge
 from aligndet.start_block import label_lines
 from aligndet.strict_yaml import load_yaml
-from data.build import DataConfig, build_image_files, build_train, build_two_views, build_val
+from data.build import build_image_files, build_train, build_two_views, build_val
 from data.coco import CocoDataset
 from data.coco_json import load_coco
 from data.counting import count
 from data.errors import DataError
 from data.images import ImageReading, read_image
+from data.loaders import GroupedBatchSampler
 from data.walk import list_images
 
 THREADS = 4
@@ -83,6 +85,7 @@ def check_finetuning(config: Config) -> list[str]:
     train, problems = check_labelled(config, "train", build_train)
     if train is not None:
         problems += print_positives(config, train, len(train.categories))
+        problems += _schedule_problems(config, train.aspect_ratios)
     val, more = check_labelled(config, "val", build_val)
     problems += more
     if val is not None:
@@ -144,7 +147,9 @@ def check_box_domain(config: Config) -> list[str]:
     print(f"\ntrain: {split.images}, {split.proposals or 'boxes are searched for'}")
     problems = _refusal(partial(adapter_class, config.model.detector))
     if split.images is None or split.proposals is None:
-        images, more = _listed_images(replace(config, data=_without_annotations(data)), False)
+        unlabelled = replace(data, train=replace(split, annotations=None))
+        images, more = _listed_images(replace(config, data=unlabelled), False)
+        more += _schedule_problems(config, [1.0] * len(images))
         return problems + more + _too_few(config, len(images))
 
     def dataset(path: Path) -> CocoDataset:
@@ -166,6 +171,7 @@ def check_box_domain(config: Config) -> list[str]:
     ]
     print("\n".join(lines))
     problems += print_positives(config, coco, 1, limit)
+    problems += _schedule_problems(config, coco.aspect_ratios)
     return problems + _too_few(config, len(coco))
 
 
@@ -175,6 +181,7 @@ def check_image_domain(config: Config) -> list[str]:
     print(f"\ntrain: {config.data.train.images}")
     images, problems = _listed_images(config, image.spec.needs_classes)
     problems += _refusal(partial(image.groups_per_process, config.data.batch_size))
+    problems += _schedule_problems(config, [1.0] * len(images))
     if image.method == "moco_v2" and image.moco.queue > len(images) > 0:
         print(f"note: image.moco.queue is {image.moco.queue:,}, set it below the number of images")
     if image.probe_train is not None and image.probe_val is not None:
@@ -257,8 +264,13 @@ def _listed_images(config: Config, with_classes: bool) -> tuple[Sequence[str], l
     return images.files, problems
 
 
-def _without_annotations(data: DataConfig) -> DataConfig:
-    return replace(data, train=replace(data.train, annotations=None))
+def _schedule_problems(config: Config, aspect_ratios: Sequence[float]) -> list[str]:
+    """Why one process cannot train for the time that the config gives."""
+    if not aspect_ratios:
+        return []
+    sampler = GroupedBatchSampler(aspect_ratios, config.data.batch_size)
+    steps = sampler.steps_per_epoch / config.optim.accumulate
+    return _refusal(partial(Schedule.build, config.schedule, config.optim.lr, steps))
 
 
 def _too_few(config: Config, images: int) -> list[str]:

@@ -185,6 +185,8 @@ def test_labels_that_cannot_be_scored(tmp_path, capsys):
         (["model.detector=fsoc"], "valid: fcos, retinanet"),
         (["model.options.chanels=3"], "chanels"),
         (["data.batch=3"], "data.batch"),
+        (["schedule.iterations=60", "schedule.warmup_iterations=500"], "but the run has 60 steps"),
+        (["schedule.epochs=2", "schedule.milestones=[8]"], "but the run has 2 epochs"),
     ],
 )
 def test_configs_that_training_refuses(tmp_path, capsys, overrides, message):
@@ -229,6 +231,10 @@ def test_box_domain_with_a_search(tmp_path, capsys):
     assert status == 0
     assert "boxes are searched for" in out
     assert "12 images" in out
+    late = ["schedule.epochs=1", "schedule.warmup_iterations=6"]
+    status, out = run(capsys, config, "data.train.annotations=", *late)
+    assert status == 1
+    assert "but the run has 6 steps" in out
 
 
 def test_image_domain(tmp_path, capsys):
