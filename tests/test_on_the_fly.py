@@ -21,7 +21,7 @@ from data.proposals.searched_images import SearchedImages
 
 ROOT = Path(__file__).parent.parent
 STEPS = 6  # 8 images in batches of 2: an epoch and a half
-NOTE = "data.train.proposals is not set: boxes are searched for in the first epoch"
+NOTE = "data.train.proposals is not set: boxes are searched for in"
 
 
 def result(run):
