@@ -24,7 +24,6 @@ from data.label_files import (
 from data.walk import files_below, readable_suffixes
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")  # or any other .names
-SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
 
 @dataclass
@@ -63,10 +62,10 @@ def read_yolo_set(source: Path, images_root: Path | None = None) -> YoloSet:
     count = content.get("nc", content.get("classes"))
     if result.names and count is not None and str(count) != str(len(result.names)):
         result.remarks.append(f"note: it says nc {count}, but names {len(result.names)} classes")
-    for key in sorted(SPLIT_KEYS, key=lambda key: split_order(SPLIT_KEYS[key])):
+    for key in sorted(SPLITS, key=lambda key: split_order(SPLITS[key])):
         entries = content.get(key) or []
         for entry in [entries] if isinstance(entries, str) else entries:
-            _add_entry(result, SPLIT_KEYS[key], str(entry), content.get("path"))
+            _add_entry(result, SPLITS[key], str(entry), content.get("path"))
     if not any(result.images.values()):
         missing = "; ".join(result.remarks[1:]) or "it has no train, val or test"
         raise DataError(f"{described}: no image found ({missing}); correct its paths")
