@@ -34,6 +34,7 @@ from aligndet.transfer import (
 from data.build import build_train, build_val
 from data.coco import Categories
 from data.coco_json import load_coco
+from data.counting import count
 from data.errors import DataError
 from data.loaders import eval_loader
 from data.views import DetectionDataset, collate_detection
@@ -103,7 +104,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
     if manifest and dist.is_main():
         manifest.save(run.manifest)
     title = f"fine-tuning {config.model.detector} on {config.model.backbone}, "
-    title += f"{len(categories)} classes: {shortened(categories.names)}"
+    title += f"{count(len(categories), 'class')}: {shortened(categories.names)}"
     labels = {"train": label_lines(train.coco), "val": label_lines(val.coco)}
     weights = resumed_from(resume) or weight_lines(detector, manifest)
     print_start(title, labels, config, schedule, device, weights)

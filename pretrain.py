@@ -26,6 +26,7 @@ from aligndet.start_block import backbone_lines, print_start, proposal_lines, re
 from aligndet.supervised import Supervised
 from aligndet.transfer import backbone_file, pretrained_file
 from data.build import build_image_files, build_two_views
+from data.counting import count
 from data.errors import DataError
 from data.image_folder import ImageFiles
 from data.image_views import ImageViews, collate_image_views
@@ -106,7 +107,7 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         score = backbone_scorer(task, images, config, device)
         run.open(config, resume)
     title = f"image-domain pre-training of {config.model.backbone} by {config.image.method}"
-    train = {"train": [f"{len(images):,} images", *images.notes, *task.notes(len(images))]}
+    train = {"train": [count(len(images), "image"), *images.notes, *task.notes(len(images))]}
     weights = backbone_lines(task.backbone, frozen_stages=0)
     print_start(title, train, config, schedule, device, resumed_from(resume) or weights)
     fit(task, batches, config, run, resume, device, score)

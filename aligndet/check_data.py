@@ -98,7 +98,7 @@ def check_finetuning(config: Config) -> list[str]:
             )
         both = _paths(train) & _paths(val)
         if both:
-            print(f"note: {len(both):,} images are in train and in val, such as {min(both)}")
+            print(f"note: {count(len(both), 'image')} in train and in val, such as {min(both)}")
     return problems
 
 
@@ -302,13 +302,13 @@ def _all_problems(judged: Judged[CocoDataset], annotations: str, name: str) -> l
 
 
 def decode(
-    read: Callable[[int], Image.Image], count: int, name: str = "train"
+    read: Callable[[int], Image.Image], images: int, name: str = "train"
 ) -> tuple[list[tuple[int, int]], list[str]]:
     """Decode every image, in threads.
 
     Args:
         read: decodes the image of an index.
-        count: of the images.
+        images: their number.
         name: of the split, for the progress bar.
 
     Returns:
@@ -325,7 +325,11 @@ def decode(
     with ThreadPoolExecutor(THREADS) as pool:
         results = list(
             tqdm(
-                pool.map(attempt, range(count)), f"decode {name}", count, unit="image", leave=False
+                pool.map(attempt, range(images)),
+                f"decode {name}",
+                images,
+                unit="image",
+                leave=False,
             )
         )
     problems = [result for result in results if isinstance(result, str)]

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from aligndet import dist
 from aligndet.amp import autocast
 from data.coco import Categories, box_problem, read_categories
+from data.counting import count
 from data.loaders import iterate, to_device
 from models.checks import require_range
 
@@ -165,11 +166,10 @@ def class_table(evaluation: Evaluation) -> str:
     more = rows[TABLE_ROWS:]
     if more:
         span = f"with AP from {more[0][0]:.1f} to {more[-1][0]:.1f}"
-        lines.append(f"and {len(more)} {'classes' if len(more) > 1 else 'class'} more, {span}")
+        lines.append(f"and {count(len(more), 'class')} more, {span}")
     empty = len(evaluation.per_class) - len(rows)
     if empty:
-        subject = "1 class has" if empty == 1 else f"{empty} classes have"
-        lines.append(f"{subject} no box to find, and so no AP")
+        lines.append(f"without a box to find, and so without AP: {count(empty, 'class')}")
     return "\n".join(lines)
 
 

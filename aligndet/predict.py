@@ -210,13 +210,13 @@ def predict(
         print(f"no detection scores {threshold:g} or more; the best scores {best:.2f}")
     where = f"{output}/*.{suffix}", output / RESULTS
     if lowest == threshold:
-        count = f"{drawn:,} detections of at least {threshold:g}: {where[0]} and {where[1]}"
+        said = f"at least {threshold:g}: {where[0]} and {where[1]}"
     else:
-        count = (
-            f"{drawn:,} detections of at least {threshold:g} in {where[0]}, "
+        said = (
+            f"at least {threshold:g} in {where[0]}, "
             f"{len(content.annotations):,} of at least {lowest:g} in {where[1]}"
         )
-    print(f"{len(content.images):,} images, {count}")
+    print(f"{count(len(content.images), 'image')}, {count(drawn, 'detection')} of {said}")
 
 
 def _print_unusable(messages: Sequence[str]) -> None:

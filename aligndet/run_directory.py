@@ -14,6 +14,7 @@ from tqdm import tqdm
 from aligndet import checkpoint, dist
 from aligndet.config import Config, differences, dump_yaml, merged, plain
 from aligndet.evaluate import Evaluation, class_table
+from data.counting import count
 from data.digest import Source, digest_of
 from data.json_files import open_atomic, write_json_atomic
 
@@ -171,8 +172,8 @@ def _check_same_run(
     # The order of the images and the length of an epoch depend on the number of processes.
     if state["processes"] != dist.world_size():
         raise ValueError(
-            f"{path}: was made by {state['processes']} process(es), not {dist.world_size()}; start "
-            f"{state['processes']}, {remedy}"
+            f"{path}: was made by {count(state['processes'], 'process')}, not "
+            f"{dist.world_size()}; start {state['processes']}, {remedy}"
         )
     free = FREE_TO_CHANGE + (PATHS if "inputs" in state else ())  # older files have paths only
     saved = merged(plain(Config(output_dir=".")), state["config"])  # it may lack newer keys

@@ -35,6 +35,8 @@ def print_start(
         device: of this process.
         weights: where the weights come from.
     """
+    if not dist.is_main():
+        return
     rows = {
         **data,
         "steps": _steps(config, schedule),
@@ -43,8 +45,6 @@ def print_start(
         "output": config.output_dir,
         "weights": weights,
     }
-    if not dist.is_main():
-        return
     print(title)
     for label, content in rows.items():
         for line in [content] if isinstance(content, str) else content:
@@ -74,8 +74,9 @@ def resumed_from(state: Mapping[str, Any] | None) -> list[str]:
 def proposal_lines(config: Config, source: BoxSource) -> list[str]:
     """What there is to pre-train on."""
     if isinstance(source, SearchedImages):
+        images = count(len(source), "image")
         return [
-            f"{len(source):,} images; data.train.proposals is not set: boxes are searched for in",
+            f"{images}; data.train.proposals is not set: boxes are searched for in",
             f"the first epoch, which takes longer, and kept in {config.data.proposal_cache}",
             "(`python -m data.proposals` writes a file beforehand)",
             *source.notes,
@@ -105,16 +106,17 @@ def _steps(config: Config, schedule: Schedule) -> str:
 def _rate(config: Config, schedule: Schedule) -> str:
     base = config.optim.base_batch
     scaled = f" (scaled from {config.optim.lr:g} for {base} images)" if base else ""
-    warmup = f", {count(schedule.warmup_steps, 'step')} of warm-up" if schedule.warmup_steps else ""
+    steps = schedule.warmup_steps
+    warmup = f", {count(steps, 'step')} of warm-up" if steps else ""
     at = ", ".join(f"{step:,.0f}" for step in schedule.milestone_steps)
-    steps = f"times {config.schedule.gamma:g} at step {at}" if at else "constant"
-    decay = "cosine decay" if config.schedule.decay == "cosine" else steps
+    decay = f"times {config.schedule.gamma:g} at step {at}" if at else "constant"
+    if config.schedule.decay == "cosine":
+        decay = "cosine decay"
     return f"{schedule.peak:g} at its peak{scaled}{warmup}, {decay}, {config.optim.name}"
 
 
 def _device(config: Config, device: torch.device) -> str:
-    threads = torch.get_num_threads()
-    where = f"CPU, {count(threads, 'thread')}"
+    where = f"CPU, {count(torch.get_num_threads(), 'thread')}"
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     precision = {"none": "float32", "bf16": "bfloat16", "fp16": "float16"}[config.amp]

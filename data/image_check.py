@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.counting import more_like_it
+from data.counting import count, more_like_it
 from data.errors import DataError, raise_first
 from data.image_header import Header, read_header
 from data.images import AS_STORED, EXIF, UPRIGHT, ImageReading
@@ -167,7 +167,7 @@ def _check_sizes(
     )
     unfit = sum(header.size(turned) != size for _, header, size in rows)
     if unfit:
-        text += f", and correct the entries of {unfit:,} files that do not fit then"
+        text += f", and correct the entries of what does not fit then: {count(unfit, 'file')}"
     raise DataError(text)
 
 

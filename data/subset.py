@@ -19,6 +19,7 @@ from typing import Any
 
 from data.coco_ids import Id, id_order
 from data.coco_json import load_coco
+from data.counting import count
 from data.json_files import write_json_atomic
 
 FOLDS = 5
@@ -46,8 +47,8 @@ def choose_ids(image_ids: Collection[Id], percent: float, fold: int) -> list[Id]
     ids = sorted(image_ids, key=id_order)
     shuffled = sorted((generator.random(), place) for place in range(len(ids)))
     exact_percent = Fraction(f"{percent:g}")  # 32.3 % of 1000 is 322.99... in floats
-    count = max(1, int(len(ids) * exact_percent / 100))
-    return [ids[place] for place in sorted(place for _, place in shuffled[:count])]
+    number = max(1, int(len(ids) * exact_percent / 100))
+    return [ids[place] for place in sorted(place for _, place in shuffled[:number])]
 
 
 def subset(content: dict[str, Any], percent: float, fold: int) -> dict[str, Any]:
@@ -94,7 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     images, boxes = len(part["images"]), len(part["annotations"])
-    print(f"{output}: {images} of {len(content['images'])} images, {boxes} boxes")
+    total = count(len(content["images"]), "image")
+    print(f"{output}: {images:,} of {total}, {count(boxes, 'box')}")
     return 0
 
 

@@ -164,7 +164,7 @@ def test_images_in_train_and_val_are_noted(tmp_path, capsys):
     config = labelled(tmp_path)
     status, out = run(capsys, config, f"data.val.images={tmp_path / 'train'}")
     assert status == 0
-    assert "note: 12 images are in train and in val" in out
+    assert "note: 12 images in train and in val" in out
 
 
 def test_labels_that_cannot_be_scored(tmp_path, capsys):

@@ -122,7 +122,7 @@ def test_table_by_hand():
         "   3.1      12  penguin",
         "   7.0       1  shark",
         "  60.0   3,456  ray",
-        "1 class has no box to find, and so no AP",
+        "without a box to find, and so without AP: 1 class",
     ]
 
 
@@ -133,9 +133,9 @@ def test_table_of_many_classes_ends_with_a_remark():
     assert len(lines) == 23
     assert lines[1].split() == ["20.0", "2", "class", "79"]
     assert lines[-2] == "and 60 classes more, with AP from 40.0 to 99.0"
-    assert lines[-1] == "2 classes have no box to find, and so no AP"
+    assert lines[-1] == "without a box to find, and so without AP: 2 classes"
 
 
 def test_table_without_any_object():
     lines = class_table(Evaluation({}, {"a": None}, {"a": 0}, [])).splitlines()
-    assert lines == ["1 class has no box to find, and so no AP"]
+    assert lines == ["without a box to find, and so without AP: 1 class"]

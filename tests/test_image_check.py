@@ -109,7 +109,7 @@ def test_neither_setting_fits_all(tmp_path):
         check_images(tmp_path, names, AS_STORED, stated((6, 8), (6, 8), (8, 6), (9, 9)))
     assert_clean(
         error, tmp_path / "0.jpg", "and 2 more files", "explains 2 of these 3", "data.exif=apply",
-        "correct the entries of 2 files that do not fit then",
+        "correct the entries of what does not fit then: 2 files",
     )  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_annotations_choose_the_images_and_recall_is_printed(
     assert {a["image_id"] for a in content["annotations"]} == {42}
     printed = capsys.readouterr().out
     assert "2 objects: recall at IoU 0.5 100.0 %" in printed  # the crowd is left out
-    assert f"{len(content['annotations'])}.0 boxes per image, 1 images" in printed
+    assert f"{len(content['annotations'])}.0 boxes per image, 1 image" in printed
 
 
 def listed_upright(folder: Path, path: Path) -> Path:

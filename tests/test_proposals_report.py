@@ -23,7 +23,7 @@ def test_recall_is_of_the_images_in_both(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.splitlines() == [
         "2 objects: recall at IoU 0.5 50.0 %, mean best IoU 0.250",
         "1 objects larger than 32 x 32 px: recall at IoU 0.5 100.0 %, mean best IoU 0.500",
-        "2.0 boxes per image, 1 images",
+        "2.0 boxes per image, 1 image",
     ]
 
 

@@ -176,7 +176,7 @@ def test_another_number_of_processes_is_refused(config, monkeypatch):
     """The order of the images and the length of an epoch depend on it."""
     run = started(config)
     monkeypatch.setattr(dist, "world_size", lambda: 2)
-    with pytest.raises(ValueError, match=r"last\.pt: was made by 1 process\(es\), not 2; start 1"):
+    with pytest.raises(ValueError, match=r"last\.pt: was made by 1 process, not 2; start 1"):
         reopen(run, config)
 
 

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.counting import count
 from data.drawing import check_apart, picture_path
 from data.errors import DataError
 from data.fonts import CaptionFont
@@ -187,9 +188,9 @@ def _run(
         entries = {entry["file_name"]: entry for entry in work.entries}
         images = [_complete(entries[file], journal.size(file)) for file in files]
         info = {**reading_entry(reading), **without(made, bad)}
-        count = write_proposals(images, journal.boxes, output, info)
+        boxes = write_proposals(images, journal.boxes, output, info)
         _show(options, reading, truth, files, journal.boxes)
-        print_summary(output, len(files), count, start)
+        print_summary(output, len(files), boxes, start)
         if bad and not options.skip_bad:
             return 1  # the journal stays: once the images are mended, only they are searched
         journal.remove()
@@ -221,7 +222,7 @@ def _show(
             _say(notice)
         images, directory = Path(options.images), Path(options.draw)
         pictures = draw_sample(images, files, boxes_of, directory, reading, font)
-        print(f"{len(pictures)} pictures: {options.draw}")
+        print(f"{count(len(pictures), 'picture')}: {options.draw}")
 
 
 def _complete(entry: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.counting import count
 from data.proposals.recall import measure_recall
 
 
@@ -41,12 +42,12 @@ def print_recall(
             f"recall at IoU 0.5 {100 * report[prefix + 'recall']:.1f} %, "
             f"mean best IoU {report[prefix + 'mean_best_iou']:.3f}"
         )
-    print(f"{report['boxes_per_image']:.1f} boxes per image, {len(both)} images")
+    print(f"{report['boxes_per_image']:.1f} boxes per image, {count(len(both), 'image')}")
 
 
 def print_summary(output: Path, images: int, boxes: int, start: float) -> None:
     """Print the last line of a run that started at `time.perf_counter()` = `start`."""
     print(
-        f"{images:,} images, {boxes:,} boxes ({boxes / images:.1f} per image) in "
+        f"{count(images, 'image')}, {count(boxes, 'box')} ({boxes / images:.1f} per image) in "
         f"{time.perf_counter() - start:.1f} s: {output}"
     )
