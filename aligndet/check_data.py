@@ -89,7 +89,7 @@ def check_finetuning(config: Config) -> list[str]:
     val, more = check_labelled(config, "val", build_val)
     problems += more
     if val is not None:
-        problems += print_perfect_score(data.val.annotations)
+        problems += print_perfect_score(data.val.annotations, data.crowd)
     if train is not None and val is not None:
         if train.categories != val.categories:
             problems.append(
@@ -219,10 +219,10 @@ def print_positives(
     return []
 
 
-def print_perfect_score(annotations: str) -> list[str]:
+def print_perfect_score(annotations: str, crowd: str) -> list[str]:
     """Score the labels against themselves, as an evaluation would score detections."""
     try:
-        content = load_coco(annotations)
+        content = load_coco(annotations, crowd)
     except DataError:
         return []  # known by now
     found = [

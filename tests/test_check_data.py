@@ -151,6 +151,22 @@ def test_only_decoding_finds_some_faults(tmp_path, capsys):
     assert "1.png: image is truncated or unreadable" in out
 
 
+def test_crowds_that_are_kept_can_be_scored(tmp_path, capsys):
+    """CVAT marks every mask as a crowd."""
+
+    def mark(content, _):
+        for entry in content["annotations"]:
+            entry["iscrowd"] = 1
+
+    config = labelled(tmp_path, mark, mark)
+    status, out = run(capsys, config, "data.crowd=keep")
+    assert status == 0
+    assert "the labels scored against themselves: AP 100.0" in out
+    status, out = run(capsys, config)
+    assert status == 1
+    assert "set data.crowd=keep" in out
+
+
 def test_train_and_val_must_agree(tmp_path, capsys):
     def change(content, folder):
         content["categories"][0]["name"] = "wolf"
