@@ -14,6 +14,7 @@ from torch import Tensor
 from aligndet.predict import predict
 from data.coco import Categories, CocoDataset
 from data.coco_json import load_coco
+from data.images import AS_STORED, ImageReading
 from data.proposals.command import main
 from tests.helpers.coco_quirks import SAME, plain
 from tests.helpers.coco_quirks import write as write_coco
@@ -165,6 +166,7 @@ class TwoBoxes:
     """Stands in for a detector: finds a box of each class in every image."""
 
     categories = Categories((4, 9), ("cat", "dog"))
+    reading, trained_with = ImageReading(exif="apply"), AS_STORED
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         boxes = torch.tensor([[1.0, 1, 21, 21], [25, 10, image.width - 10, 30]])
