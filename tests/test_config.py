@@ -264,7 +264,7 @@ def test_a_length_on_the_command_line_replaces_that_of_the_file(tmp_path):
 
 def test_off_is_valid_for_amp_only(tmp_path):
     assert load(tmp_path, "output_dir: x\namp: off\n").amp == "none"
-    with pytest.raises(ValueError, match=r"model\.backbone_weights is False; it must be text, in q"):
+    with pytest.raises(ValueError, match=r"model\.backbone_weights is False; it must be text"):
         load(tmp_path, "output_dir: x\nmodel: {backbone_weights: off}\n")
 
 
@@ -272,8 +272,8 @@ def test_off_is_valid_for_amp_only(tmp_path):
     "text",
     [
         *("runs/batch #2", "007", "2024-05-01", "no", "off", "true", "1e3", "run: a", "[a]", "{a}"),
-        *("C:\\photos", " spaced ", "a=b", "'it's'", '"x"', "*x", "@x", "!x", "&x", "$HOME/x", "- a"),
-        *("50%", "a,b", "0x10", "12:30", "|", "> x", "#1", "lot #7: a", "größe/图", "~x~"),
+        *("C:\\photos", " spaced ", "a=b", "'it's'", '"x"', "*x", "@x", "!x", "&x", "$HOME/x"),
+        *("- a", "50%", "a,b", "0x10", "12:30", "|", "> x", "#1", "lot #7: a", "größe/图", "~x~"),
     ],
 )
 def test_a_text_on_the_command_line_is_taken_as_it_is(tmp_path, text):

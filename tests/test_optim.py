@@ -70,7 +70,7 @@ def test_a_number_of_epochs_on_few_images_has_the_least_number_of_steps():
     [
         ({"iterations": 60, "warmup_iterations": 500}, "500, but the run has 60 steps; lower it"),
         ({"epochs": 6, "warmup_iterations": 60}, "60, but the run has 60 steps; lower it, or give"),
-        ({"iterations": 60, "milestones": (9000, 11000)}, "has 9000, but the run has 60 iterations"),
+        ({"iterations": 60, "milestones": (9000, 11000)}, "has 9000, but the run has 60"),
         ({"epochs": 8, "milestones": (5, 8)}, "milestones has 8, but the run has 8 epochs; lower"),
         ({"epochs": 8, "milestones": (0.0,)}, "schedule.milestones is 0.0; it must be above 0"),
         ({"iterations": 9, "warmup_iterations": -1}, "is -1; it must be at least 0"),

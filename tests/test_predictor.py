@@ -170,7 +170,7 @@ def test_pictures_of_every_kind_of_image(predictor, expected):
 
 def test_a_folder_without_weights(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds no weights.pt; give --checkpoint or --weights the directory of"):
+    with pytest.raises(ValueError, match=r"holds no weights.pt; give --checkpoint or --weights"):
         Predictor(tmp_path)
 
 

@@ -88,7 +88,7 @@ def test_pretraining_writes_a_run_directory(pipeline, write_config):
     assert [line["step"] for line in written] == [1, 2, 3, 4]
     expected = {"step", "epoch", "loss", "loss_contrast", "loss_box", "loss_centerness", "lr"}
     assert expected | {"images_per_second", "contrast_minus_floor", "momentum"} <= written[0].keys()
-    said = "model.backbone_weights is not set: the backbone is random; of its 5 stages, 5 do not train"
+    said = "model.backbone_weights is not set: the backbone is random; of its 5 stages, 5 do not"
     assert out["pretrain"].count(said) == 1  # by rank 0
     assert out["pretrain"].count("next: python finetune.py --config CONFIG --init") == 1
 
