@@ -99,6 +99,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), init: str | Non
     config = build_config(content)
     if init is None:
         return config
+    last = os.path.join(config.output_dir, "last.pt")
+    if not os.path.exists(init) and os.path.exists(last):
+        init = last  # a run that is resumed needs no other file
     content["model"] = model_like(init, content.get("model", {}))
     return build_config(content)
 

@@ -29,7 +29,9 @@ def apply_override(content: dict[str, Any], override: str, config_class: type) -
         raise ValueError(f"override {override!r} is not of the form key=value")
     *sections, last = key.split(".")
     for section in sections:
-        content = content.setdefault(section, {})
+        if content.get(section) is None:  # not there, or without a key in the file
+            content[section] = {}
+        content = content[section]
         if not isinstance(content, dict):
             raise ValueError(f"override {override!r}: {section} is a value, not a section")
     content[last] = _value(text, _type_of(key, config_class))

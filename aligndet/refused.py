@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from data.errors import DataError, DatasetError
 from data.json_files import read_json
 
-MOST = 200  # refusals; the search ends there
+MOST = 100  # refusals; the search ends there
 Built = TypeVar("Built")
 Entry = dict[str, Any]
 

@@ -184,7 +184,7 @@ def _check_same_run(
         )
     for key, saved in state.get("inputs", {}).items():
         if inputs.get(key) not in (None, saved):
-            how = "its content differs, not only its path"
+            how = "its names or content differ, not only its path"
             if key == "stage":
                 how = f"{saved}, not {inputs[key]}"
             raise ValueError(f"{path}: was made with another {key} ({how}); restore it, {remedy}")

@@ -207,6 +207,7 @@ def model_like(path: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a key is given that differs from the file's; the message names both.
     """
     theirs = checkpoint.load(path, "--init").get("config", {})
+    theirs = theirs.get("model", theirs)  # a last.pt has the whole config
     if "detector" not in theirs:
         return dict(given)  # no detector's weights: load_pretrained says what they are
     options, saved = given.get("options") or {}, theirs["options"]
@@ -214,7 +215,7 @@ def model_like(path: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
     network = {key: saved[key] for key in config_class.NETWORK if key in saved}
     fixed = {key: theirs[key] for key in ("detector", "backbone")}
     problems = [
-        f"model.{key}={given[key]} is given, but it is of {value}"
+        f"model.{key}={given[key]} is given, but the file's is {value}"
         for key, value in fixed.items()
         if given.get(key, value) != value
     ]
@@ -222,9 +223,9 @@ def model_like(path: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
         ours = from_mapping(config_class, options, "model.options.")
         made = from_mapping(config_class, saved, "model.options.")
         problems = [
-            f"model.options.{key}={getattr(ours, key)} is given, but it has {getattr(made, key)}"
-            for key in config_class.NETWORK
-            if key in options and getattr(ours, key) != getattr(made, key)
+            f"model.options.{key}={value} is given, but the file's is {getattr(made, key)}"
+            for key, value in ((key, getattr(ours, key)) for key in config_class.NETWORK)
+            if key in options and value != getattr(made, key)
         ]
     if problems:
         raise ValueError(f"{path}: {problems[0]}; leave the key out, or give --init another file")

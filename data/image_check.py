@@ -16,6 +16,7 @@ from data.counting import count, more_like_it
 from data.errors import DataError, raise_first
 from data.image_header import Header, read_header
 from data.images import AS_STORED, EXIF, UPRIGHT, ImageReading
+from data.processes import is_quiet
 from data.value_check import check_values
 
 MADE_WITH = "images_read_with"  # key of a COCO JSON's `info`
@@ -207,4 +208,5 @@ def read_headers(files: Sequence[Path], whole: bool = False) -> list[Header | Da
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = pool.map(attempt, files)
-        return list(tqdm(found, "check images", len(files), leave=False, delay=PATIENCE))
+        bar = {"leave": False, "delay": PATIENCE, "disable": is_quiet()}
+        return list(tqdm(found, "check images", len(files), **bar))

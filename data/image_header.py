@@ -14,7 +14,7 @@ from data.pixel_values import check_layout, value_kind
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # by Pillow's format
 TAIL = 64  # bytes at the end of a file in which its marker is looked for
 ONE_PICTURE = frozenset({"MPO", "PSD"})  # formats whose further frames are not further pictures
-PNG_START = 8  # bytes before the first chunk
+LATE_TAIL = 1 << 16  # bytes at the end of a PNG in which chunks behind the pixels are looked for
 LATE_EXIF = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})  # PNG chunks that can hold it
 
 
@@ -73,17 +73,12 @@ def _has_end(file: BinaryIO, image: Image.Image) -> bool:
 def _has_late_exif(file: BinaryIO, image: Image.Image) -> bool:
     """Whether a PNG may state its orientation behind its pixels, where its header ends for Pillow.
 
-    Only names and lengths of the chunks are read.
+    Only the end of the file is read: the pixels may be in thousands of chunks. A name of a chunk
+    that is among the pixels by chance costs one decoding.
     """
     if image.format != "PNG":
         return False
-    position, pixels = PNG_START, False
-    while True:
-        file.seek(position)
-        start = file.read(8)
-        if len(start) < 8 or start[4:] == b"IEND":
-            return False
-        pixels |= start[4:] == b"IDAT"
-        if pixels and start[4:] in LATE_EXIF:
-            return True
-        position += 12 + int.from_bytes(start[:4], "big")
+    file.seek(0, os.SEEK_END)
+    file.seek(-min(LATE_TAIL, file.tell()), os.SEEK_CUR)
+    behind = file.read().rpartition(b"IDAT")[2]
+    return any(name in behind for name in LATE_EXIF)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data.errors import DataError
+from data.processes import is_quiet
 
 LARGE_FILE = 20e6  # bytes; reading as many takes about a second
 
@@ -25,7 +26,7 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         content = Path(path).read_bytes()
-        if len(content) >= LARGE_FILE and os.environ.get("LOCAL_RANK", "0") == "0":
+        if len(content) >= LARGE_FILE and not is_quiet():
             print(f"reading {path} ({len(content) / 1e6:,.0f} MB)", file=sys.stderr, flush=True)
         return json.loads(content)  # finds out the encoding
     except FileNotFoundError:

@@ -317,6 +317,10 @@ def test_a_text_without_quotes_that_yaml_reads_otherwise_is_refused(tmp_path, te
     assert load(tmp_path, f"output_dir: '{text}'\n").output_dir == text
 
 
+def test_a_section_may_be_empty_in_the_file(tmp_path):
+    assert load(tmp_path, "output_dir: x\ndata:\n", "data.batch_size=3").data.batch_size == 3
+
+
 def test_lists_of_texts(tmp_path):
     for value in ("neck.", "[neck.]", "['neck.']"):
         config = load(tmp_path, "output_dir: x\n", f"transfer.leave_out={value}")

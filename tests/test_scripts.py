@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -259,10 +260,10 @@ def test_init_of_another_architecture_is_refused(pipeline, write_config, error_o
     weights = folder / "pretrain" / "weights.pt"
     path = write_config(tmp_path / "run", model__backbone="resnet34")
     message = error_of("finetune", "--config", path, "--init", weights)
-    assert f"{weights}: model.backbone=resnet34 is given, but it is of resnet18; leave" in message
+    assert f"{weights}: model.backbone=resnet34 is given, but the file's is resnet18;" in message
     path = write_config(tmp_path / "run", model__options={"channels": 64, "num_convs": 1})
     message = error_of("finetune", "--config", path, "--init", weights.parent)
-    assert "model.options.channels=64 is given, but it has 32; leave the key out" in message
+    assert "model.options.channels=64 is given, but the file's is 32; leave the key out" in message
 
 
 def test_init_says_what_the_model_is(pipeline, write_config, script, tmp_path):
@@ -272,6 +273,22 @@ def test_init_says_what_the_model_is(pipeline, write_config, script, tmp_path):
     model = load_config(tmp_path / "run/config.yaml").model
     assert (model.detector, model.backbone) == ("fcos", "resnet18")
     assert model.options == {"channels": 32, "num_convs": 1, "score_threshold": 0.1}
+
+
+def test_resuming_needs_neither_the_file_of_init_nor_of_the_backbone(
+    pipeline, write_config, script, tmp_path
+):
+    init, backbone = tmp_path / "init.pt", tmp_path / "r18.pth"
+    shutil.copy(pipeline[0] / "pretrain/weights.pt", init)
+    torch.save(build_backbone("resnet18").state_dict(), backbone)
+    path = write_config(tmp_path / "run", model__backbone_weights=str(backbone))
+    arguments = ("finetune", "--config", path, "--init", init)
+    script(*arguments)
+    expected = json.loads((tmp_path / "run/results.json").read_text())
+    init.unlink()
+    backbone.unlink()
+    script(*arguments)  # the run has ended: nothing is left to do but to evaluate
+    assert json.loads((tmp_path / "run/results.json").read_text()) == expected
 
 
 def test_evaluation_of_other_files_is_refused(pipeline, dataset, error_of, tmp_path):
