@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +15,8 @@ from aligndet import dist
 
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser with the options that every training script has."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a log file gets each line when it is printed
+        sys.stdout.reconfigure(line_buffering=True)
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--config", required=True, metavar="FILE", help="YAML, see configs/")
     result.add_argument(

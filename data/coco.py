@@ -19,12 +19,15 @@ from torch import Tensor
 
 from data.coco_contents import Contents
 from data.coco_ids import Id, id_order
-from data.coco_json import name_of, read_coco
+from data.coco_json import load_coco, name_of, read_coco
 from data.counting import listing
 from data.errors import DataError, DatasetError
 from data.file_names import locate_files
 from data.image_check import StatedSizes, check_images, check_made_with
 from data.images import AS_STORED, ImageReading, read_listed
+
+# `load_coco` is imported from here by programs that are not ours.
+__all__ = ["Categories", "CocoDataset", "Record", "box_problem", "load_coco", "read_categories"]
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,9 @@ def _check_sizes(
     if not explained:
         raise DataError(f"{text}; correct its entry")
     picture = "upright" if other == "apply" else "stored"
-    those = "it" if len(wrong) == 1 else f"{explained:,} of these {len(wrong):,}"
+    those = f"{explained:,} of these {len(wrong):,}"
+    if explained == len(wrong):
+        those = "it" if explained == 1 else "all of them"
     text += (
         f"; the EXIF orientation explains {those}, the annotations are for the {picture} "
         f"picture: set data.exif={other} (for data.proposals --exif {other})"

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data.errors import DataError
 from data.pixel_values import open_rgb
+from data.walk import list_images as list_images  # by this name for programs that are not ours
 
 EXIF = ("stored", "apply")
 # What Pillow raises for files that are missing, cut off or not images.

@@ -74,7 +74,7 @@ def test_a_rotation_is_named_with_its_remedy(tmp_path, suffix, check):
         check(tmp_path, names, AS_STORED, shown)
     assert str(error.value) == (
         f"{tmp_path / names[1]}: has 8 x 6 pixels, but a.json says 6 x 8 (and 2 more files like "
-        "it); the EXIF orientation explains 3 of these 3, the annotations are for the upright "
+        "it); the EXIF orientation explains all of them, the annotations are for the upright "
         "picture: set data.exif=apply (for data.proposals --exif apply)"
     )
     check(tmp_path, names, APPLY, shown)
