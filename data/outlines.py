@@ -1,4 +1,5 @@
-"""Outlines of the kinds of shape in the built-in dataset.
+"""Outlines of the kinds of shape in the built-in datasets: `OUTLINES` of the one with boxes
+(`data/shapes.py`), `OTHER_OUTLINES` of the one that trains backbones (`data/single_shapes.py`).
 
 An outline is a signed distance in local coordinates, in which a shape fits into the unit circle:
 negative inside, nearly exact at the edge.
@@ -33,18 +34,27 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(x - 0.32, y - 1.0), np.maximum(x - 1.0, y - 0.32))
 
 
-def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(x, y) - 1.0, 0.9 - np.hypot(x - 0.6, y))
+def _corner(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    square = np.maximum(np.abs(x), np.abs(y)) - 0.75
+    return np.maximum(square, np.minimum(x, y) + 0.1)  # all but one corner of it
 
 
-OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+Outline = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+OUTLINES: dict[str, Outline] = {
     "circle": lambda x, y: np.hypot(x, y) - 0.95,
-    "rectangle": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.8,
     "triangle": lambda x, y: _polygon(x, y, sides=3, apothem=0.55),
     "star": _star,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.75) - 0.22,
     "cross": _cross,
-    "hexagon": lambda x, y: _polygon(x, y, sides=6, apothem=0.85),
-    "crescent": _crescent,
 }
-CLASSES = tuple(OUTLINES)  # category id = position + 1
+OTHER_OUTLINES: dict[str, Outline] = {
+    "rectangle": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.7,
+    "hexagon": lambda x, y: _polygon(x, y, sides=6, apothem=0.8),
+    "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 1.0, 0.9 - np.hypot(x - 0.6, y)),
+    "half disc": lambda x, y: np.maximum(np.hypot(x, y + 0.4) - 0.9, -(y + 0.4)),
+    "frame": lambda x, y: np.abs(np.maximum(np.abs(x), np.abs(y)) - 0.55) - 0.16,
+    "flower": lambda x, y: np.hypot(x, y) - 0.72 - 0.22 * np.cos(6 * np.arctan2(y, x)),
+    "corner": _corner,
+}
+CLASSES, OTHER_CLASSES = tuple(OUTLINES), tuple(OTHER_OUTLINES)  # category id = position + 1

@@ -1,4 +1,4 @@
-"""The built-in dataset: generated pictures of eight kinds of shape, in COCO format.
+"""The built-in dataset: generated pictures of five kinds of shape, in COCO format.
 
     python -m data.shapes --output datasets/shapes --train 2000 --val 500
 
@@ -27,8 +27,10 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -38,13 +40,13 @@ from data.errors import DataError
 from data.json_files import write_json_atomic
 from data.outlines import CLASSES, OUTLINES
 
-VERSION = 2  # raise it whenever a change alters the pictures
+VERSION = 3  # raise it whenever a change alters the pictures
 SPLITS = ("train", "val")
 ASPECTS = ((1.0, 1.0), (0.8, 1.0), (1.0, 0.8), (0.9, 1.0), (1.0, 0.9))  # height, width of `size`
-OBJECTS = (2, 8)  # fewest and most shapes wanted in an image
-DIAMETERS = (0.1, 0.6)  # log-uniform, as a fraction of `size`
+OBJECTS = (1, 5)  # fewest and most shapes wanted in an image
+DIAMETERS = (0.2, 0.45)  # log-uniform, as a fraction of `size`
 MIN_VISIBLE = 0.4  # of a shape's pixels, those outside the image included
-MIN_CONTRAST = 70.0  # between a shape's colour and what it covers: Euclidean, RGB of 0..255
+MIN_CONTRAST = 90.0  # between a shape's colour and what it covers: Euclidean, RGB of 0..255
 TYPICAL = 0.75  # share of shapes with the hue and texture of their kind
 PATTERNS = 6  # kinds of texture
 JPEG_QUALITY = 92
@@ -79,7 +81,8 @@ class Window:
         return np.s_[y0:y1, x0:x1], np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
 
 
-def _window(shape: Shape) -> Window:
+def window_around(shape: Shape) -> Window:
+    """The pixels a shape can touch, its antialiased edge included."""
     stretch = math.sqrt(shape.stretch)
     reach = math.ceil(1.2 * shape.radius * max(stretch, 1 / stretch)) + 2
     top, left = math.floor(shape.y) - reach, math.floor(shape.x) - reach
@@ -92,7 +95,7 @@ def _window(shape: Shape) -> Window:
 
 def silhouette(shape: Shape, height: int, width: int) -> tuple[np.ndarray, int]:
     """A shape's pixels inside the image, (H, W) bool, and the number of all its pixels."""
-    window = _window(shape)
+    window = window_around(shape)
     mask = OUTLINES[shape.kind](window.u, window.v) < 0
     in_image, in_window = window.inside(height, width)
     full = np.zeros((height, width), dtype=bool)
@@ -174,29 +177,41 @@ def _contrasting_colour(
             colour = rng.uniform(15, 240, 3)
         else:
             near = (hue + rng.normal(0, 0.03)) % 1.0
-            rgb = colorsys.hsv_to_rgb(near, rng.uniform(0.45, 1), rng.uniform(0.35, 0.95))
+            rgb = colorsys.hsv_to_rgb(near, rng.uniform(0.6, 1), rng.uniform(0.4, 0.95))
             colour = 255.0 * np.array(rgb)
         if np.linalg.norm(colour - mean) >= MIN_CONTRAST:
             return colour
 
 
-def _paint(
+class Look(NamedTuple):
+    """What is typical of a kind of shape beside its outline."""
+
+    hue: float  # in turns of the colour wheel
+    pattern: int  # see `_pattern`
+
+
+def typical_look(kind: str, kinds: Sequence[str]) -> Look:
+    """The look of one of these kinds; hues are spread evenly."""
+    number = kinds.index(kind)
+    return Look(number / len(kinds), number % PATTERNS)
+
+
+def paint(
     rng: np.random.Generator,
     canvas: np.ndarray,
     window: Window,
     distance: np.ndarray,
-    kind: str | None,
+    look: Look | None,
 ) -> None:
     """Fill `distance < 0` (h, w), in pixels, on the canvas (H, W, 3) with a shaded texture;
-    most often the one typical of `kind`, if given."""
+    most often with the hue and the texture of `look`, if given."""
     in_image, part = window.inside(*canvas.shape[:2])
     coverage = np.clip(0.5 - distance[part], 0, 1)[..., None]  # anti-aliased edge
     hue, pattern = None, int(rng.integers(PATTERNS))
-    if kind is not None and rng.random() < TYPICAL:
-        number = CLASSES.index(kind)
-        hue, pattern = number / len(CLASSES), number % PATTERNS
+    if look is not None and rng.random() < TYPICAL:
+        hue, pattern = look
     colour = _contrasting_colour(rng, canvas[in_image][coverage[..., 0] > 0.5], hue)
-    second = colour + rng.normal(0, 1, 3) * rng.uniform(15, 60)
+    second = colour + rng.normal(0, 1, 3) * rng.uniform(5, 30)
     mix = _pattern(rng, pattern, window.u, window.v)[part][..., None]
     fill = colour + mix * (second - colour)
     light, angle = rng.uniform(0, 0.3), rng.uniform(0, 2 * math.pi)
@@ -209,12 +224,12 @@ def _paint(
 def _paint_blob(rng: np.random.Generator, canvas: np.ndarray, size: int) -> None:
     """A closed shape of no class, textured like the others: a circle with an uneven radius."""
     shape = _random_shape(rng, *canvas.shape[:2], size)
-    window = _window(shape)
+    window = window_around(shape)
     angle = np.arctan2(window.v, window.u)
     radius = np.full_like(angle, 0.65)
     for waves in (2, 3, 4, 5):
         radius += rng.uniform(0.05, 0.14) * np.cos(waves * angle + rng.uniform(0, 2 * math.pi))
-    _paint(rng, canvas, window, (np.hypot(window.u, window.v) - radius) * shape.radius, None)
+    paint(rng, canvas, window, (np.hypot(window.u, window.v) - radius) * shape.radius, None)
 
 
 def _paint_lines(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
@@ -222,27 +237,27 @@ def _paint_lines(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     height, width = canvas.shape[:2]
     image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8)).resize((2 * width, 2 * height))
     draw = ImageDraw.Draw(image)
-    for _ in range(rng.integers(2, 8)):
+    for _ in range(rng.integers(0, 3)):
         points = rng.uniform(-0.1, 1.1, (rng.integers(2, 5), 2)) * (2 * width, 2 * height)
         colour = tuple(int(c) for c in rng.integers(15, 240, 3))
         draw.line([tuple(p) for p in points.tolist()], colour, int(rng.integers(2, 9)))
     return np.asarray(image.reduce(2), dtype=np.float32)
 
 
-def _background(rng: np.random.Generator, height: int, width: int, size: int) -> np.ndarray:
+def background(rng: np.random.Generator, height: int, width: int, size: int) -> np.ndarray:
     """A cluttered canvas (H, W, 3) float32: colour gradients, regions, lines, blobs, noise."""
-    mean = rng.uniform(60, 195) + rng.uniform(-55, 55, 3)  # most real scenes are not vivid
-    spread = rng.uniform(15, 45)
+    mean = rng.uniform(60, 195) + rng.uniform(-25, 25, 3)  # most real scenes are not vivid
+    spread = rng.uniform(10, 30)
     channels = [m + spread * _noise(rng, height, width, int(rng.integers(2, 4))) for m in mean]
     canvas = np.stack(channels, axis=-1).astype(np.float32)
     for _ in range(rng.integers(0, 3)):  # a region with another tint, its border soft or sharp
         border = np.clip(0.5 + rng.uniform(2, 30) * _noise(rng, height, width, 4), 0, 1)
-        canvas += border[..., None] * rng.normal(0, 35, 3).astype(np.float32)
+        canvas += border[..., None] * rng.normal(0, 20, 3).astype(np.float32)
     canvas = _paint_lines(rng, canvas)
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(0, 2)):
         _paint_blob(rng, canvas, size)
     for cells in (12, 30, 70):
-        canvas += rng.uniform(0, 14) * _noise(rng, height, width, cells)[..., None]
+        canvas += rng.uniform(0, 10) * _noise(rng, height, width, cells)[..., None]
     return canvas
 
 
@@ -252,12 +267,12 @@ def draw_image(
     """One picture: pixels (H, W, 3) uint8, its shapes back to front, their visible masks (H, W)."""
     height, width = (round(size * side) for side in ASPECTS[rng.integers(len(ASPECTS))])
     shapes, masks = place_shapes(rng, height, width, size)
-    canvas = _background(rng, height, width, size)
+    canvas = background(rng, height, width, size)
     for shape in shapes:
-        window = _window(shape)
+        window = window_around(shape)
         distance = OUTLINES[shape.kind](window.u, window.v) * shape.radius
-        _paint(rng, canvas, window, distance, shape.kind)
-    canvas += rng.uniform(1, 8) * rng.standard_normal(canvas.shape, dtype=np.float32)
+        paint(rng, canvas, window, distance, typical_look(shape.kind, CLASSES))
+    canvas += rng.uniform(1, 4) * rng.standard_normal(canvas.shape, dtype=np.float32)
     return canvas.round().clip(0, 255).astype(np.uint8), shapes, masks
 
 
