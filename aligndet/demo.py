@@ -1,9 +1,11 @@
 """The whole method on the built-in dataset, in minutes on a CPU: `make demo`.
 
+    python -m aligndet.demo [--detector fcos] [--seed 0]
+
 Runs the same commands a user would type: boxes, image-domain pre-training of the backbone,
-box-domain pre-training of neck and head, fine-tuning. Then it compares fine-tuning from the
-backbone alone with fine-tuning from the whole pre-training, on the same schedule and data, in a
-table and pictures.
+box-domain pre-training of the detector, fine-tuning. Then it compares fine-tuning from the
+backbone alone with fine-tuning from the whole pre-training, with the same recipe, steps and
+pictures, in a table and pictures.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ from pathlib import Path
 import torch
 
 from aligndet.adapters import ADAPTERS
+from aligndet.config import load_config
 from aligndet.predict import Predictor
 from aligndet.visual import draw_boxes, sheet
 from data.coco import CocoDataset
 from data.transforms import resize
 
 DATASET = Path("datasets/shapes")
-IMAGE_STAGE = Path("runs/demo_image")  # its backbone serves all detectors
-STARTS = {"backbone": "backbone only (MoCo)", "aligndet": "AlignDet"}
+SINGLE_SHAPES = Path("datasets/single_shapes")  # of other kinds, for the backbone
+STARTS = {"backbone": "backbone only", "aligndet": "AlignDet"}
 PICTURES = 8  # rows of the sheet
 PICTURE_SIDE = 256  # pixels of a picture's short side
 
@@ -34,20 +37,33 @@ def main() -> None:
     """Run every step that has not been run yet, then report."""
     parser = argparse.ArgumentParser(description="AlignDet end to end on the built-in dataset.")
     parser.add_argument("--detector", choices=sorted(ADAPTERS), default="fcos")
-    detector = parser.parse_args().detector
+    parser.add_argument("--seed", type=int, default=0, help="of all training; same pictures (0)")
+    options = parser.parse_args()
     start = time.perf_counter()
-    runs = Path(f"runs/demo_{detector}")
-    pretrain, finetune = (f"configs/demo_{detector}_{s}.yaml" for s in ("pretrain", "finetune"))
     make_data()
-    image = "configs/demo_image.yaml"
-    command("pretrain.py", "--stage", "image", "--config", image, f"output_dir={IMAGE_STAGE}")
-    command("pretrain.py", "--config", pretrain, f"output_dir={runs / 'pretrain'}")
-    command("finetune.py", "--config", finetune, f"output_dir={runs / 'backbone'}")
-    init = str(runs / "pretrain/weights.pt")
-    command("finetune.py", "--config", finetune, "--init", init, f"output_dir={runs / 'aligndet'}")
+    runs = train(options.detector, options.seed)
     pictures = draw(runs)
-    print(f"\n{table(runs, detector)}\n\nground truth and both detectors: {pictures}")
+    print(f"\n{table(runs, options.detector)}\n\n{facts(runs)}")
+    print(f"ground truth and both detectors: {pictures}")
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes; runs and logs are in {runs}/")
+
+
+def train(detector: str, seed: int) -> Path:
+    """Pre-train, and fine-tune from both starts; returns the folder of the runs."""
+    suffix = f"_seed{seed}" if seed else ""
+    runs, image = Path(f"runs/demo_{detector}{suffix}"), Path(f"runs/demo_image{suffix}")
+    backbone = f"model.backbone_weights={image / 'weights.pt'}"  # serves all detectors
+
+    def stage(script: str, config: str, output: Path, *arguments: str) -> None:
+        config = f"configs/demo_{config}.yaml"
+        command(script, "--config", config, *arguments, f"output_dir={output}", f"seed={seed}")
+
+    stage("pretrain.py", "image", image, "--stage", "image")
+    stage("pretrain.py", f"{detector}_pretrain", runs / "pretrain", backbone)
+    finetune, init = f"{detector}_finetune", str(runs / "pretrain/weights.pt")
+    stage("finetune.py", finetune, runs / "backbone", backbone)
+    stage("finetune.py", finetune, runs / "aligndet", backbone, "--init", init)
+    return runs
 
 
 def command(*arguments: str) -> None:
@@ -59,13 +75,17 @@ def command(*arguments: str) -> None:
 
 
 def make_data() -> None:
-    """Generate the dataset and its proposals."""
-    command("-m", "data.shapes", "--output", str(DATASET), "--train", "400", "--val", "100")
+    """Generate both datasets, and proposals for the one with boxes."""
+    command("-m", "data.single_shapes", "--output", str(SINGLE_SHAPES), "--count", "1000")
+    size = ("--train", "400", "--val", "200", "--size", "128")
+    command("-m", "data.shapes", "--output", str(DATASET), *size)
     proposals = DATASET / "annotations/proposals.json"
     if not proposals.exists():
         images, truth = DATASET / "images/train", DATASET / "annotations/train.json"
+        # Small pictures with few objects: short search, and no boxes of half a picture.
+        limits = ("--search", "fast", "--filter", "ratio2size0105", "--min-side", "80")
         command(
-            "-m", "data.proposals", "--images", str(images), "--output", str(proposals),
+            "-m", "data.proposals", "--images", str(images), "--output", str(proposals), *limits,
             "--recall", str(truth),
         )  # fmt: skip
 
@@ -80,6 +100,32 @@ def table(runs: Path, detector: str) -> str:
         lines.append(f"{title:24}" + "".join(f"{scores[name][key]:8.1f}" for key in keys))
     gains = [scores["aligndet"][key] - scores["backbone"][key] for key in keys]
     return "\n".join([*lines, f"{'gain':24}" + "".join(f"{gain:+8.1f}" for gain in gains)])
+
+
+def facts(runs: Path) -> str:
+    """What both starts saw before their scores: pictures, labels, steps, seconds."""
+    finetune = load_config(runs / "aligndet/config.yaml")
+    image = Path(finetune.model.backbone_weights).parent
+    named = len(list(SINGLE_SHAPES.glob("*/*.jpg")))
+    labelled = len(json.loads(Path(finetune.data.train.annotations).read_text())["images"])
+    return (
+        f"both starts: {length(image)} for the backbone, which names other shapes in {named:,} "
+        f"pictures;\n  then {length(runs / 'aligndet')} of fine-tuning, all layers, on {labelled} "
+        f"labelled pictures\nAlignDet, between the two: {length(runs / 'pretrain')} for the other "
+        "layers, on the same pictures without labels"
+    )
+
+
+def length(run: Path) -> str:
+    """Steps, pictures per step and seconds of a run, in words."""
+    config = load_config(run / "config.yaml")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    batch, done, seconds = config.data.batch_size, 0, 0.0
+    for line in lines:
+        if "images_per_second" in line:
+            seconds += (line["step"] - done) * batch / line["images_per_second"]
+            done = line["step"]
+    return f"{done} steps of {batch} pictures ({seconds:.0f} s)"
 
 
 def draw(runs: Path) -> Path:
