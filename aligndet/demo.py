@@ -79,9 +79,11 @@ def make_data() -> None:
     command("-m", "data.single_shapes", "--output", str(SINGLE_SHAPES), "--count", "1000")
     size = ("--train", "400", "--val", "200", "--size", "128")
     command("-m", "data.shapes", "--output", str(DATASET), *size)
+    truth = DATASET / "annotations/train.json"
+    command("-m", "data.subset", "--annotations", str(truth), "--percent", "25", "--fold", "0")
     proposals = DATASET / "annotations/proposals.json"
     if not proposals.exists():
-        images, truth = DATASET / "images/train", DATASET / "annotations/train.json"
+        images = DATASET / "images/train"
         # Small pictures with few objects: short search, and no boxes of half a picture.
         limits = ("--search", "fast", "--filter", "ratio2size0105", "--min-side", "80")
         command(
@@ -108,11 +110,12 @@ def facts(runs: Path) -> str:
     image = Path(finetune.model.backbone_weights).parent
     named = len(list(SINGLE_SHAPES.glob("*/*.jpg")))
     labelled = len(json.loads(Path(finetune.data.train.annotations).read_text())["images"])
+    unlabelled = len(list(Path(finetune.data.train.images).glob("*.jpg")))
     return (
         f"both starts: {length(image)} for the backbone, which names other shapes in {named:,} "
         f"pictures;\n  then {length(runs / 'aligndet')} of fine-tuning, all layers, on {labelled} "
         f"labelled pictures\nAlignDet, between the two: {length(runs / 'pretrain')} for the other "
-        "layers, on the same pictures without labels"
+        f"layers, on {unlabelled} pictures, no labels"
     )
 
 

@@ -29,11 +29,6 @@ def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return along_normal / math.hypot(normal_x, normal_y)
 
 
-def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    x, y = np.abs(x), np.abs(y)
-    return np.minimum(np.maximum(x - 0.32, y - 1.0), np.maximum(x - 1.0, y - 0.32))
-
-
 def _corner(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     square = np.maximum(np.abs(x), np.abs(y)) - 0.75
     return np.maximum(square, np.minimum(x, y) + 0.1)  # all but one corner of it
@@ -46,7 +41,6 @@ OUTLINES: dict[str, Outline] = {
     "triangle": lambda x, y: _polygon(x, y, sides=3, apothem=0.55),
     "star": _star,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.75) - 0.22,
-    "cross": _cross,
 }
 OTHER_OUTLINES: dict[str, Outline] = {
     "rectangle": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.7,
