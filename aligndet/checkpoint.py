@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data.json_files import open_atomic
-from models.weights_file import IN_FOLDERS
+from models.weights_file import file_in
 
 
 def save(content: dict[str, Any], path: str | Path) -> None:
@@ -69,9 +69,11 @@ def digest(source: str | None) -> str | None:
     """
     if source is None or source.partition(":")[0] in ("torchvision", "http", "https"):
         return source or "nothing"
-    files = [Path(source), *(Path(source) / name for name in IN_FOLDERS)]
-    path = next((file for file in files if file.is_file()), None)
-    if path is None:
+    try:
+        path = file_in(Path(source))
+    except ValueError:  # a folder without weights
+        return None
+    if not path.is_file():
         return None
     result = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:

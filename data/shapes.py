@@ -22,13 +22,11 @@ from __future__ import annotations
 
 import argparse
 import colorsys
-import json
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +34,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from data.errors import DataError
+from data.generated import write_once
 from data.json_files import write_json_atomic
 from data.outlines import CLASSES, OUTLINES
 
@@ -315,22 +313,12 @@ def _write_split(folder: Path, split: str, count: int, size: int, seed: int) -> 
     write_json_atomic(coco, folder / "annotations" / f"{split}.json")
 
 
-def _already_there(output: Path, settings: dict) -> bool:
-    """Whether `output` holds this very dataset; anything else there is a DataError."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return False
-    remedy = "choose another --output or delete it"
-    try:
-        found = json.loads((output / "shapes.json").read_text())
-    except (OSError, ValueError):
-        raise DataError(f"{output}: exists and is not a shapes dataset; {remedy}") from None
-    if found != settings:
-        raise DataError(f"{output}: holds shapes made with other settings ({found}); {remedy}")
+def _missing(output: Path, settings: dict[str, int]) -> str | None:
     for split in SPLITS:
         present = len(list((output / "images" / split).glob("*.jpg")))
         if present != settings[split] or not (output / "annotations" / f"{split}.json").is_file():
-            raise DataError(f"{output}: some of its {split} files are gone; {remedy}")
-    return True
+            return f"{split} files"
+    return None
 
 
 def generate(
@@ -356,20 +344,13 @@ def generate(
     for key, least in (("train", 1), ("val", 1), ("size", 32), ("seed", 0)):
         if settings[key] < least:
             raise ValueError(f"{key} is {settings[key]}; give a number from {least} up")
-    output = Path(output)
-    if _already_there(output, settings):
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
-        folder = Path(scratch) / "dataset"
+
+    def write(folder: Path) -> None:
         for split in SPLITS:
             _write_split(folder, split, settings[split], size, seed)
-        write_json_atomic(settings, folder / "shapes.json")
-        try:
-            os.rename(folder, output)  # onto nothing or, on POSIX, onto an empty folder
-        except OSError:
-            if not _already_there(output, settings):  # another process may have been faster
-                raise
+
+    missing = partial(_missing, settings=settings)
+    write_once(Path(output), "shapes.json", settings, "shapes dataset", missing, write)
 
 
 def main(arguments: list[str] | None = None) -> int:

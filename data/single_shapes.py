@@ -10,19 +10,15 @@ dataset with boxes.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.errors import DataError
-from data.json_files import write_json_atomic
+from data.generated import write_once
 from data.outlines import OTHER_CLASSES, OTHER_OUTLINES
 from data.shapes import JPEG_QUALITY, Shape, background, paint, typical_look, window_around
 
@@ -71,37 +67,20 @@ def generate(output: str | Path, count: int = 1000, size: int = 64, seed: int = 
         if value < least:
             raise ValueError(f"{key} is {value}; give a number from {least} up")
     settings = {"version": VERSION, "count": count, "size": size, "seed": seed}
-    output = Path(output)
-    if _already_there(output, settings):
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
-        folder = Path(scratch) / "dataset"
+
+    def write(folder: Path) -> None:
         for kind in OTHER_CLASSES:
-            (folder / kind).mkdir(parents=True)
+            (folder / kind).mkdir()
         for index in tqdm(range(count), desc="single shapes", unit="image"):
             kind = OTHER_CLASSES[index % len(OTHER_CLASSES)]
             pixels = draw_single(np.random.default_rng([seed, STREAM, index]), kind, size)
             name = folder / kind / f"{index:06d}.jpg"
             Image.fromarray(pixels).save(name, quality=JPEG_QUALITY)
-        write_json_atomic(settings, folder / SETTINGS)
-        os.rename(folder, output)  # onto nothing or, on POSIX, onto an empty folder
 
+    def missing(folder: Path) -> str | None:
+        return None if len(list(folder.glob("*/*.jpg"))) == count else "files"
 
-def _already_there(output: Path, settings: dict) -> bool:
-    """Whether `output` holds this very dataset; anything else there is a DataError."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return False
-    remedy = "choose another --output or delete it"
-    try:
-        found = json.loads((output / SETTINGS).read_text())
-    except (OSError, ValueError):
-        raise DataError(f"{output}: exists and is not a set of single shapes; {remedy}") from None
-    if found != settings:
-        raise DataError(f"{output}: made with other settings ({found}); {remedy}")
-    if len(list(output.glob("*/*.jpg"))) != settings["count"]:
-        raise DataError(f"{output}: some of its files are gone; {remedy}")
-    return True
+    write_once(Path(output), SETTINGS, settings, "set of single shapes", missing, write)
 
 
 def main(arguments: list[str] | None = None) -> int:
