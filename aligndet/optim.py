@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from data.counting import count
 from models.checks import require_choice, require_range
 
 
@@ -65,6 +66,8 @@ class ScheduleConfig:
         require_choice("schedule.decay", self.decay, ("step", "cosine"))
         for milestone in self.milestones:
             require_range("schedule.milestones", milestone, above=0)
+        if self.iterations is not None:  # an unreachable length is known before the data are read
+            Schedule.build(self, peak=1.0, steps_per_epoch=1.0)
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,14 @@ class Schedule:
         if warmup >= max(1, total):
             raise ValueError(
                 f"schedule.warmup_iterations is {config.warmup_iterations:g}, but the run has "
-                f"{total} steps; lower it, or give a fraction of the run, such as 0.05"
+                f"{count(total, 'step')}; lower it, or give a fraction of the run, such as 0.05"
             )
         milestones = config.milestones if config.decay == "step" else ()
         for milestone in milestones:
             if _steps(milestone, unit, total) >= total:
-                length = f"{config.epochs} epochs" if config.epochs else f"{total} iterations"
+                length = (
+                    count(config.epochs, "epoch") if config.epochs else count(total, "iteration")
+                )
                 raise ValueError(
                     f"schedule.milestones has {milestone:g}, but the run has {length}; lower it, "
                     "or give fractions of the run, such as [0.67,0.92]"

@@ -194,6 +194,16 @@ def test_a_wrong_key_is_reported_though_no_recipe_is_chosen(tmp_path, place, sta
         check(study, place, [], results)
 
 
+def test_a_warm_up_longer_than_the_run_is_reported_before_the_first_run(tmp_path, place):
+    def shorter(content):
+        content["config"]["schedule.warmup_iterations"] = 1
+        content["starts"]["cold"]["pretraining"] = {"schedule.iterations": 1}
+
+    study = read_study(tmp_path, shorter)
+    with pytest.raises(ValueError, match="warmup_iterations is 1, but the run has 1 step;"):
+        check(study, place, [Pretraining("s", "fcos", "cold")], Results(tmp_path / "results"))
+
+
 def test_the_digest_of_a_pretraining_depends_only_on_its_config(tmp_path, place):
     study = read_study(tmp_path)
     assert init_of(study, place, cell()) is None

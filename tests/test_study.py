@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
+from experiments.configs import Place
 from experiments.results import Results, all_cells
+from experiments.runs import check
 from experiments.study import Cell, Pretraining, Study
 from tests.helpers.study_files import read_study, tune, write_study
 
@@ -19,6 +21,7 @@ def test_the_studies_of_the_project_are_valid(name, tmp_path):
     assert cells == list(study.all_tuning_cells())  # the rest waits for the tuning
     used = {start for block in study.blocks.values() for start in block.starts}
     assert used == study.starts.keys()
+    check(study, Place(tmp_path, tmp_path), cells, Results(tmp_path))  # every config builds
 
 
 def test_a_start_is_tuned_with_every_recipe(tmp_path):
