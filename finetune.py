@@ -70,8 +70,7 @@ def main() -> None:
         parser.error("--eval-only and --checkpoint FILE go together")
     with cli.one_line_errors(ValueError):
         config = load_config(args.config, args.overrides, args.init)
-    run_errors = (DataError, FloatingPointError, dist.DeviceError)
-    with cli.one_line_errors(*run_errors), dist.process_group(config.device) as device:
+    with cli.training_process(config.device) as device:
         if args.eval_only:
             evaluation_only(config, args, device)
         else:

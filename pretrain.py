@@ -43,8 +43,7 @@ def main() -> None:
     with cli.one_line_errors(ValueError):
         config = load_config(args.config, args.overrides)
     stage = image_domain_stage if args.stage == "image" else box_domain_stage
-    run_errors = (DataError, FloatingPointError, dist.DeviceError)
-    with cli.one_line_errors(*run_errors), dist.process_group(config.device) as device:
+    with cli.training_process(config.device) as device:
         stage(config, args, device)
 
 

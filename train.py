@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ from aligndet.amp import autocast, grad_scaler
 from aligndet.config import Config, plain
 from aligndet.optim import Schedule, build_optimizer
 from aligndet.run_directory import RunDirectory, say
+from data import stopping
+from data.counting import count
 from data.errors import DataError
 from data.loaders import GroupedBatchSampler, iterate, to_device, train_loader
 
@@ -51,59 +53,75 @@ def fit(
     Raises:
         FloatingPointError: a loss is not finite.
         DataError: an image cannot be read; the steps done so far are saved first.
+        StorageError: the run directory cannot be written.
+        RankError: the ranks' weights differ.
+        Stopped: a signal came; the steps done so far are saved first.
     """
     schedule = build_schedule(config, batches)
     accumulate, total = config.optim.accumulate, schedule.total_steps
     task.to(device, memory_format=torch.channels_last)  # convolutions are faster: oneDNN, cuDNN
     optimizer = build_optimizer(task, config.optim)
-    state = State(task, optimizer, grad_scaler(device, config.amp))
+    state = State(task, optimizer, grad_scaler(device, config.amp), run, config)
     start = state.restore(resume)
     model = dist.synchronised(task) if dist.in_group() else task
     stream = iterate(batches.loader(config, start * accumulate, device))
     meter = Meter(run, start, schedule.steps_per_epoch, images_per_step(config))
-    task.train()
-    bar = tqdm(range(start, total), initial=start, total=total, disable=not dist.is_main())
-    for step in bar:
-        lr = schedule.lr(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)  # older checkpoints have none
 
-        optimizer.zero_grad(set_to_none=True)
-        parts = []  # what to log of each part of the step
-        for part in range(accumulate):
-            try:
-                batch = to_device(next(stream), device)
-            except DataError:
-                state.save(run, step, config)  # any rank may save: all hold the same state
-                raise
-            # Seeded by position, so resuming needs no saved RNG state.
-            torch.manual_seed(step_seed(config.seed, step, part, dist.rank()))
-            with no_sync(model, part < accumulate - 1), autocast(device, config.amp):
-                losses, statistics = model(batch)
-            loss = torch.stack(list(losses.values())).sum()
-            check_finite(loss, losses, step)
-            state.scaler.scale(loss / accumulate).backward()
-            parts.append({"loss": loss, **losses, **statistics})
-
-        if config.optim.clip_norm is not None:
-            state.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(task.parameters(), config.optim.clip_norm)
-        state.scaler.step(optimizer)
-        state.scaler.update()
-        target = task.update_target(step, total)  # pre-training: the EMA of the target branch
-
-        done = step + 1
-        if done % config.loop.log_every == 0 or done == total:
-            means = dist.mean_over_ranks_of(mean_of_parts(parts))
-            meter.log(done, {**means, **target, "lr": lr})
-            bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
-        # Before saving, so that a run killed while evaluating evaluates again when resumed.
-        if evaluate and config.evaluation.due(done) and done < total:
+    def evaluate_after(step: int) -> None:
+        with stopping.released():  # the state is saved, and stays as it is
             scores = evaluate()
-            meter.log_evaluation(done, scores)
-            say(f"step {done}", scores)
-        if dist.is_main() and (done % config.loop.checkpoint_every == 0 or done == total):
-            state.save(run, done, config)
+        meter.log_evaluation(step, scores)
+        say(f"step {step}", scores)
+
+    task.train()
+    due = config.evaluation.due if evaluate else lambda step: False
+    bar = tqdm(range(start, total), initial=start, total=total, disable=not dist.is_main())
+    with bar, stopping.held(), contextlib.closing(stream):
+        if due(start) and 0 < start < total and not run.was_evaluated(start):
+            evaluate_after(start)  # the run ended before it was done
+        for step in bar:
+            lr = schedule.lr(step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_scale", 1.0)  # older checkpoints have none
+
+            optimizer.zero_grad(set_to_none=True)
+            parts = []  # what to log of each part of the step
+            with state.saved_on_error(step):
+                step_batches = next_batches(stream, accumulate)
+            for part, batch in enumerate(step_batches):
+                batch = to_device(batch, device)
+                # Seeded by position, so resuming needs no saved RNG state.
+                torch.manual_seed(step_seed(config.seed, step, part, dist.rank()))
+                with no_sync(model, part < accumulate - 1), autocast(device, config.amp):
+                    losses, statistics = model(batch)
+                loss = torch.stack(list(losses.values())).sum()
+                check_finite(loss, losses, step)
+                state.scaler.scale(loss / accumulate).backward()
+                parts.append({"loss": loss, **losses, **statistics})
+
+            if config.optim.clip_norm is not None:
+                state.scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(task.parameters(), config.optim.clip_norm)
+            state.scaler.step(optimizer)
+            state.scaler.update()
+            target = task.update_target(step, total)  # pre-training: the EMA of the target branch
+
+            done = step + 1
+            if done % config.loop.log_every == 0 or done == total:
+                means = dist.mean_over_ranks_of(mean_of_parts(parts))
+                meter.log(done, {**means, **target, "lr": lr})
+                bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
+            signal = dist.highest_over_ranks(stopping.requested())  # all stop after the same step
+            evaluating = due(done) and done < total
+            if signal or evaluating or done == total or done % config.loop.checkpoint_every == 0:
+                dist.check_same_weights(task)
+                state.save(done)
+            elif state.is_old():
+                state.save(done)
+            if signal:
+                raise stopping.Stopped(signal, state.kept(done))
+            if evaluating:
+                evaluate_after(done)
 
 
 class Task(Protocol):
@@ -163,26 +181,61 @@ def build_schedule(config: Config, batches: Batches) -> Schedule:
     return Schedule.build(config.schedule, peak, steps_per_epoch)
 
 
-@dataclass(frozen=True)
 class State:
     """What changes from step to step, and therefore belongs in last.pt."""
 
-    task: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    def __init__(
+        self,
+        task: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        run: RunDirectory,
+        config: Config,
+    ) -> None:
+        self.task, self.optimizer, self.scaler = task, optimizer, scaler
+        self.run, self.config = run, config
+        self.saved_at = time.monotonic()
 
-    def save(self, run: RunDirectory, step: int, config: Config) -> None:
-        """Write last.pt, from which a run resumes exactly after `step` steps."""
+    def is_old(self) -> bool:
+        """Whether last.pt is older than `loop.checkpoint_minutes`."""
+        minutes = self.config.loop.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+
+    def save(self, step: int, any_rank: bool = False) -> None:
+        """Write last.pt, from which a run resumes exactly after `step` steps.
+
+        Args:
+            step: how many are done.
+            any_rank: by whichever rank calls it, since all hold the same state; else by rank 0.
+        """
+        if not (any_rank or dist.is_main()):
+            return
         content = {
             "step": step,
             "model": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "config": plain(config),
-            "inputs": run.inputs,
+            "config": plain(self.config),
+            "inputs": self.run.inputs,
             "processes": dist.world_size(),
         }
-        checkpoint.save(content, run.last)
+        checkpoint.save(content, self.run.last)
+        self.saved_at = time.monotonic()
+
+    def kept(self, step: int) -> str:
+        """What a stopped run has kept, for its last message."""
+        return f"{count(step, 'step')} of it saved in {self.run.last}"
+
+    @contextlib.contextmanager
+    def saved_on_error(self, step: int) -> Iterator[None]:
+        """Save the `step` steps that are done if the block, which changes nothing, cannot end."""
+        try:
+            yield
+        except (DataError, stopping.Stopped) as error:
+            self.save(step, any_rank=True)
+            if isinstance(error, stopping.Stopped):
+                error.state = self.kept(step)
+            raise
 
     def restore(self, content: dict[str, Any] | None) -> int:
         """Load what `save` wrote; returns the number of steps done.
@@ -235,6 +288,13 @@ class Meter:
 def step_seed(seed: int, step: int, part: int, rank: int) -> int:
     """Seed of everything random in one forward pass."""
     return hash((seed, step, part, rank))  # a hash of integers is the same in every process
+
+
+def next_batches(stream: Iterator[Any], parts: int) -> list[Any]:
+    """The batches of a step; all are there before it begins, so that it is done whole or not at
+    all. By itself, a process may be stopped while it waits; of several, only between steps."""
+    with contextlib.nullcontext() if dist.in_group() else stopping.released():
+        return [next(stream) for _ in range(parts)]
 
 
 def mean_of_parts(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

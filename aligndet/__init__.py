@@ -5,7 +5,7 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 `image_domain` with its methods `moco` and `supervised`.
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `best_weights`,
-`run_directory`, `start_block`, `dist`, `amp`, `evaluate`, `cli`, which the scripts share, and
+`run_directory`, `run_lock`, `start_block`, `dist`, `amp`, `evaluate`, `cli`, which the scripts share, and
 `siblings`, which finds foreign packages called like ours.
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 
+import torch
 from tqdm import tqdm
 
 from aligndet import dist
+from data import stopping
+from data.errors import DataError
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -33,11 +38,39 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """End the program with `error: message` and status 1 on an error that the user can fix; of
-    several processes, only the first to fail prints it."""
+    """End the program with `error: message` and status 1 on an error that the user can fix, and
+    with one line on a signal; of several processes, only the first to end prints it."""
     try:
-        yield
+        with stopping.signals():
+            yield
     except kinds as error:
         if dist.first_to_claim("error"):
             tqdm.write(f"error: {error}", file=sys.stderr)  # not into an open progress bar's line
         raise SystemExit(1) from None
+    except stopping.Stopped as stop:
+        if dist.first_to_claim("error"):
+            how = "go on with" if stop.state else "start again with"
+            tqdm.write(f"{stop}; {how}: {same_command()}", file=sys.stderr)
+        raise SystemExit(stop.status) from None
+
+
+@contextlib.contextmanager
+def training_process(device: str) -> Iterator[torch.device]:
+    """The device of one process of a training script, and one line for all that can go wrong; it
+    is printed before the others are let go, whose own errors would only follow from it."""
+    with (
+        one_line_errors(dist.DeviceError),
+        dist.process_group(device) as chosen,
+        one_line_errors(DataError, FloatingPointError, dist.RankError),
+    ):
+        yield chosen
+
+
+def same_command() -> str:
+    """The command line of this process, to be typed again."""
+    words = [word for word in sys.orig_argv[1:] if word != "-u"]  # torchrun puts it there
+    for place, word in enumerate(words):
+        if word in ("none", "--resume=none") and "--resume" in (word[:8], words[place - 1]):
+            words[place] = word.replace("none", "auto")  # else it would start over
+    program = "torchrun ..." if os.environ.get("TORCHELASTIC_RUN_ID") else "python"
+    return f"{program} {shlex.join(words)}"

@@ -39,10 +39,12 @@ class LoopConfig:
 
     log_every: int = 20  # steps between lines of metrics.jsonl
     checkpoint_every: int = 500  # steps between writes of last.pt
+    checkpoint_minutes: float | None = None  # write it after so many minutes too
 
     def __post_init__(self) -> None:
         require_range("loop.log_every", self.log_every, least=1)
         require_range("loop.checkpoint_every", self.checkpoint_every, least=1)
+        require_range("loop.checkpoint_minutes", self.checkpoint_minutes, above=0)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from data.counting import count
+
 # The option has a new name from torch 2.14 on; the old one warns there.
 _SYNC_BUFFERS = (
     "forward_sync_buffers"
@@ -24,8 +26,21 @@ _SYNC_BUFFERS = (
 )
 
 
+# How long a rank waits in a step for one that is late, before it gives up with an error.
+STEP_TIMEOUT = timedelta(minutes=30)
+# ... and where rank 0 works alone, as when it scores an evaluation, which may take hours.
+PATIENCE = timedelta(days=7)
+
+# On the CPU, for whatever is not a tensor of the step: objects, and requests to stop.
+_side_group: dist.ProcessGroup | None = None
+
+
 class DeviceError(ValueError):
-    """The requested device is not available."""
+    """The requested device is not available, or the process group cannot be formed."""
+
+
+class RankError(ValueError):
+    """Ranks do not agree where they must."""
 
 
 def choose_device(name: str, index: int = 0) -> torch.device:
@@ -57,20 +72,65 @@ def process_group(device_name: str = "auto") -> Iterator[torch.device]:
         The device of this process.
 
     Raises:
-        DeviceError: see `choose_device`.
+        DeviceError: see `choose_device` and `announced_ranks`; also if there are fewer GPUs than
+            processes, or if the others cannot be reached.
     """
-    device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", 0)))
+    global _side_group
+    ranks = announced_ranks()
+    device = choose_device(device_name, ranks.get("LOCAL_RANK", 0))
     on_gpu = device.type == "cuda"
     if on_gpu:
+        gpus = torch.cuda.device_count()
+        if device.index >= gpus:
+            raise DeviceError(
+                f"LOCAL_RANK is {device.index}, but this machine has {count(gpus, 'GPU')}; "
+                f"start torchrun with --nproc-per-node={gpus}"
+            )
         torch.cuda.set_device(device)
-    if "WORLD_SIZE" not in os.environ:
+    if not ranks:
         yield device
         return
-    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+    try:
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            timeout=STEP_TIMEOUT,
+            device_id=device if on_gpu else None,
+        )
+        _side_group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(
+            f"the process group cannot be formed ({reason}); check MASTER_ADDR, MASTER_PORT and "
+            "the network, or start with torchrun"
+        ) from None
     try:
         yield device
     finally:
+        _side_group = None
         dist.destroy_process_group()
+
+
+def announced_ranks() -> dict[str, int]:
+    """`WORLD_SIZE`, `RANK` and `LOCAL_RANK` of the environment; empty for a process by itself.
+
+    An empty value counts as none, and so does a world of 1 whose other variables are missing.
+
+    Raises:
+        DeviceError: one of them is missing or not a number, or the address of rank 0 is.
+    """
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+    given = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if given.get("WORLD_SIZE", "1") == "1" and len(given) < len(names):
+        return {}
+    for name in (*names, "MASTER_ADDR", "MASTER_PORT"):
+        value = os.environ.get(name, "")
+        if not value or (name in names and not value.isdecimal()):
+            is_set = f"is {value!r}" if value else "is not set"
+            raise DeviceError(
+                f"WORLD_SIZE is {given['WORLD_SIZE']}, but {name} {is_set}; start with torchrun, "
+                "or unset WORLD_SIZE for a single process"
+            )
+    return {name: int(value) for name, value in given.items()}
 
 
 def synchronised(module: torch.nn.Module) -> DistributedDataParallel:
@@ -166,18 +226,55 @@ def first_to_claim(name: str) -> bool:
 
 
 def gather_objects(item: Any) -> list[Any]:
-    """Every rank's item, in rank order, on every rank."""
+    """Every rank's item, in rank order, on every rank; ranks may be late by `PATIENCE`."""
     if not in_group():
         return [item]
     items: list[Any] = [None] * world_size()
-    dist.all_gather_object(items, item)
+    dist.all_gather_object(items, item, group=_side_group)
     return items
 
 
 def broadcast_object(item: Any) -> Any:
-    """Rank 0's item, on every rank."""
+    """Rank 0's item, on every rank; rank 0 may be late by `PATIENCE`."""
     if not in_group():
         return item
     holder = [item]
-    dist.broadcast_object_list(holder, src=0)
+    dist.broadcast_object_list(holder, src=0, group=_side_group)
     return holder[0]
+
+
+def highest_over_ranks(number: int) -> int:
+    """The highest of the ranks' numbers, on every rank."""
+    if not in_group():
+        return number
+    holder = torch.tensor(number)
+    dist.all_reduce(holder, dist.ReduceOp.MAX, group=_side_group)
+    return int(holder)
+
+
+def check_same_weights(module: torch.nn.Module) -> None:
+    """Compare the parameters of all ranks, bit by bit, by a sum of each.
+
+    Raises:
+        RankError: one differs, which DDP never makes right again; names it and the ranks.
+    """
+    if not in_group():
+        return
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    sums = torch.stack([bit_sum(parameter) for parameter in parameters]).tolist()
+    for rank_of, theirs in enumerate(gather_objects(sums)):
+        different = [n for n, a, b in zip(names, theirs, sums, strict=True) if a != b]
+        if different:
+            raise RankError(
+                f"the weights of ranks {min(rank_of, rank())} and {max(rank_of, rank())} differ "
+                f"({count(len(different), 'tensor')}, the first is {different[0]}); go on from the "
+                "last checkpoint, and if this happens again look for faulty memory or a change of "
+                "the model on one rank only"
+            )
+
+
+def bit_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor's 32-bit words as whole numbers (modulo 2^64): any single change of a
+    value changes it. Of half precision and 64-bit numbers, that of their float32 values."""
+    words = tensor.detach().float().contiguous().view(torch.int32)
+    return words.sum(dtype=torch.int64)

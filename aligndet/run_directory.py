@@ -14,9 +14,11 @@ from tqdm import tqdm
 from aligndet import checkpoint, dist
 from aligndet.config import Config, differences, dump_yaml, merged, plain
 from aligndet.evaluate import Evaluation, class_table
+from aligndet.run_lock import RunLock
+from data.atomic_files import cannot_write, open_atomic, remove_leftovers
 from data.counting import count
 from data.digest import Source, digest_of
-from data.json_files import open_atomic, write_json_atomic
+from data.json_files import write_json_atomic
 
 # Keys that may change when a run is resumed, because the result does not depend on them.
 FREE_TO_CHANGE = (
@@ -39,6 +41,7 @@ class RunDirectory:
         self.results = self.path / "results.json"
         self.manifest = self.path / "manifest.json"
         self.inputs: dict[str, str | None] = {}  # digests of what the run was started from
+        self._lock: RunLock | None = None
 
     @property
     def is_new(self) -> bool:
@@ -80,29 +83,49 @@ class RunDirectory:
         Args:
             config: of this run.
             state: what `find` returned; None starts over.
+
+        Raises:
+            DataError: another run is writing to it.
+            StorageError: it cannot be written.
         """
         if not dist.is_main():
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        if state is None:  # else a kill before the first save brings the old run back
-            self.last.unlink(missing_ok=True)
-            self.best.unlink(missing_ok=True)
-        for leftover in self.path.glob(".*.tmp"):  # of a run killed while writing
-            leftover.unlink()
-        (self.path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = RunLock(self.path)
+            if state is None:  # else a kill before the first save brings the old run back
+                self.last.unlink(missing_ok=True)
+                self.best.unlink(missing_ok=True)
+            remove_leftovers(self.path)  # of a run killed while writing
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+        with open_atomic(self.path / "config.yaml") as file:
+            file.write(dump_yaml(config))
         self._keep_metrics_before(state["step"] if state else 0)
 
+    def _lines(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, without one cut off by a kill."""
+        lines = []
+        if self.metrics.exists():
+            for text in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError):  # the line cut off
+                    line = json.loads(text)
+                    if isinstance(line, dict) and isinstance(line.get("step"), int):
+                        lines.append(line)
+        return lines
+
     def _keep_metrics_before(self, step: int) -> None:
-        """Drop lines of steps that will be repeated, and a last line cut off by a kill."""
+        """Drop lines of steps that will be repeated."""
         if not self.metrics.exists():
             return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # the line cut off
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+        kept = [json.dumps(line) + "\n" for line in self._lines() if line["step"] <= step]
         with open_atomic(self.metrics) as file:
             file.writelines(kept)
+
+    def was_evaluated(self, step: int) -> bool:
+        """Whether metrics.jsonl has the evaluation after `step` steps; the same on all ranks."""
+        found = any(line["step"] == step and "lr" not in line for line in self._lines())
+        return dist.broadcast_object(found)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; numbers that are not finite become null."""
@@ -112,14 +135,17 @@ class RunDirectory:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
+        try:
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(clean) + "\n")
+        except OSError as error:
+            raise cannot_write(self.metrics, error) from None
 
     def report(self, scores: Mapping[str, float | None], path: Path) -> None:
         """Print the final scores and write them to `path`."""
+        say("result", scores)  # first: it is not lost where nothing can be written
         if dist.is_main():
             write_json_atomic(dict(scores), path)
-        say("result", scores)
 
     def report_evaluation(self, evaluation: Evaluation, name: str) -> None:
         """Print what a detector scored and write it: `results.json`, `per_class.json` and
@@ -132,10 +158,11 @@ class RunDirectory:
         """
         prefix = "" if name == "results" else f"{name}_"
         if dist.is_main():
-            write_json_atomic(evaluation.per_class, self.path / f"{prefix}per_class.json")
-            write_json_atomic(evaluation.detections, self.path / f"{prefix}detections.json")
             print(class_table(evaluation))
         self.report(evaluation.scores, self.path / f"{name}.json")
+        if dist.is_main():
+            write_json_atomic(evaluation.per_class, self.path / f"{prefix}per_class.json")
+            write_json_atomic(evaluation.detections, self.path / f"{prefix}detections.json")
 
 
 def inputs_of(

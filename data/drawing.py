@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data.atomic_files import open_atomic
 from data.captions import letter, place
 from data.errors import DataError
 from data.fonts import CaptionFont
@@ -129,14 +130,18 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Save in the format that the suffix names; the folder is made if it is missing.
 
     Raises:
-        DataError: the file cannot be written.
+        StorageError: the file cannot be written.
+        DataError: the picture is too large for the format.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # Of JPEGs: else thin coloured lines are smeared.
-        picture.save(path, quality=92, subsampling=0)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error}); make room or choose PNG") from None
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with open_atomic(path, binary=True, sync=False) as file:
+        try:
+            # Of JPEGs: else thin coloured lines are smeared.
+            picture.save(file, kind, quality=92, subsampling=0)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise DataError(f"{path}: cannot be written ({error}); choose PNG") from None
 
 
 def _last_first(*columns: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""The exceptions for input files that cannot be used."""
+"""The exceptions for input files that cannot be used, and output that cannot be written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from data.counting import more_like_it
 
 class DataError(ValueError):
     """Input on disk is unusable; the message is one sentence that names the file and the remedy."""
+
+
+class StorageError(DataError):
+    """Output cannot be written; the message names the path and the remedy."""
 
 
 class DatasetError(DataError):

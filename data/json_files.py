@@ -1,16 +1,13 @@
-"""Read JSON files, and write any file all or nothing."""
+"""Read and write JSON files."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from data.atomic_files import open_atomic
 from data.errors import DataError
 from data.processes import is_quiet
 
@@ -53,37 +50,10 @@ def _reason(path: str | Path, error: Exception) -> str:
 
 
 def write_json_atomic(content: Any, path: str | Path) -> None:
-    """Write JSON so that `path` holds either the old file or the complete new one."""
-    with open_atomic(path) as file:
-        json.dump(content, file)
-
-
-@contextmanager
-def open_atomic(path: str | Path, binary: bool = False, sync: bool = True) -> Iterator[IO[Any]]:
-    """Open a file for writing that replaces `path` once the block has ended without an error.
-
-    After an error or a kill, `path` still holds what it held before.
-
-    Args:
-        path: the file; its folder is made if it is missing.
-        binary: bytes instead of UTF-8 text.
-        sync: wait until the content is on the disk, so that a power cut cannot leave an empty file.
+    """Write JSON so that `path` holds either the old file or the complete new one.
 
     Raises:
-        OSError: the file cannot be written.
+        StorageError: the file cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Unique, since processes of several machines may share the folder.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    # A file name that is not UTF-8 must not cost the result: it is written with escapes.
-    text = {} if binary else {"encoding": "utf-8", "errors": "backslashreplace"}
-    try:
-        with open(temporary, "wb" if binary else "w", **text) as file:
-            yield file
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # still there only after a failure
+    with open_atomic(path) as file:
+        json.dump(content, file)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from datetime import timedelta
 
 import pytest
 import torch
 
 from aligndet import dist
+
+
+def set_ranks(monkeypatch, **changes):
+    """The environment of a process of torchrun; None removes a variable."""
+    usual = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**usual, "MASTER_PORT": "1", **changes}.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
 
 
 def test_without_torchrun_there_is_no_group(monkeypatch):
@@ -25,9 +36,7 @@ def test_without_torchrun_there_is_no_group(monkeypatch):
 
 
 def test_a_group_of_one_is_left_at_the_end(monkeypatch):
-    for key, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setenv("MASTER_PORT", "0")
+    set_ranks(monkeypatch, MASTER_PORT="0")
     with dist.process_group("cpu"):
         assert dist.in_group()
         assert dist.gather_objects("x") == ["x"]
@@ -38,6 +47,62 @@ def test_a_group_of_one_is_left_at_the_end(monkeypatch):
         assert module.module.weight.grad is not None
         assert not module.will_sync_module_buffers()
     assert not dist.in_group()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"WORLD_SIZE": ""},
+        {"RANK": None},
+        {"RANK": None, "LOCAL_RANK": None},
+        {"LOCAL_RANK": ""},
+        {"WORLD_SIZE": None},
+    ],
+)
+def test_an_incomplete_world_of_one_is_a_process_by_itself(monkeypatch, changes):
+    set_ranks(monkeypatch, **changes)
+    with dist.process_group("cpu"):
+        assert not dist.in_group()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RANK": None}, "WORLD_SIZE is 2, but RANK is not set; start with torchrun, or unset"),
+        ({"LOCAL_RANK": ""}, "but LOCAL_RANK is not set"),
+        ({"MASTER_PORT": ""}, "but MASTER_PORT is not set"),
+        ({"RANK": "zero"}, "but RANK is 'zero'"),
+        ({"WORLD_SIZE": "-2"}, "but WORLD_SIZE is '-2'"),
+    ],
+)
+def test_an_incomplete_world_of_two_is_refused(monkeypatch, changes, message):
+    set_ranks(monkeypatch, **{"WORLD_SIZE": "2", **changes})
+    with pytest.raises(dist.DeviceError, match=message):
+        dist.process_group("cpu").__enter__()
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch):
+    set_ranks(monkeypatch, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(dist.DeviceError, match=r"is 3, but this machine has 2 GPUs; .*node=2"):
+        dist.process_group("cuda").__enter__()
+
+
+def test_rank_0_that_cannot_be_reached_is_named(monkeypatch):
+    monkeypatch.setattr(dist, "STEP_TIMEOUT", timedelta(seconds=1))
+    set_ranks(monkeypatch, WORLD_SIZE="2", RANK="1")
+    with pytest.raises(dist.DeviceError, match=r"cannot be formed \(.*\); check MASTER_ADDR"):
+        dist.process_group("cpu").__enter__()
+
+
+def test_a_sum_of_bits_shows_every_change():
+    values = torch.tensor([1.0, -0.0, torch.nan, 3e-45])
+    for place in range(4):
+        for bit in range(32):
+            changed = values.clone()
+            changed.view(torch.int32)[place] ^= 1 << bit if bit < 31 else -(1 << 31)
+            assert dist.bit_sum(changed) != dist.bit_sum(values)
 
 
 def test_unknown_device_is_refused():

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from data import json_files
-from data.errors import DataError
-from data.json_files import open_atomic, read_json, write_json_atomic
+from data.atomic_files import open_atomic
+from data.errors import DataError, StorageError
+from data.json_files import read_json, write_json_atomic
 from tests.helpers.assertions import assert_clean
 
 
@@ -84,7 +85,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(StorageError, match="no space"):
         write_json_atomic({"new": True}, path)
     assert json.loads(path.read_text()) == {"old": True}
 

@@ -182,9 +182,11 @@ def test_another_number_of_processes_is_refused(config, monkeypatch):
 
 def test_half_written_files_of_a_killed_run_are_removed(config):
     run = started(config)
-    (run.path / ".last.pt.123.tmp").write_bytes(b"half")
+    (run.path / f".last.pt.{'12' * 16}.tmp").write_bytes(b"half")
+    (run.path / ".notes.tmp").write_bytes(b"of the user")
     reopen(run, config)
-    assert {path.name for path in run.path.iterdir()} == {"config.yaml", "metrics.jsonl", "last.pt"}
+    names = {"config.yaml", "metrics.jsonl", "last.pt", ".lock", ".notes.tmp"}
+    assert {path.name for path in run.path.iterdir()} == names
 
 
 def test_unusable_checkpoints_are_refused(config):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from aligndet import dist
 from aligndet.box_domain import BoxDomain
 from aligndet.config import build_config
 from aligndet.run_directory import RunDirectory
+from data import stopping
 from data.build import build_train, build_two_views
 from data.errors import DataError
 from data.views import collate_detection, collate_views
@@ -230,12 +234,64 @@ def test_a_finished_run_is_not_trained_further(tmp_path):
     assert [line["step"] for line in lines(run)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("place", ["batch", "forward"])
+def test_a_signal_saves_the_steps_done(tmp_path, place):
+    config = line_config(
+        tmp_path,
+        schedule={"iterations": 6},
+        loop={"checkpoint_every": 100},
+        optim={"accumulate": 2},
+    )
+
+    class Signalled(Points if place == "batch" else Line):
+        """Sends a signal to this process within the third step."""
+
+        def __getitem__(self, key):
+            if self.reads == 21:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__getitem__(key)
+
+        def forward(self, batch):
+            if len(self.updates) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().forward(batch)
+
+    own = {"dataset" if place == "batch" else "task": Signalled()}
+    with stopping.signals(), pytest.raises(stopping.Stopped) as stop:
+        run_line(config, **own)
+    done = {"batch": 2, "forward": 3}[place]  # a step that has begun is ended
+    assert str(stop.value).startswith(f"stopped by SIGTERM; {done} steps")
+    assert stop.value.status == 143
+    assert torch.load(f"{config.output_dir}/last.pt", weights_only=True)["step"] == done
+    resumed, run = run_line(config)
+    straight, _ = run_line(dataclasses.replace(config, output_dir=str(tmp_path / "straight")))
+    assert torch.equal(resumed.slope, straight.slope)
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_is_written_after_some_minutes(tmp_path, monkeypatch):
+    config = line_config(
+        tmp_path,
+        loop={"checkpoint_every": 100, "checkpoint_minutes": 2.0},
+        schedule={"iterations": 9},
+    )
+    clock = itertools.count(0.0, 50.0)  # seconds; read once when the run starts and once per step
+    monkeypatch.setattr("train.time.monotonic", lambda: next(clock))
+    saved = []
+    monkeypatch.setattr(
+        "train.checkpoint.save", lambda content, path: saved.append(content["step"])
+    )
+    run_line(config)
+    assert saved == [3, 6, 9]  # 150 s after the last one, which costs a reading of the clock too
+
+
 def test_evaluation_in_training_is_logged_at_its_step(tmp_path):
     config = line_config(tmp_path, schedule={"iterations": 5})
     config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, every=2))
     run = RunDirectory(config.output_dir)
     batches = Batches(Points(), [1.0] * len(POINTS), torch.stack)
     results = [{"AP": 12.5, "APl": None}, KeyboardInterrupt, {"AP": 12.5, "APl": None}]
+    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, checkpoint_every=99))
 
     def evaluate():
         result = results.pop(0)
@@ -255,6 +311,7 @@ def test_evaluation_in_training_is_logged_at_its_step(tmp_path):
         {"step": 2, "epoch": 2.0, "AP": 12.5, "APl": None},
         {"step": 4, "epoch": 4.0, "AP": 12.5, "APl": None},
     ]
+    assert [line["step"] for line in lines(run)] == [1, 2, 2, 3, 4, 4, 5]
 
 
 def test_seeds_differ_by_step_part_and_rank():

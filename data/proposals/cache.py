@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.errors import DataError
+from data.atomic_files import open_atomic, os_error_of
+from data.errors import DataError, StorageError
 from data.images import AS_STORED, ImageReading
-from data.json_files import open_atomic
 from data.proposals.propose import SEARCH_VERSION, ProposalSettings, propose
 
 
@@ -99,8 +99,8 @@ class ProposalCache:
             # Syncing would slow the search down, and a file torn by a power cut is noticed.
             with open_atomic(path, binary=True, sync=False) as file:
                 file.write(_encode(boxes))
-        except OSError as error:
-            raise self._unusable(error) from None
+        except StorageError as error:
+            raise self._unusable(os_error_of(error)) from None
 
     def _unusable(self, error: OSError) -> DataError:
         return DataError(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data.json_files import open_atomic
+from data.atomic_files import open_atomic
 from data.proposals.workers import Bad
 
 CATEGORIES = [{"id": 1, "name": "object"}]
