@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
 import signal
 from collections.abc import Callable
@@ -325,12 +326,12 @@ def test_ctrl_c_keeps_what_is_finished(
 
     def add_and_interrupt(journal: command.Journal, found: Found) -> None:
         add(journal, found)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(command.Journal, "add", add_and_interrupt)
     arguments = ("--images", folder, "--output", output, "--workers", 1)
     assert run(*arguments) == 130
-    assert without_progress(capsys.readouterr().err)[-1].startswith("stopped; the same command")
+    assert without_progress(capsys.readouterr().err)[-1].startswith("stopped by Ctrl-C; the same")
     monkeypatch.undo()
     assert run(*arguments) == 0
     assert "resuming: 1 of 3 images are done" in capsys.readouterr().err

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data import stopping
 from data.counting import count
 from data.drawing import check_apart, picture_path
 from data.errors import DataError
@@ -54,8 +55,6 @@ from data.proposals.workers import (
     propose_files_on_device,
     size_problem,
 )
-
-INTERRUPTED = 130  # exit status, as in shells
 
 
 def run_digest(
@@ -239,7 +238,8 @@ def _say(sentence: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for bad data, 2 for a bad option."""
+    """Run the command line; returns the exit status: 0, 1 for bad data, 2 for a bad option,
+    128 and its number after a signal."""
     options = parse_arguments(arguments)
     try:
         settings = read_settings(options)
@@ -248,13 +248,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {error}")
         return 2
     try:
-        work = list_work(Path(options.images), options.annotations, options.source, reading)
-        if work.left_out:
-            _say(work.left_out)
-        return _run(options, settings, reading, work)
+        with stopping.signals():
+            work = list_work(Path(options.images), options.annotations, options.source, reading)
+            if work.left_out:
+                _say(work.left_out)
+            return _run(options, settings, reading, work)
     except (DataError, OSError) as error:
         _say(f"error: {error}")
         return 1
-    except KeyboardInterrupt:
-        _say("stopped; the same command resumes from here")
-        return INTERRUPTED
+    except stopping.Stopped as stop:
+        _say(f"{stop}; the same command goes on from here")
+        return stop.status
