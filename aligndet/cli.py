@@ -61,9 +61,31 @@ def training_process(device: str) -> Iterator[torch.device]:
     with (
         one_line_errors(dist.DeviceError),
         dist.process_group(device) as chosen,
-        one_line_errors(DataError, FloatingPointError, dist.RankError),
+        one_line_errors(DataError, FloatingPointError, dist.RankError, MemoryError),
+        explained_errors(),
     ):
         yield chosen
+
+
+@contextlib.contextmanager
+def explained_errors() -> Iterator[None]:
+    """Give those errors of PyTorch a cause and a remedy that a run on good data can meet."""
+    try:
+        yield
+    except RuntimeError as error:
+        if dist.is_lost_rank(error):
+            raise dist.RankError(
+                f"rank {dist.rank()} has lost another one, which has ended, was killed (perhaps "
+                "for lack of memory) or did not answer for "
+                f"{dist.STEP_TIMEOUT.seconds // 60} minutes; "
+                "start the same command again: it goes on from the last checkpoint"
+            ) from None
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise MemoryError(
+                "out of memory; lower data.batch_size (optim.accumulate keeps the images per "
+                "step), data.short_sides or data.max_side"
+            ) from None
+        raise
 
 
 def same_command() -> str:

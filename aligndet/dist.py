@@ -273,6 +273,16 @@ def check_same_weights(module: torch.nn.Module) -> None:
             )
 
 
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether an error only says that another rank has ended, or is too late."""
+    if not in_group():
+        return False
+    return isinstance(error, dist.DistBackendError) or any(text in str(error) for text in LOST)
+
+
 def bit_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor's 32-bit words as whole numbers (modulo 2^64): any single change of a
     value changes it. Of half precision and 64-bit numbers, that of their float32 values."""
