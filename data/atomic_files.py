@@ -53,10 +53,15 @@ def open_atomic(
         cause = os_error_of(error)
         if cause is None:
             raise
+        _discard(temporary)  # before the room is measured
         raise cannot_write(path, cause, size) from None
     finally:
-        with contextlib.suppress(OSError):  # it is there only after a failure, if at all
-            temporary.unlink(missing_ok=True)
+        _discard(temporary)  # it is there only after a failure, if at all
+
+
+def _discard(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def os_error_of(error: BaseException | None) -> OSError | None:

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from data.atomic_files import open_atomic, remove_leftovers
 from data.errors import StorageError
 
 ROOT = Path(__file__).parent.parent
+DiskUsage = namedtuple("DiskUsage", "total used free")
 
 
 def failing(monkeypatch, number):
@@ -35,6 +37,19 @@ def test_a_full_disk_says_what_is_needed_and_keeps_the_old_file(tmp_path, monkey
         with open_atomic(path, size=12_345_678) as file:
             file.write("new")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.pt": "old"}
+
+
+def test_what_is_free_is_measured_without_the_rest(tmp_path, monkeypatch):
+    failing(monkeypatch, errno.ENOSPC)
+    there = []
+    monkeypatch.setattr(
+        atomic_files.shutil,
+        "disk_usage",
+        lambda path: there.extend(path.iterdir()) or DiskUsage(0, 0, 7e6),
+    )
+    with pytest.raises(StorageError, match=r"7\.0 MB"), open_atomic(tmp_path / "a"):
+        pass
+    assert there == []
 
 
 def test_other_reasons_are_named(tmp_path, monkeypatch):
