@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data.atomic_files import cannot_write
 from data.errors import DataError
 from data.json_files import write_json_atomic
 
@@ -33,6 +34,7 @@ def write_once(
 
     Raises:
         DataError: `output` holds something else.
+        StorageError: it cannot be written.
     """
 
     def is_there() -> bool:
@@ -52,14 +54,17 @@ def write_once(
 
     if is_there():
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
-        folder = Path(scratch) / "dataset"
-        folder.mkdir()
-        write(folder)
-        write_json_atomic(settings, folder / record)
-        try:
-            os.rename(folder, output)  # onto nothing or, on POSIX, onto an empty folder
-        except OSError:
-            if not is_there():  # another process may have been faster
-                raise
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
+            folder = Path(scratch) / "dataset"
+            folder.mkdir()
+            write(folder)
+            write_json_atomic(settings, folder / record)
+            try:
+                os.rename(folder, output)  # onto nothing or, on POSIX, onto an empty folder
+            except OSError:
+                if not is_there():  # another process may have been faster
+                    raise
+    except OSError as error:
+        raise cannot_write(output, error) from None

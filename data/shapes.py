@@ -364,7 +364,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         generate(**vars(options))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{options.output}: {options.train} training and {options.val} validation images")

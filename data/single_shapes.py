@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         generate(**vars(options))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{options.output}: {options.count} images of {len(OTHER_CLASSES)} kinds")

@@ -274,3 +274,10 @@ def test_command_line(tmp_path, capsys):
     assert shapes.main(["--output", str(tmp_path / "other"), "--train", "0"]) == 1
     assert "train is 0" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    output = str(tmp_path / "file" / "shapes")
+    assert shapes.main(["--output", output, "--train", "1", "--val", "1"]) == 1
+    assert "file/shapes: cannot be written (" in capsys.readouterr().err
