@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from data.coco_contents import Contents
 from data.coco_ids import Id, id_order
@@ -25,21 +24,10 @@ from data.errors import DataError, DatasetError
 from data.file_names import locate_files
 from data.image_check import StatedSizes, check_images, check_made_with
 from data.images import AS_STORED, ImageReading, read_listed
+from data.records import Record, Records
 
-# `load_coco` is imported from here by programs that are not ours.
+# `load_coco` and `Record` are imported from here by programs that are not ours.
 __all__ = ["Categories", "CocoDataset", "Record", "box_problem", "load_coco", "read_categories"]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image of a dataset with its boxes."""
-
-    image_id: Id
-    file_name: str  # relative to the folder of the images
-    height: int
-    width: int
-    boxes: Tensor  # (M, 4) float32 xyxy pixels, inside the image
-    labels: Tensor  # (M,) int64, 0..K-1
 
 
 @dataclass(frozen=True)
@@ -140,25 +128,25 @@ class CocoDataset:
             entry["file_name"] = file
         sizes = fill_sizes(images, entries, reading)
         label_of = {category_id: i for i, category_id in enumerate(self.categories.ids)}
-        records = [self._record(e, by_image[e["id"]], label_of, bad_boxes) for e in entries]
-        self.records = [r for r in records if len(r.boxes) or not skip_empty]
+        records = Records(self._record(e, by_image[e["id"]], label_of, bad_boxes) for e in entries)
+        with_boxes = int((records.box_counts > 0).sum())
+        self.records = Records(r for r in records if len(r.boxes)) if skip_empty else records
         self.contents = Contents(
             images=len(self.records),
-            boxes=sum(len(r.boxes) for r in self.records),
+            boxes=len(self.records.boxes),
             classes=len(self.categories),
-            empty_images=len(content["images"]) - sum(len(r.boxes) > 0 for r in records),
+            empty_images=len(content["images"]) - with_boxes,
             skip_empty=skip_empty,
             crowds=sum(a["iscrowd"] for a in content["annotations"]),
-            bad_boxes=sum(len(by_image[r.image_id]) - len(r.boxes) for r in records),
+            bad_boxes=sum(len(by_image[e["id"]]) for e in entries) - len(records.boxes),
             sizes=sizes,
             **mended,
-            **_renamed(names, records),
+            **_renamed(names, records.file_names),
             **_oddities(entries, by_image, records, self.categories),
         )
         self._check_usable(len(content["images"]))
-        names = [record.file_name for record in self.records]
-        stated = StatedSizes(annotations, [(r.height, r.width) for r in self.records])
-        self.notes = check_images(self.images, names, reading, stated).notes
+        stated = StatedSizes(annotations, self.records.sizes)
+        self.notes = check_images(self.images, self.records.file_names, reading, stated).notes
 
     def _record(
         self,
@@ -207,7 +195,7 @@ class CocoDataset:
         if not self.records:
             what = "no image with a usable box" if listed else "no image"
             raise DatasetError(f"{self.annotations}: holds {what}; give a file that lists some")
-        if counts.boxes and all(r.boxes.max() <= 1 for r in self.records if len(r.boxes)):
+        if counts.boxes and self.records.boxes.max() <= 1:
             raise DatasetError(
                 f"{self.annotations}: all boxes lie between 0 and 1; give 'bbox' in pixels, "
                 "not as fractions of the image"
@@ -228,13 +216,17 @@ class CocoDataset:
             DataError: the file is unreadable, or its size is not the one the annotations state.
         """
         record = self.records[index]
-        path, size = self.images / record.file_name, (record.width, record.height)
-        return read_listed(path, size, self.annotations, self.reading), record
+        size = (record.width, record.height)
+        return read_listed(self.path(index), size, self.annotations, self.reading), record
+
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.images / self.records.file_names[index]
 
     @property
     def aspect_ratios(self) -> list[float]:
         """Height / width of every image."""
-        return [record.height / record.width for record in self.records]
+        return [height / width for height, width in self.records.sizes]
 
 
 def _by_image(content: Mapping[str, Any]) -> dict[Id, list[dict[str, Any]]]:
@@ -246,22 +238,22 @@ def _by_image(content: Mapping[str, Any]) -> dict[Id, list[dict[str, Any]]]:
     return by_image
 
 
-def _renamed(names: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:
+def _renamed(names: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
     """The names that mean a file of another name, for `Contents`."""
-    pairs = [(n, r.file_name) for n, r in zip(names, records, strict=True) if n != r.file_name]
+    pairs = [pair for pair in zip(names, files, strict=True) if pair[0] != pair[1]]
     return {"renamed": len(pairs), "example": pairs[0] if pairs else ("", "")}
 
 
 def _oddities(
     entries: Sequence[dict[str, Any]],
     by_image: Mapping[Id, Sequence[dict[str, Any]]],
-    records: Sequence[Record],
+    records: Records,
     categories: Categories,
 ) -> dict[str, Any]:
     """What is worth a look, for `Contents`."""
-    per_class = Counter(label for record in records for label in record.labels.tolist())
+    per_class = Counter(records.labels.tolist())
     per_name = Counter(categories.names)
-    per_file = Counter(record.file_name for record in records)
+    per_file = Counter(records.file_names)
     return {
         "shared_files": sum(number > 1 for number in per_file.values()),
         "repeated_boxes": sum(
