@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from aligndet import checkpoint, dist
@@ -27,7 +26,7 @@ from aligndet.run_directory import RunDirectory, say
 from data import stopping
 from data.counting import count
 from data.errors import DataError
-from data.loaders import GroupedBatchSampler, iterate, to_device, train_loader
+from data.loaders import GroupedBatchSampler, Loader, iterate, to_device, train_loader
 
 
 def fit(
@@ -153,7 +152,7 @@ class Batches:
             start,
         )
 
-    def loader(self, config: Config, start: int, device: torch.device) -> DataLoader[Any]:
+    def loader(self, config: Config, start: int, device: torch.device) -> Loader:
         """Endless loader, starting after `start` batches."""
         sampler = self.sampler(config, start)
         pin = device.type == "cuda"

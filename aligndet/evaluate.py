@@ -15,14 +15,13 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from aligndet import dist
 from aligndet.amp import autocast
 from data.coco import Categories, box_problem, read_categories
 from data.counting import count
-from data.loaders import iterate, to_device
+from data.loaders import Loader, iterate, to_device
 from models.checks import require_range
 
 AP_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -91,7 +90,7 @@ def coco_results(
 @torch.no_grad()
 def detect(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Loader,
     categories: Categories,
     device: torch.device,
     amp: str = "none",
@@ -245,7 +244,7 @@ def _numbered_result(
 
 def evaluate(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Loader,
     annotations: Mapping[str, Any],
     categories: Categories,
     device: torch.device,

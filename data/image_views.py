@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,10 @@ class ImageViews(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.images.root / self.images.files[index]
+
     @property
     def aspect_ratios(self) -> list[float]:
         """All 1: views are square, so images of any shape go into one batch."""
@@ -44,8 +49,7 @@ class ImageViews(Dataset[dict[str, Any]]):
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """`views`: a list of (3, S, S) normalised; `label` 0..K-1, -1 without labels;
         `index` of the file."""
-        path = self.images.root / self.images.files[key.index]
-        image = read_image(path, self.images.reading)
+        image = read_image(self.path(key.index), self.images.reading)
         rng = random.Random(key.seed)
         label = self.images.labels[key.index] if self.images.labels else -1
         views = [self.augment(image, rng) for _ in range(self.views)]

@@ -8,14 +8,15 @@ at a step by starting the sampler there.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from data.errors import DataError
 from data.views import SampleKey
+from data.worker_pool import load_in_processes
 
 
 class GroupedBatchSampler(Sampler[list[SampleKey]]):
@@ -83,22 +84,32 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
             epoch, first = epoch + 1, 0
 
 
+@dataclass(frozen=True)
+class Loader:
+    """Batches of a dataset, in order; every iteration starts from the first one."""
+
+    dataset: Dataset[Any]
+    batches: Iterable[list[SampleKey]]
+    collate: Callable[[list[Any]], Any]
+    workers: int  # processes that load; 0 loads in this process
+    pin_memory: bool = False  # workers only: in memory that a GPU can fetch from by itself
+
+    def __len__(self) -> int:
+        return len(self.batches)  # those of evaluation are a list; training's have no end
+
+    def __iter__(self) -> Iterator[Any]:
+        return iterate(self)
+
+
 def train_loader(
     dataset: Dataset[Any],
     sampler: GroupedBatchSampler,
     collate: Callable[[list[Any]], Any],
     workers: int,
     pin_memory: bool = False,
-) -> DataLoader[Any]:
+) -> Loader:
     """Loader over the sampler's endless batches; workers need no seeds: the samples carry them."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
-    )
+    return Loader(dataset, sampler, collate, workers, pin_memory)
 
 
 def eval_loader(
@@ -109,32 +120,25 @@ def eval_loader(
     workers: int,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader[Any]:
+) -> Loader:
     """This rank's share of the images, each once, sorted by aspect ratio for little padding."""
     order = sorted(range(len(aspect_ratios)), key=lambda index: (aspect_ratios[index], index))
     keys = [SampleKey(index, f"eval {index}") for index in order[rank::world_size]]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=_one_thread,
-    )
+    return Loader(dataset, batches, collate, workers)
 
 
-def _one_thread(worker: int) -> None:
-    # Workers share the cores with the training process; each decodes on its own.
-    torch.set_num_threads(1)
+def iterate(loader: Loader) -> Iterator[Any]:
+    """Yield the batches of a loader.
 
-
-def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Iterate over a loader; a worker's DataError comes without the worker's traceback."""
-    try:
-        yield from loader
-    except DataError as error:
-        error.__traceback__ = None  # its frames would keep the workers alive, 5 s each
-        raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from None
+    Raises:
+        DataError: an input file cannot be used, or see `data.worker_pool.load_in_processes`.
+    """
+    if loader.workers > 0:
+        yield from load_in_processes(loader)
+        return
+    for keys in loader.batches:
+        yield loader.collate([loader.dataset[key] for key in keys])
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -6,6 +6,7 @@ A `SampleKey` selects a sample: which image, and the seed of its random stream.
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -36,6 +37,9 @@ class BoxSource(Protocol):
     def read(self, index: int) -> tuple[Image.Image, Record]:
         """Decode image `index`; its record holds its boxes."""
 
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+
 
 def limit_boxes(boxes: Tensor, limit: int | None) -> Tensor:
     """The first `limit` boxes (proposals are ranked, best first), or all of them."""
@@ -50,6 +54,10 @@ class DetectionDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.coco)
+
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.coco.path(index)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """`image` (3, H, W) normalised, `boxes` (M, 4) xyxy in its pixels, `labels` (M,),
@@ -76,6 +84,10 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.source.path(index)
 
     def __getitem__(self, key: SampleKey) -> tuple[dict[str, Any], dict[str, Any]]:
         """Two dicts of `image` (3, H, W) and `boxes` (M, 4); M is the same in both."""

@@ -254,7 +254,7 @@ def test_data_errors_of_workers_arrive_as_one_line(coco, workers):
     assert message.endswith("replace it or remove its entry")
     assert "\n" not in message
     assert error.value.__cause__ is None
-    assert error.value.__suppress_context__
+    assert error.value.__context__ is None or error.value.__suppress_context__
     assert not set(multiprocessing.active_children()) - running
 
 

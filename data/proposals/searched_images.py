@@ -47,14 +47,16 @@ class SearchedImages:
         Raises:
             DataError: the file is unreadable, or the boxes cannot be kept.
         """
-        path = self.images / self.files[index]
+        path = self.path(index)
         content = read_bytes(path)
         image = decode_image(content, path, self.cache.reading)
         boxes = self.cache.boxes(content, image)
         labels = torch.zeros(len(boxes), dtype=torch.int64)  # the one category, object
-        return image, Record(
-            index + 1, self.files[index], image.height, image.width, boxes, labels
-        )
+        return image, Record(index + 1, self.files[index], image.height, image.width, boxes, labels)
+
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.images / self.files[index]
 
     @property
     def aspect_ratios(self) -> list[float]:
