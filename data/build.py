@@ -9,7 +9,7 @@ from data.coco import CocoDataset
 from data.coco_json import CROWD
 from data.errors import DataError
 from data.image_folder import ImageFiles, images_of_classes, images_of_coco, images_of_tree
-from data.images import ImageReading
+from data.images import MAX_PIXELS, ImageReading
 from data.proposals.cache import ProposalCache
 from data.proposals.propose import ProposalSettings
 from data.proposals.searched_images import SearchedImages
@@ -48,6 +48,7 @@ class DataConfig:
     exif: str = "stored"  # or apply: turn images as their EXIF orientation says, as viewers do
     value_range: tuple[float, ...] | None = None  # [low, high]: values that become black and white
     # in images of more than 8 bits per channel; null: a range for each kind of file
+    max_pixels: int = MAX_PIXELS  # width x height of an image; 4 bytes each in every worker
 
     def __post_init__(self) -> None:
         # Worded as by models.checks.require_range, which data/ does not import.
@@ -82,7 +83,7 @@ class DataConfig:
     @property
     def reading(self) -> ImageReading:
         """How all images are read."""
-        return ImageReading(self.exif, self.value_range)
+        return ImageReading(self.exif, self.value_range, self.max_pixels)
 
     @property
     def eval_short_side(self) -> int:
@@ -106,7 +107,10 @@ def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDat
     source: BoxSource
     if config.train.proposals is not None:
         source = CocoDataset(
-            images, config.train.proposals, bad_boxes=config.bad_boxes, crowd=config.crowd,
+            images,
+            config.train.proposals,
+            bad_boxes=config.bad_boxes,
+            crowd=config.crowd,
             reading=config.reading,
         )
     else:

@@ -48,8 +48,9 @@ def check_images(
     """Find files that are missing, empty or truncated, or that have another size than stated.
 
     Only the header and the end of each file are read: a JPEG or PNG that has its end marker there
-    is taken to be whole; any other file is decoded to make sure. Of pictures with more than 8 bits
-    per channel a few are decoded, to see that their values are not lost (`data.value_check`).
+    and is long enough for its picture is taken to be whole; any other file is decoded to make sure.
+    Of pictures with more than 8 bits per channel a few are decoded, to see that their values are
+    not lost (`data.value_check`). Damage further in shows when a file is read (`data.images`).
 
     Args:
         directory: of the images.
@@ -63,7 +64,7 @@ def check_images(
     root = Path(directory)
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; set data.*.images to the folder of the images")
-    found = read_headers([root / file for file in files], whole=True)
+    found = read_headers([root / file for file in files], whole=True, most=reading.max_pixels)
     raise_first([result for result in found if isinstance(result, DataError)])
     headers = [result for result in found if isinstance(result, Header)]
     if stated is not None:
@@ -89,7 +90,7 @@ def check_reading(
             values would be lost (`data.value_check`).
     """
     root = Path(directory)
-    found = read_headers([root / file for file in files])
+    found = read_headers([root / file for file in files], most=reading.max_pixels)
     usable = [i for i, result in enumerate(found) if isinstance(result, Header)]
     files, headers = [files[i] for i in usable], [found[i] for i in usable]
     if stated is not None:
@@ -199,12 +200,14 @@ def _notes(
     return notes + check_values(root, deep, reading)
 
 
-def read_headers(files: Sequence[Path], whole: bool = False) -> list[Header | DataError]:
+def read_headers(
+    files: Sequence[Path], whole: bool = False, most: int | None = None
+) -> list[Header | DataError]:
     """The header of each file, or why it cannot be used; see `read_header`."""
 
     def attempt(file: Path) -> Header | DataError:
         try:
-            return read_header(file, whole)
+            return read_header(file, whole, most)
         except DataError as error:
             return error
 

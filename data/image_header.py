@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
-from data.images import SIDEWAYS, UNREADABLE, ImageReading, orientation, unusable
+from data.images import (
+    SIDEWAYS,
+    UNREADABLE,
+    BadImage,
+    ImageReading,
+    check_size,
+    orientation,
+    unusable,
+)
 from data.pixel_values import check_layout, value_kind
+from data.png_chunks import check_lengths
 
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # by Pillow's format
+# Pixels that a byte can hold at most: a block of a JPEG takes a bit (with arithmetic coding less,
+# hence the further 8), and a byte of Deflate makes at most 1032, of 8 pixels if they have 1 bit.
+MOST_PIXELS = {"JPEG": 8 * 64 * 8, "MPO": 8 * 64 * 8, "PNG": 8 * 1032}
+CHUNKS = 64  # of a PNG that are looked at; some writers make one of each 8 kB
 TAIL = 64  # bytes at the end of a file in which its marker is looked for
 ONE_PICTURE = frozenset({"MPO", "PSD"})  # formats whose further frames are not further pictures
 LATE_TAIL = 1 << 16  # bytes at the end of a PNG in which chunks behind the pixels are looked for
@@ -38,26 +52,44 @@ class Header(NamedTuple):
         return (self.width, self.height) if turned else (self.height, self.width)
 
 
-def read_header(path: str | Path, whole: bool = False) -> Header:
+def read_header(path: str | Path, whole: bool = False, max_pixels: int | None = None) -> Header:
     """What the header of an image file says.
 
     Args:
         path: the file.
-        whole: also make sure that the file is not cut off.
+        whole: also make sure, without decoding if that can be, that the file is not cut off. The
+            rest shows when it is read.
+        max_pixels: width x height that are too many; None: any will do.
 
     Raises:
-        DataError: the file is missing, truncated or not an image.
+        BadImage: the file is truncated, too large or not an image.
+        DataError: the file is missing or cannot be read.
     """
     try:
         with open(path, "rb") as file, Image.open(file) as image:
+            if max_pixels is not None:
+                check_size(path, image, max_pixels)
             check_layout(image)
             deep = value_kind(image) is not None  # known only until the picture is decoded
             several = image.format not in ONE_PICTURE and getattr(image, "is_animated", False)
+            if whole:
+                _check_length(file, image)
             if _has_late_exif(file, image) or (whole and not _has_end(file, image)):
                 image.load()
             return Header(image.height, image.width, orientation(image), deep, several)
+    except BadImage:
+        raise
     except UNREADABLE as error:
         raise unusable(path, error) from None
+
+
+def _check_length(file: BinaryIO, image: Image.Image) -> None:
+    """Refuse a JPEG or PNG that is too short for the picture or chunks that it claims."""
+    size = file.seek(0, os.SEEK_END)
+    if size < image.width * image.height // MOST_PIXELS.get(image.format or "", sys.maxsize):
+        raise ValueError(f"{size:,} bytes are too few for {image.width} x {image.height} pixels")
+    if image.format == "PNG":
+        check_lengths(file, size, CHUNKS)
 
 
 def _has_end(file: BinaryIO, image: Image.Image) -> bool:

@@ -5,21 +5,32 @@ from __future__ import annotations
 import io
 import math
 import struct
-from dataclasses import dataclass
+import warnings
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from data import jpeg_scans, png_chunks
 from data.errors import DataError
 from data.pixel_values import open_rgb
 from data.walk import list_images as list_images  # by this name for programs that are not ours
 
 EXIF = ("stored", "apply")
-# What Pillow raises for files that are missing, cut off or not images.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-# ... and for EXIF blocks that are broken, which says nothing about the picture.
-BROKEN_EXIF = (*UNREADABLE, TypeError, LookupError, struct.error, OverflowError, EOFError)
+ON_BAD_IMAGE = ("error", "skip")
+# What Pillow itself takes for an attack. A picture of this size takes 360 MB of each process that
+# decodes it, and twice that for a moment unless it is stored as RGB.
+MAX_PIXELS = 89_478_485
+# What Pillow raises for files that are missing, cut off, damaged or not images.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error, zlib.error),
+    *(TypeError, LookupError, ArithmeticError, EOFError),
+)
+# Whether a picture can be used is said here, in an error, and broken EXIF blocks do no harm.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT, SIDEWAYS = 1, 5  # orientations; from 5 on, width and height are exchanged
 TURNS = {  # what makes a picture of each orientation upright
@@ -43,6 +54,9 @@ class ImageReading:
     # Values that become black and white, in pictures of more than 8 bits per channel; null: a fixed
     # range for each kind of file, see data/pixel_values.py.
     value_range: tuple[float, ...] | None = None
+    # The rest says what is refused, and is no part of how a picture looks.
+    max_pixels: int = field(default=MAX_PIXELS, compare=False)  # width x height that is decoded
+    on_bad_image: str = field(default="error", compare=False)  # or skip, see data/bad_images.py
 
     def __post_init__(self) -> None:
         if self.exif not in EXIF:
@@ -55,9 +69,21 @@ class ImageReading:
                     f"value_range is {list(values)}; it must be two numbers, the lower one first"
                 )
             object.__setattr__(self, "value_range", tuple(map(float, values)))
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels is {self.max_pixels}; it must be at least 1")
+        if self.on_bad_image not in ON_BAD_IMAGE:
+            raise ValueError(f"on_bad_image is {self.on_bad_image!r}; set it to error or skip")
+
+    def look(self) -> dict[str, Any]:
+        """What changes the pixels: of pictures that are read with the same, boxes are the same."""
+        return {"exif": self.exif, "value_range": self.value_range}
 
 
 AS_STORED = ImageReading()
+
+
+class BadImage(DataError):
+    """The content of an image file is unusable; files that cannot be reached are a `DataError`."""
 
 
 def read_image(path: str | Path, reading: ImageReading = AS_STORED) -> Image.Image:
@@ -67,9 +93,17 @@ def read_image(path: str | Path, reading: ImageReading = AS_STORED) -> Image.Ima
     boxes refer to the stored pixels.
 
     Raises:
-        DataError: the file is missing, truncated or not an image.
+        BadImage: the file is truncated, damaged, too large or not an image. The top of
+            `data/jpeg_scans.py` says what damage cannot be noticed.
+        DataError: the file is missing or cannot be read.
     """
-    return _decode(path, path, reading)
+    try:
+        with open(path, "rb") as file:
+            return _decode(file, path, reading)
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        raise unusable(path, error) from None
 
 
 def read_listed(
@@ -111,14 +145,42 @@ def decode_image(
     return _decode(io.BytesIO(content), path, reading)
 
 
-def _decode(source: str | Path | BinaryIO, path: str | Path, reading: ImageReading) -> Image.Image:
+def _decode(file: BinaryIO, path: str | Path, reading: ImageReading) -> Image.Image:
     try:
+        source = _checked(file)
         with Image.open(source) as image:
+            check_size(path, image, reading.max_pixels)
             rgb = open_rgb(source, image, reading.value_range)
             turn = TURNS.get(orientation(image)) if reading.exif == "apply" else None
             return rgb if turn is None else rgb.transpose(turn)
+    except BadImage:
+        raise
     except UNREADABLE as error:
         raise unusable(path, error) from None
+
+
+def _checked(file: BinaryIO) -> BinaryIO:
+    """The file or the same in memory; damage that Pillow would pass over is an error, now or when
+    it is decoded."""
+    start = file.read(len(png_chunks.SIGNATURE))
+    file.seek(0)
+    if start.startswith(jpeg_scans.START):
+        return io.BytesIO(jpeg_scans.guard_scans(file.read()))
+    if start == png_chunks.SIGNATURE:
+        content = file.read()
+        png_chunks.check_chunks(content)
+        return io.BytesIO(content)
+    return file
+
+
+def check_size(path: str | Path, image: Image.Image, most: int) -> None:
+    """Refuse an opened image that claims more pixels, by a BadImage; nothing is decoded yet."""
+    if image.width * image.height > most:
+        raise BadImage(
+            f"{path}: image claims {image.width:,} x {image.height:,} pixels, more than the "
+            f"{most:,} of data.max_pixels (--max-pixels of the commands); raise it, or replace the "
+            "image or remove its entry"
+        )
 
 
 def orientation(image: Image.Image) -> int:
@@ -131,7 +193,7 @@ def orientation(image: Image.Image) -> int:
     try:
         # PNG's own method would decode the picture, to see if a block follows it.
         value = Image.Image.getexif(image).get(ORIENTATION, UPRIGHT)
-    except BROKEN_EXIF:
+    except UNREADABLE:  # the block says nothing about the picture
         return UPRIGHT
     return value if isinstance(value, int) and value in TURNS else UPRIGHT
 
@@ -141,7 +203,14 @@ def unusable(path: str | Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: image is missing; restore it or remove its entry")
     # Pillow's own message names the stream, not the file, when it was given bytes.
-    reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-    return DataError(
+    reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
+    # The system's errors have a number; Pillow's do not.
+    kind = DataError if getattr(error, "errno", None) is not None else BadImage
+    return kind(
         f"{path}: image is truncated or unreadable ({reason}); replace it or remove its entry"
     )
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error, or its kind if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -56,6 +56,8 @@ def open_rgb(
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of at most 8 bits per channel, in whatever mode of Pillow, as RGB."""
     image.load()
+    if image.mode == "RGB":
+        return image  # to convert it would make a copy
     # Pillow converts premultiplied grey to its plain kind only.
     return (image.convert("LA") if image.mode == "La" else image).convert("RGB")
 

@@ -116,8 +116,11 @@ def test_crowd_reaches_the_datasets(split, crowd, boxes):
     content["annotations"][0]["iscrowd"] = 1
     Path(split.annotations).write_text(json.dumps(content))
     config = DataConfig(train=split, val=split, crowd=crowd)
-    for dataset in (build_train(config).coco, build_val(config).coco,
-                    build_two_views(config, None).source):
+    for dataset in (
+        build_train(config).coco,
+        build_val(config).coco,
+        build_two_views(config, None).source,
+    ):
         assert dataset.contents.boxes == boxes
         assert dataset.crowd == crowd
 
@@ -156,12 +159,14 @@ def test_the_way_to_read_images_reaches_every_dataset(turned, tmp_path):
     for build in builders:
         with pytest.raises(DataError, match=r"set data\.exif=apply"):
             build(config)
-    config = dataclasses.replace(config, exif="apply", value_range=(0, 4095))
+    config = dataclasses.replace(config, exif="apply", value_range=(0, 4095), max_pixels=99_999)
     sources = [build_train(config).coco, build_val(config).coco]
     sources.append(build_two_views(config, None).source)
     no_file = SplitConfig(images=turned.images)
     sources.append(build_two_views(dataclasses.replace(config, train=no_file), None).source)
     assert isinstance(sources[3], SearchedImages)
+    readings = [source.reading for source in sources[:3]] + [sources[3].cache.reading]
+    assert [reading.max_pixels for reading in readings] == [99_999] * 4
     assert sources[3].cache.reading == sources[0].reading == ImageReading("apply", (0, 4095))
     for source in sources:
         image, record = source.read(0)
@@ -171,6 +176,7 @@ def test_the_way_to_read_images_reaches_every_dataset(turned, tmp_path):
     for split in (turned, no_file):  # the image stage, with a list and without
         images = build_image_files(dataclasses.replace(config, train=split), with_classes=False)
         assert images.reading == config.reading
+        assert images.reading.max_pixels == 99_999
         views = ImageViews(images, lambda image, rng: torch.tensor(image.size))
         assert views[SampleKey(0, "s")]["views"][0].tolist() == [48, 64]
 
@@ -222,6 +228,7 @@ def test_missing_keys_are_named(split, build, name, keys):
         ({"flip": -0.1}, "data.flip is -0.1; it must be at least 0 and at most 1"),
         ({"crowd": "drop"}, "data.crowd is 'drop'; set it to ignore or keep"),
         ({"exif": "turn"}, "data.exif is 'turn'; set it to stored or apply"),
+        ({"max_pixels": 0}, "data.max_pixels is 0; it must be at least 1"),
         ({"value_range": (9.0, 1.0)}, "data.value_range is [9.0, 1.0]; it must be two numbers"),
         ({"bad_boxes": "ignore"}, "data.bad_boxes is 'ignore'; set it to error or drop"),
     ],

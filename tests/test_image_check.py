@@ -62,7 +62,7 @@ def test_a_file_with_an_end_and_no_header_is_unusable(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(bytes(100) + b"\xff\xd9")
     with pytest.raises(DataError) as error:
         check_images(tmp_path, ["good.png", "bad.jpg", "gone.png"])
-    assert_clean(error, tmp_path / "bad.jpg", "not an image", "and 1 more file")
+    assert_clean(error, tmp_path / "bad.jpg", "not an image", "and 1 more")
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -183,3 +183,12 @@ def test_proposals_that_were_made_with_another_reading():
 def test_other_files_go_with_any_reading(info):
     check_made_with("p.json", {"info": info}, APPLY)
     check_made_with("p.json", {}, APPLY)
+
+
+def test_the_limit_of_pixels(tmp_path):
+    names = photographs(tmp_path, [1, 1])
+    small = ImageReading(max_pixels=47)
+    with pytest.raises(DataError, match=r"0\.jpg: .* 47 of data\.max_pixels .* \(and 1 more"):
+        check_images(tmp_path, names, small)
+    assert check_reading(tmp_path, names, small) == []  # the file alone is at fault
+    check_images(tmp_path, names, ImageReading(max_pixels=48))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from data.errors import DataError
 from data.image_header import Header, read_header
-from data.images import ImageReading, read_image
+from data.images import BadImage, ImageReading, read_image
 from tests.helpers.assertions import assert_clean
 from tests.helpers.image_files import CODINGS, encoded, oriented, photo, png16, png_chunk
 
@@ -122,3 +124,39 @@ def test_the_end_of_a_truncated_file_shows_only_if_asked(tmp_path):
     assert read_header(tmp_path / "a.jpg").size(READINGS[0]) == (60, 90)
     with pytest.raises(DataError, match="truncated"):
         read_header(tmp_path / "a.jpg", whole=True)
+
+
+def test_files_too_short_for_what_they_claim_are_found(tmp_path):
+    """Without decoding: three kinds of damage that leave the end marker."""
+    jpeg, png = (encoded(photo(9, 6), format=kind) for kind in ("JPEG", "PNG"))
+    frame = jpeg.index(b"\xff\xc0")
+    claim = struct.pack(">HH", 9000, 9000)
+    header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
+    files = {
+        "claim.jpg": jpeg[: frame + 5] + claim + jpeg[frame + 9 :],
+        "claim.png": png[:8] + png_chunk(b"IHDR", header) + png[33:],
+        "half.png": png[: len(png) // 2] + png[-12:],
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        read_header(tmp_path / name)
+        with pytest.raises(BadImage) as error:
+            read_header(tmp_path / name, whole=True)
+        assert_clean(error, tmp_path / name, "truncated or unreadable")
+
+
+def test_small_files_of_large_pictures_are_whole(tmp_path):
+    """One colour, the smallest that these formats can make of it."""
+    for name, options in (("a.jpg", {"optimize": True}), ("a.png", {"optimize": True})):
+        Image.new("L", (2000, 2000)).save(tmp_path / name, **options)
+        assert read_header(tmp_path / name, whole=True).width == 2000
+    Image.new("1", (4000, 4000)).save(tmp_path / "a.png", optimize=True)
+    assert read_header(tmp_path / "a.png", whole=True).width == 4000
+
+
+def test_the_limit_of_pixels(tmp_path):
+    photo(30, 20).save(tmp_path / "a.jpg")
+    for limit in (None, 600):
+        assert read_header(tmp_path / "a.jpg", max_pixels=limit).width == 30
+    with pytest.raises(BadImage, match=r"a\.jpg: image claims 30 x 20 .* 599 of data\.max_pixels"):
+        read_header(tmp_path / "a.jpg", max_pixels=599)

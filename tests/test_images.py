@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from data.errors import DataError
-from data.images import ImageReading, decode_image, read_bytes, read_image
+from data.images import BadImage, ImageReading, decode_image, read_bytes, read_image
 from tests.helpers.assertions import assert_clean
 from tests.helpers.image_files import CODINGS, encoded, oriented, photo
 
@@ -95,6 +97,8 @@ def test_broken_exif_blocks_do_no_harm(tmp_path, suffix):
         ({"value_range": (9, 1)}, "value_range is [9, 1]; it must be two"),
         ({"value_range": (0, float("inf"))}, "value_range is [0, inf]; it must be two"),
         ({"value_range": (float("nan"), 1)}, "value_range is [nan, 1]; it must be two"),
+        ({"max_pixels": 0}, "max_pixels is 0; it must be at least 1"),
+        ({"on_bad_image": "drop"}, "on_bad_image is 'drop'; set it to error or skip"),
     ],
 )
 def test_impossible_readings(options, message):
@@ -106,6 +110,65 @@ def test_impossible_readings(options, message):
 def test_readings_from_lists_and_tuples_are_equal():
     assert ImageReading(value_range=[0, 4095]) == ImageReading(value_range=(0.0, 4095.0))
     assert hash(ImageReading(value_range=[0, 4095])) == hash(ImageReading(value_range=(0, 4095)))
+
+
+def test_what_is_refused_is_no_part_of_how_pictures_look():
+    """Boxes that were found stay valid when only the limit changes."""
+    changed = ImageReading("apply", (0, 9), max_pixels=5, on_bad_image="skip")
+    assert changed == ImageReading("apply", (0, 9))
+    assert changed.look() == {"exif": "apply", "value_range": (0.0, 9.0)}
+
+
+@pytest.mark.parametrize("name", list(CODINGS))
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, name):
+    photo(30, 20).save(tmp_path / name)
+    assert read_image(tmp_path / name, ImageReading(max_pixels=600)).size == (30, 20)
+    with pytest.raises(BadImage) as error:
+        read_image(tmp_path / name, ImageReading(max_pixels=599))
+    assert_clean(
+        error, tmp_path / name, "claims 30 x 20 pixels, more than the 599 of data.max_pixels",
+        "--max-pixels", "remove its entry",
+    )  # fmt: skip
+
+
+def test_pillow_says_nothing_of_large_pictures_and_broken_exif(tmp_path):
+    """In a process of its own: pytest has filters of its own for warnings."""
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
+    photo().save(tmp_path / "exif.jpg", exif=oriented(6).tobytes()[:-9])
+    program = (
+        "import sys\nfrom data.images import ImageReading, read_image\n"
+        "for path in sys.argv[1:]:\n"
+        "    print(read_image(path, ImageReading('apply', max_pixels=10**8)).size)"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "large.png", tmp_path / "exif.jpg"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[0] == "(10000, 9000)"
+
+
+def test_damage_that_pillow_passes_over_is_an_error(tmp_path):
+    jpeg, png = encoded(photo(), format="JPEG"), bytearray(encoded(photo(), format="PNG"))
+    png[len(png) // 2] ^= 1
+    files = {"half.jpg": jpeg[: len(jpeg) // 2] + b"\xff\xd9", "changed.png": bytes(png)}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadImage) as error:
+            read_image(tmp_path / name)
+        assert_clean(error, tmp_path / name, "truncated or unreadable", "replace it or remove")
+        with pytest.raises(BadImage):
+            decode_image(content, "named.so")
+
+
+def test_only_bad_content_makes_a_bad_image(tmp_path):
+    """A file that cannot be reached says nothing about its content: a disk may be gone."""
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(BadImage):
+        read_image(tmp_path / "text.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("gone.jpg", "folder.jpg", "text.jpg/a.jpg"):
+        with pytest.raises(DataError) as error:
+            read_image(tmp_path / name)
+        assert not isinstance(error.value, BadImage)
 
 
 def test_missing_image(tmp_path):

@@ -209,6 +209,7 @@ def test_files_that_are_no_images_are_counted(
     ("options", "status", "words"),
     [
         (["--value-range", "9", "1"], 2, "value_range is [9.0, 1.0]; it must be two numbers"),
+        (["--max-pixels", "0"], 2, "max_pixels is 0; it must be at least 1"),
         (["--value-range", "0", "nan"], 2, "value_range is [0.0, nan]"),
         (["--filter", "square"], 2, "ratio3size0008"),
         (["--workers", "0"], 2, "--workers"),

@@ -77,7 +77,7 @@ def run_digest(
         "settings": asdict(settings),
     }
     if reading != AS_STORED:  # left out otherwise, so that older journals can be resumed
-        basis["reading"] = asdict(reading)
+        basis["reading"] = reading.look()
     digest = hashlib.sha256(json.dumps(basis, sort_keys=True).encode())
     for job in work.jobs:
         if job.boxes is not None:
@@ -165,7 +165,7 @@ def _run(
         directory,
         listed,
         run_digest(None, work, settings, reading),
-        {"search_version": SEARCH_VERSION, **asdict(settings), **asdict(reading)},
+        {"search_version": SEARCH_VERSION, **asdict(settings), **reading.look()},
     )
     path = output.with_name(f".{output.name}.partial.jsonl")
     if not path.exists():
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         settings = read_settings(options)
-        reading = ImageReading(options.exif, options.value_range)
+        reading = ImageReading(options.exif, options.value_range, options.max_pixels)
     except ValueError as error:
         _say(f"error: {error}")
         return 2

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from data.images import AS_STORED, EXIF
+from data.images import AS_STORED, EXIF, MAX_PIXELS
 from data.proposals.box_filter import parse_filter
 from data.proposals.propose import ProposalSettings
 from data.selective_search import SEARCHES
@@ -77,6 +77,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar=("LOW", "HIGH"),
         help="values that become black and white in images of more than 8 bits per channel; as "
         "data.value_range (a fixed range for each kind of file)",
+    )
+    add(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="width x height of the largest image that is read; as data.max_pixels (%(default)s)",
     )
     add("--recall", metavar="FILE", help="COCO JSON with objects; print how many the boxes cover")
     add("--draw", metavar="DIR", help="write pictures of 12 images with their 30 best boxes")
