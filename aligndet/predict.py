@@ -25,6 +25,7 @@ from data.counting import count
 from data.drawing import picture_path, save_picture
 from data.errors import DataError
 from data.fonts import CaptionFont
+from data.images import MAX_PIXELS
 from data.json_files import write_json_atomic
 from data.transforms import resize, to_tensor
 from data.views import pad_images
@@ -40,15 +41,22 @@ class Predictor:
         weights: a run directory of `finetune.py`, or its `weights.pt`, which holds the
             architecture, classes and input size.
         device: `auto` (a GPU where there is one), `cpu`, `cuda`, or a `torch.device`.
+        max_pixels: width x height of the largest image file that is read.
 
     Raises:
         ValueError: the file is not a fine-tuned detector, or there is no such device.
     """
 
-    def __init__(self, weights: str | Path, device: str | torch.device = "auto") -> None:
+    def __init__(
+        self,
+        weights: str | Path,
+        device: str | torch.device = "auto",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         self.device = dist.choose_device(device) if isinstance(device, str) else device
         saved = read_detector(weights)
-        self.categories, self.input_sides, self.trained_with = saved[1:]
+        self.categories, self.input_sides = saved.categories, saved.input_sides
+        self.trained_with = replace(saved.reading, max_pixels=max_pixels)
         self.reading = replace(self.trained_with, exif="apply")  # what people see in a photograph
         self.detector = saved.detector.to(self.device).eval()
 
@@ -122,12 +130,14 @@ def main() -> None:
         "data.proposals --source need")
     add("--format", choices=("jpg", "png"), default="jpg", help="of the pictures (%(default)s)")
     add("--font", metavar="FILE", help="TrueType or OpenType file, if class names need one")
+    add("--max-pixels", type=int, default=MAX_PIXELS, metavar="N",
+        help="width x height of the largest image that is read (%(default)s)")
     add("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
     # fmt: on
     args = parser.parse_args()
     with cli.one_line_errors(ValueError):
         predict(
-            Predictor(args.weights, args.device),
+            Predictor(args.weights, args.device, args.max_pixels),
             Path(args.images),
             Path(args.output),
             threshold=args.threshold,

@@ -139,7 +139,7 @@ def detector_file(
         "config": asdict(config),
         "categories": {"ids": list(categories.ids), "names": list(categories.names)},
         "input_sides": list(input_sides),
-        "reading": asdict(reading),
+        "reading": reading.look(),
     }
 
 

@@ -114,7 +114,7 @@ def settings_digest(settings: ProposalSettings, reading: ImageReading = AS_STORE
     search."""
     named = {"version": SEARCH_VERSION, **dataclasses.asdict(settings)}
     if reading != AS_STORED:  # left out otherwise: older caches stay valid
-        named["reading"] = dataclasses.asdict(reading)
+        named["reading"] = reading.look()
     text = json.dumps(named, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
