@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data.counting import count, more_like_it
 from data.errors import DataError, raise_first
 from data.image_header import Header, read_header
-from data.images import AS_STORED, EXIF, UPRIGHT, ImageReading
+from data.images import AS_STORED, EXIF, UPRIGHT, BadFile, BadImage, ImageReading
 from data.processes import is_quiet
 from data.value_check import check_values
 
@@ -29,6 +29,7 @@ class CheckedImages:
 
     sizes: tuple[tuple[int, int], ...]  # (height, width) in pixels of each, as it is read
     notes: tuple[str, ...] = ()  # sentences to say at the start
+    bad: tuple[BadFile, ...] = ()  # cannot be used, to be skipped when they are read
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,32 @@ def check_images(
         stated: sizes that the pictures, as they are read, must have.
 
     Raises:
-        DataError: names the first file that cannot be used, and says how many there are.
+        DataError: names the first file that cannot be used, and says how many there are. If the
+            reading says to skip files with unusable content: the first one that is missing, or
+            nothing is left.
     """
     root = Path(directory)
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; set data.*.images to the folder of the images")
-    found = read_headers([root / file for file in files], whole=True, most=reading.max_pixels)
-    raise_first([result for result in found if isinstance(result, DataError)])
-    headers = [result for result in found if isinstance(result, Header)]
+    paths = [root / file for file in files]
+    found = read_headers(paths, whole=True, most=reading.max_pixels)
+    bad = [result for result in found if isinstance(result, BadImage)]
+    skip = reading.on_bad_image == "skip" and len(bad) < len(found)
+    refused = [result for result in found if isinstance(result, DataError)]
+    raise_first([r for r in refused if not (skip and isinstance(r, BadImage))])
+    good = [i for i, result in enumerate(found) if isinstance(result, Header)]
+    names, headers = [files[i] for i in good], [found[i] for i in good]
     if stated is not None:
-        _check_sizes(root, list(zip(files, headers, stated.sizes, strict=True)), reading, stated)
-    notes = _notes(root, files, headers, reading, stated is not None)
-    return CheckedImages(tuple(header.size(reading) for header in headers), tuple(notes))
+        sizes = [stated.sizes[i] for i in good]
+        _check_sizes(root, list(zip(names, headers, sizes, strict=True)), reading, stated)
+    notes = _notes(root, names, headers, reading, stated is not None)
+    if bad:
+        notes.insert(0, f"{count(len(bad), 'image')} to skip, the first: {bad[0]}")
+    return CheckedImages(
+        tuple(_size(*pair, reading) for pair in zip(paths, found, strict=True)),
+        tuple(notes),
+        tuple(error.bad_file for error in bad),
+    )
 
 
 def check_reading(
@@ -198,6 +213,12 @@ def _notes(
         notes.append(f"files with several pages or frames, the first of which is read: {several:,}")
     deep = [name for name, header in zip(files, headers, strict=True) if header.deep]
     return notes + check_values(root, deep, reading)
+
+
+def _size(path: Path, found: Header | DataError, reading: ImageReading) -> tuple[int, int]:
+    """(height, width) of a file, as far as it is known of one that is to be skipped."""
+    header = read_headers([path])[0] if isinstance(found, DataError) else found
+    return header.size(reading) if isinstance(header, Header) else (1, 1)
 
 
 def read_headers(

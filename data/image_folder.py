@@ -10,7 +10,7 @@ from data.coco_json import read_file_names
 from data.errors import DataError
 from data.file_names import locate_files
 from data.image_check import check_images
-from data.images import AS_STORED, ImageReading
+from data.images import AS_STORED, BadFile, ImageReading
 from data.walk import walk_images
 
 
@@ -24,6 +24,7 @@ class ImageFiles:
     labels: tuple[int, ...] = ()  # of each file, 0..len(classes) - 1
     reading: ImageReading = AS_STORED
     notes: tuple[str, ...] = ()  # sentences to say at the start
+    bad: tuple[BadFile, ...] = ()  # to be skipped when they are read
 
     def __len__(self) -> int:
         return len(self.files)
@@ -92,6 +93,6 @@ def _checked(
     labels: tuple[int, ...] = (),
     said: str | None = None,
 ) -> ImageFiles:
-    notes = check_images(directory, files, reading).notes
-    notes = notes if said is None else (said, *notes)
-    return ImageFiles(Path(directory), tuple(files), classes, labels, reading, notes)
+    checked = check_images(directory, files, reading)
+    notes = checked.notes if said is None else (said, *checked.notes)
+    return ImageFiles(Path(directory), tuple(files), classes, labels, reading, notes, checked.bad)

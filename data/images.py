@@ -9,7 +9,7 @@ import warnings
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -82,8 +82,19 @@ class ImageReading:
 AS_STORED = ImageReading()
 
 
+class BadFile(NamedTuple):
+    """An image file that cannot be used."""
+
+    file: str  # path
+    reason: str  # a sentence that names it
+
+
 class BadImage(DataError):
     """The content of an image file is unusable; files that cannot be reached are a `DataError`."""
+
+    def __init__(self, reason: str, path: str | Path = "") -> None:
+        super().__init__(reason)
+        self.bad_file = BadFile(str(path), reason)
 
 
 def read_image(path: str | Path, reading: ImageReading = AS_STORED) -> Image.Image:
@@ -179,7 +190,8 @@ def check_size(path: str | Path, image: Image.Image, most: int) -> None:
         raise BadImage(
             f"{path}: image claims {image.width:,} x {image.height:,} pixels, more than the "
             f"{most:,} of data.max_pixels (--max-pixels of the commands); raise it, or replace the "
-            "image or remove its entry"
+            "image or remove its entry",
+            path,
         )
 
 
@@ -204,11 +216,12 @@ def unusable(path: str | Path, error: Exception) -> DataError:
         return DataError(f"{path}: image is missing; restore it or remove its entry")
     # Pillow's own message names the stream, not the file, when it was given bytes.
     reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
-    # The system's errors have a number; Pillow's do not.
-    kind = DataError if getattr(error, "errno", None) is not None else BadImage
-    return kind(
+    sentence = (
         f"{path}: image is truncated or unreadable ({reason}); replace it or remove its entry"
     )
+    # The system's errors have a number; Pillow's do not.
+    of_system = getattr(error, "errno", None) is not None
+    return DataError(sentence) if of_system else BadImage(sentence, path)
 
 
 def one_line(error: Exception) -> str:

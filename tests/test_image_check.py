@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +21,7 @@ from tests.helpers.assertions import assert_clean
 from tests.helpers.image_files import CODINGS, oriented, photo
 
 APPLY = ImageReading(exif="apply")
+SKIP = ImageReading(on_bad_image="skip")
 CHECKS = [check_images, check_reading]
 
 
@@ -192,3 +195,29 @@ def test_the_limit_of_pixels(tmp_path):
         check_images(tmp_path, names, small)
     assert check_reading(tmp_path, names, small) == []  # the file alone is at fault
     check_images(tmp_path, names, ImageReading(max_pixels=48))
+
+
+def test_images_to_skip_keep_their_place(tmp_path):
+    """So the order of training is the same as if they had been found later."""
+    names = photographs(tmp_path, [1, 1, 1, 1])
+    for name, end in (("1.jpg", -20), ("2.jpg", 5)):  # with a header and without
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:end])
+    checked = check_images(tmp_path, names, SKIP, stated(*[(8, 6)] * 4))
+    assert [Path(file.file).name for file in checked.bad] == ["1.jpg", "2.jpg"]
+    assert all(file.reason.startswith(f"{file.file}: image is trunc") for file in checked.bad)
+    assert checked.sizes == ((6, 8), (6, 8), (1, 1), (6, 8))
+    assert checked.notes == (f"2 images to skip, the first: {checked.bad[0].reason}",)
+    with pytest.raises(DataError, match=r"1\.jpg: .* \(and 1 more file like it\)"):
+        check_images(tmp_path, names)
+
+
+def test_what_is_not_skipped(tmp_path):
+    names = photographs(tmp_path, [1, 1])
+    (tmp_path / "0.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"gone\.jpg: image is missing; [^(]*$"):
+        check_images(tmp_path, [*names, "gone.jpg"], SKIP)
+    with pytest.raises(DataError, match=r"1\.jpg: has 8 x 6 pixels, but a.json says 6 x 8"):
+        check_images(tmp_path, names, SKIP, stated((8, 6), (6, 8)))
+    (tmp_path / "1.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"0\.jpg: .* \(and 1 more file like it\)"):
+        check_images(tmp_path, names, SKIP)
