@@ -15,7 +15,7 @@ Legend: I training images, J validation images, C channels, K classes, k neighbo
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -64,11 +64,13 @@ class ProbeData:
 
     @classmethod
     def read(cls, train: str, val: str, reading: ImageReading = AS_STORED) -> ProbeData:
-        """List two folders with one subfolder per class; `reading` says how images are read.
+        """List two folders with one subfolder per class; `reading` says how images are read. No
+        image is skipped: two measurements would not be of the same images.
 
         Raises:
             DataError: a folder is unusable, or they differ in their classes.
         """
+        reading = replace(reading, on_bad_image="error")
         data = cls(images_of_classes(train, reading), images_of_classes(val, reading))
         if data.train.classes != data.val.classes:
             odd = sorted(set(data.train.classes) ^ set(data.val.classes))[0]

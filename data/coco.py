@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,11 @@ def fill_sizes(
         How many images had no size.
 
     Raises:
-        DataError: a file has no readable header.
+        DataError: a file is unusable, whatever `reading` says of such files: without a size its
+            boxes cannot be checked.
     """
     unknown = [entry for entry in entries if entry["width"] is None]
+    reading = replace(reading, on_bad_image="error")
     checked = check_images(directory, [entry["file_name"] for entry in unknown], reading)
     for entry, (height, width) in zip(unknown, checked.sizes, strict=True):
         entry.update(height=height, width=width)
@@ -146,7 +148,8 @@ class CocoDataset:
         )
         self._check_usable(len(content["images"]))
         stated = StatedSizes(annotations, self.records.sizes)
-        self.notes = check_images(self.images, self.records.file_names, reading, stated).notes
+        checked = check_images(self.images, self.records.file_names, reading, stated)
+        self.notes, self.bad = checked.notes, checked.bad
 
     def _record(
         self,

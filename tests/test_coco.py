@@ -12,6 +12,7 @@ from PIL import Image
 from data.coco import CocoDataset, read_categories
 from data.coco_contents import Contents
 from data.errors import DataError
+from data.images import ImageReading
 from tests.helpers.assertions import assert_clean
 from tests.helpers.coco_quirks import SAME, plain, write
 
@@ -274,3 +275,21 @@ def test_sizes_are_compared_before_training_and_again_when_read(content, dataset
     assert_clean(error, tmp_path / "images/a.png", "has 41 x 30 pixels", "says 40 x 30")
     with pytest.raises(DataError, match="has 41 x 30 pixels, but .* says 40 x 30"):
         source.read(0)
+
+
+def test_images_to_skip_stay_in_the_dataset(dataset, content, tmp_path):
+    skip = ImageReading(on_bad_image="skip")
+    dataset(content)
+    bad = tmp_path / "images" / "a.png"
+    bad.write_bytes(bad.read_bytes()[:-20])
+    data = dataset(content, reading=skip)
+    assert [record.image_id for record in data.records] == [11, 7, 9]
+    assert [file.file for file in data.bad] == [str(bad)]
+    with pytest.raises(DataError, match=r"a\.png: image is truncated"):
+        dataset(content)
+    # Without its size, boxes in it cannot be checked.
+    data_without = {**content, "images": [dict(entry) for entry in content["images"]]}
+    del data_without["images"][0]["width"], data_without["images"][0]["height"]
+    (tmp_path / "a.json").write_text(json.dumps(data_without))
+    with pytest.raises(DataError, match=r"a\.png: image is truncated"):
+        CocoDataset(tmp_path / "images", tmp_path / "a.json", reading=skip)

@@ -34,7 +34,7 @@ class SearchedImages:
         found = walk_images(images)
         self.files = list(found.files)
         checked = check_images(images, self.files, cache.reading)
-        self.sizes = checked.sizes
+        self.sizes, self.bad = checked.sizes, checked.bad
         said = found.sentence()
         self.notes = checked.notes if said is None else (said, *checked.notes)
 
