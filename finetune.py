@@ -31,6 +31,7 @@ from aligndet.transfer import (
     load_pretrained,
     read_detector,
 )
+from data.bad_images import LeavingOut, NotingCollate
 from data.build import build_train, build_val
 from data.coco import Categories
 from data.coco_json import load_coco
@@ -94,7 +95,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
             model = replace(model, backbone_weights=None)  # the file need not be on this machine
         detector = build_detector(model, len(categories))
         manifest = None if resume else start_weights(detector, config, args.init, categories)
-        run.open(config, resume)
+        run.open(config, resume, (*train.coco.bad, *val.coco.bad))
         sides = (config.data.eval_short_side, config.data.max_side)
         content = partial(
             detector_file, detector, config.model, categories, sides, config.data.reading
@@ -107,7 +108,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
     labels = {"train": label_lines(train.coco), "val": label_lines(val.coco)}
     weights = resumed_from(resume) or weight_lines(detector, manifest)
     print_start(title, labels, config, schedule, device, weights)
-    evaluation = scorer(detector, config, val, device)
+    evaluation = scorer(detector, config, val, device, run)
 
     def score() -> dict[str, float | None]:
         scores = evaluation().scores
@@ -155,8 +156,8 @@ def evaluation_only(config: Config, args: argparse.Namespace, device: torch.devi
         val = build_val(config.data)
         detector, categories, *_ = read_detector(args.checkpoint)
         check_same_categories(val, categories, args.checkpoint)
-    score = scorer(detector.to(device), config, val, device)
     run = RunDirectory(config.output_dir)
+    score = scorer(detector.to(device), config, val, device, run)
     # The run's own results belong to its own weights and settings, which may differ.
     run.report_evaluation(score(), "results" if run.is_new else "evaluation")
 
@@ -171,20 +172,28 @@ def check_same_categories(val: DetectionDataset, categories: Categories, source:
 
 
 def scorer(
-    detector: nn.Module, config: Config, val: DetectionDataset, device: torch.device
+    detector: nn.Module,
+    config: Config,
+    val: DetectionDataset,
+    device: torch.device,
+    run: RunDirectory,
 ) -> Callable[[], Evaluation]:
     """A function that evaluates the detector in its current state."""
+    dataset, collate = val, collate_detection
+    if config.data.on_bad_image == "skip":
+        dataset, collate = LeavingOut(val), NotingCollate(collate)
     loader = eval_loader(
-        val,
+        dataset,
         val.coco.aspect_ratios,
-        collate_detection,
+        collate,
         config.evaluation.batch_size or config.data.batch_size,
         config.data.workers,
         dist.rank(),
         dist.world_size(),
     )
     annotations = load_coco(val.coco.annotations, val.coco.crowd)
-    return partial(evaluate, detector, loader, annotations, val.coco.categories, device, config.amp)
+    where = val.coco.categories, device
+    return partial(evaluate, detector, loader, annotations, *where, config.amp, run.skipped.note)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         model = replace(config.model, backbone_weights=None) if resume else config.model
         detector = build_detector(model, num_classes=1)
         task = BoxDomain(detector, config.model.detector, config.box_domain)
-        run.open(config, resume)
+        run.open(config, resume, dataset.source.bad)
     frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
     weights = backbone_lines(task.backbone, frozen)
     title = f"box-domain pre-training of {config.model.detector} on {config.model.backbone}"
@@ -104,7 +104,7 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         model = replace(config.model, backbone_weights=None) if resume else config.model
         task = build_image_domain(model, config.image, config.data.batch_size, images)
         score = backbone_scorer(task, images, config, device)
-        run.open(config, resume)
+        run.open(config, resume, images.bad)
     title = f"image-domain pre-training of {config.model.backbone} by {config.image.method}"
     train = {"train": [count(len(images), "image"), *images.notes, *task.notes(len(images))]}
     weights = backbone_lines(task.backbone, frozen_stages=0)

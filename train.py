@@ -24,6 +24,7 @@ from aligndet.config import Config, plain
 from aligndet.optim import Schedule, build_optimizer
 from aligndet.run_directory import RunDirectory, say
 from data import stopping
+from data.bad_images import NotingCollate, Replacing, without_news
 from data.counting import count
 from data.errors import DataError
 from data.loaders import GroupedBatchSampler, Loader, iterate, to_device, train_loader
@@ -63,7 +64,8 @@ def fit(
     state = State(task, optimizer, grad_scaler(device, config.amp), run, config)
     start = state.restore(resume)
     model = dist.synchronised(task) if dist.in_group() else task
-    stream = iterate(batches.loader(config, start * accumulate, device))
+    loader = batches.loader(config, start * accumulate, device)
+    stream = without_news(iterate(loader), run.skipped.note)
     meter = Meter(run, start, schedule.steps_per_epoch, images_per_step(config))
 
     def evaluate_after(step: int) -> None:
@@ -156,7 +158,10 @@ class Batches:
         """Endless loader, starting after `start` batches."""
         sampler = self.sampler(config, start)
         pin = device.type == "cuda"
-        return train_loader(self.dataset, sampler, self.collate, config.data.workers, pin)
+        dataset, collate = self.dataset, self.collate
+        if config.data.on_bad_image == "skip":
+            dataset, collate = Replacing(dataset, self.aspect_ratios), NotingCollate(collate)
+        return train_loader(dataset, sampler, collate, config.data.workers, pin)
 
 
 def global_batch(config: Config) -> int:

@@ -5,8 +5,8 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 `image_domain` with its methods `moco` and `supervised`.
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `best_weights`,
-`run_directory`, `run_lock`, `start_block`, `dist`, `amp`, `evaluate`, `cli`, which the scripts
-share, and `siblings`, which finds foreign packages called like ours.
+`run_directory`, `run_lock`, `skipped_images`, `start_block`, `dist`, `amp`, `evaluate`, `cli`,
+which the scripts share, and `siblings`, which finds foreign packages called like ours.
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,
 `export_backbone`, `demo`; `check_data` (behind `python -m data.check`) with `refused`, `positives`

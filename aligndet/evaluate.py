@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from aligndet import dist
 from aligndet.amp import autocast
+from data.bad_images import Note, say_nothing, without_news
 from data.coco import Categories, box_problem, read_categories
 from data.counting import count
 from data.loaders import Loader, iterate, to_device
@@ -94,13 +95,16 @@ def detect(
     categories: Categories,
     device: torch.device,
     amp: str = "none",
+    note: Note = say_nothing,
 ) -> list[dict[str, Any]]:
-    """Run a detector over a loader of `DetectionDataset` batches; returns this rank's results."""
+    """Run a detector over a loader of `DetectionDataset` batches; returns this rank's results.
+    `note` takes the files of images that the loader left out (`data.bad_images`)."""
     was_training = model.training
     model.eval()
     results = []
+    batches = without_news(iterate(loader), note)
     for batch in tqdm(
-        iterate(loader), total=len(loader), desc="evaluate", leave=False, disable=not dist.is_main()
+        batches, total=len(loader), desc="evaluate", leave=False, disable=not dist.is_main()
     ):
         on_device = to_device(batch, device)
         with autocast(device, amp):
@@ -249,10 +253,14 @@ def evaluate(
     categories: Categories,
     device: torch.device,
     amp: str = "none",
+    note: Note = say_nothing,
 ) -> Evaluation:
-    """Evaluate over all ranks' shares; every rank calls it and gets the same result."""
+    """Evaluate over all ranks' shares; every rank calls it and gets the same result.
+
+    The objects of an image that was left out count as not found; see `detect`.
+    """
     dist.copy_buffers_from_main(model)  # rank 0's model is the one that is saved
-    shares = dist.gather_objects(detect(model, loader, categories, device, amp))
+    shares = dist.gather_objects(detect(model, loader, categories, device, amp, note))
     # In the order of the file's images, however they were spread over ranks and batches.
     place = {entry["id"]: number for number, entry in enumerate(annotations["images"])}
     entries = [entry for share in shares for entry in share]

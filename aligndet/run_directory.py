@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from aligndet import checkpoint, dist
 from aligndet.config import Config, differences, dump_yaml, merged, plain
 from aligndet.evaluate import Evaluation, class_table
 from aligndet.run_lock import RunLock
+from aligndet.skipped_images import SkippedImages
 from data.atomic_files import cannot_write, open_atomic, remove_leftovers
 from data.counting import count
 from data.digest import Source, digest_of
+from data.images import BadFile
 from data.json_files import write_json_atomic
 
 # Keys that may change when a run is resumed, because the result does not depend on them.
 FREE_TO_CHANGE = (
     *("output_dir", "device", "data.workers", "data.proposal_cache"),
+    *("data.on_bad_image", "data.max_pixels"),
     *("loop.", "evaluation.", "data.val.", "image.probe_"),
 )
 # Data may move: for these keys, what was read is compared (the `inputs`), not the path.
@@ -40,6 +43,7 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
         self.manifest = self.path / "manifest.json"
+        self.skipped = SkippedImages(self.path / "skipped_images.jsonl")
         self.inputs: dict[str, str | None] = {}  # digests of what the run was started from
         self._lock: RunLock | None = None
 
@@ -77,12 +81,15 @@ class RunDirectory:
         self.inputs = state.get("inputs", {}) | known
         return state
 
-    def open(self, config: Config, state: Mapping[str, Any] | None) -> None:
+    def open(
+        self, config: Config, state: Mapping[str, Any] | None, bad: Sequence[BadFile] = ()
+    ) -> None:
         """Create the directory, or continue in it, and write config.yaml.
 
         Args:
             config: of this run.
             state: what `find` returned; None starts over.
+            bad: images that are known to be skipped.
 
         Raises:
             DataError: another run is writing to it.
@@ -96,12 +103,14 @@ class RunDirectory:
             if state is None:  # else a kill before the first save brings the old run back
                 self.last.unlink(missing_ok=True)
                 self.best.unlink(missing_ok=True)
+                self.skipped.remove()
             remove_leftovers(self.path)  # of a run killed while writing
         except OSError as error:
             raise cannot_write(self.path, error) from None
         with open_atomic(self.path / "config.yaml") as file:
             file.write(dump_yaml(config))
         self._keep_metrics_before(state["step"] if state else 0)
+        self.skipped.note(bad)
 
     def _lines(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, without one cut off by a kill."""

@@ -49,6 +49,8 @@ class DataConfig:
     value_range: tuple[float, ...] | None = None  # [low, high]: values that become black and white
     # in images of more than 8 bits per channel; null: a range for each kind of file
     max_pixels: int = MAX_PIXELS  # width x height of an image; 4 bytes each in every worker
+    on_bad_image: str = "error"  # or skip: go on without damaged images, see data/bad_images.py;
+    # in val, objects in them count as not found
 
     def __post_init__(self) -> None:
         # Worded as by models.checks.require_range, which data/ does not import.
@@ -83,7 +85,9 @@ class DataConfig:
     @property
     def reading(self) -> ImageReading:
         """How all images are read."""
-        return ImageReading(self.exif, self.value_range, self.max_pixels)
+        return ImageReading(
+            self.exif, self.value_range, self.max_pixels, self.on_bad_image
+        )
 
     @property
     def eval_short_side(self) -> int:
