@@ -38,7 +38,7 @@ from data.coco import CocoDataset
 from data.coco_json import load_coco
 from data.counting import count
 from data.errors import DataError
-from data.images import ImageReading, read_image
+from data.images import BadImage, ImageReading, read_image
 from data.loaders import GroupedBatchSampler
 from data.walk import list_images
 
@@ -254,7 +254,7 @@ def _listed_images(config: Config, with_classes: bool) -> tuple[Sequence[str], l
         read = partial(_read_file, folder, files, config.data.reading)
         return files, decode(read, len(files))[1] or problems
     read = partial(_read_file, images.root, images.files, images.reading)
-    sizes, problems = decode(read, len(images))
+    sizes, problems = decode(read, len(images), skip=images.reading.on_bad_image == "skip")
     print(count(len(images), "image"))
     print("".join(f"{note}\n" for note in images.notes), end="")
     if images.labels:
@@ -297,12 +297,13 @@ def _all_problems(judged: Judged[CocoDataset], annotations: str, name: str) -> l
         problems.append(f"{annotations}: there may be more; the search ended after {MOST} images")
     if coco is not None:
         coco.annotations = Path(annotations)  # its messages name the file itself
-        problems += decode(lambda index: coco.read(index)[0], len(coco), name)[1]
+        skip = coco.reading.on_bad_image == "skip"
+        problems += decode(lambda index: coco.read(index)[0], len(coco), name, skip)[1]
     return problems
 
 
 def decode(
-    read: Callable[[int], Image.Image], images: int, name: str = "train"
+    read: Callable[[int], Image.Image], images: int, name: str = "train", skip: bool = False
 ) -> tuple[list[tuple[int, int]], list[str]]:
     """Decode every image, in threads.
 
@@ -310,16 +311,17 @@ def decode(
         read: decodes the image of an index.
         images: their number.
         name: of the split, for the progress bar.
+        skip: training would skip images with unusable content: they are printed, and no problem.
 
     Returns:
         (height, width) of each image that can be read; why the others cannot.
     """
 
-    def attempt(index: int) -> tuple[int, int] | str:
+    def attempt(index: int) -> tuple[int, int] | DataError:
         try:
             image = read(index)
         except DataError as error:
-            return str(error)
+            return error
         return image.height, image.width
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -332,8 +334,13 @@ def decode(
                 leave=False,
             )
         )
-    problems = [result for result in results if isinstance(result, str)]
-    return [result for result in results if not isinstance(result, str)], problems
+    problems = []
+    for error in results:
+        if skip and isinstance(error, BadImage):
+            print(f"skipped: {error}")
+        elif isinstance(error, DataError):
+            problems.append(str(error))
+    return [result for result in results if isinstance(result, tuple)], problems
 
 
 def _read_file(

@@ -285,3 +285,18 @@ def test_the_command(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "no such config" in done.stderr
+
+
+def test_images_that_training_would_skip_are_no_problem(tmp_path, capsys):
+    def damage(content, folder):
+        whole = (folder / "7.jpg").read_bytes()
+        (folder / "7.jpg").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+
+    config = labelled(tmp_path, train=damage)
+    status, out = run(capsys, config)
+    assert status == 1
+    assert "7.jpg: image is truncated" in out
+    assert "1 problem that" in out
+    status, out = run(capsys, config, "data.on_bad_image=skip")
+    assert status == 0
+    assert f"skipped: {tmp_path}/train/7.jpg: image is truncated" in out
