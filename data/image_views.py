@@ -48,18 +48,21 @@ class ImageViews(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """`views`: a list of (3, S, S) normalised; `label` 0..K-1, -1 without labels;
-        `index` of the file."""
+        `index` and `name` of the file."""
         image = read_image(self.path(key.index), self.images.reading)
         rng = random.Random(key.seed)
         label = self.images.labels[key.index] if self.images.labels else -1
         views = [self.augment(image, rng) for _ in range(self.views)]
-        return {"views": views, "label": label, "index": key.index}
+        name = self.images.files[key.index]
+        return {"views": views, "label": label, "index": key.index, "name": name}
 
 
 def collate_image_views(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """`views`: a list of (N, 3, S, S), one per view; `labels` and `indices` (N,) int64."""
+    """`views`: a list of (N, 3, S, S), one per view; `labels` and `indices` (N,) int64; `names`
+    of the files."""
     return {
         "views": [torch.stack(view) for view in zip(*(s["views"] for s in samples), strict=True)],
         "labels": torch.tensor([sample["label"] for sample in samples]),
         "indices": torch.tensor([sample["index"] for sample in samples]),
+        "names": [sample["name"] for sample in samples],
     }

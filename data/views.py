@@ -61,7 +61,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """`image` (3, H, W) normalised, `boxes` (M, 4) xyxy in its pixels, `labels` (M,),
-        `image_id`, `original_size` (h, w)."""
+        `image_id`, `name` of the file, `original_size` (h, w)."""
         image, record = self.coco.read(key.index)
         tensor, boxes = self.augment(image, record.boxes, random.Random(key.seed))
         return {
@@ -69,6 +69,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
             "boxes": boxes,
             "labels": record.labels,
             "image_id": record.image_id,
+            "name": record.file_name,
             "original_size": (record.height, record.width),
         }
 
@@ -90,12 +91,13 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         return self.source.path(index)
 
     def __getitem__(self, key: SampleKey) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Two dicts of `image` (3, H, W) and `boxes` (M, 4); M is the same in both."""
+        """Two dicts of `image` (3, H, W), `boxes` (M, 4) and `name` of the file; M is the same in
+        both."""
         image, record = self.source.read(key.index)
         boxes = limit_boxes(record.boxes, self.max_proposals)
         rng = random.Random(key.seed)
         views = [self.augment(image, boxes, rng) for _ in range(2)]
-        return tuple({"image": tensor, "boxes": moved} for tensor, moved in views)
+        return tuple({"image": t, "boxes": moved, "name": record.file_name} for t, moved in views)
 
 
 def pad_images(images: list[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]:
@@ -114,13 +116,14 @@ def pad_images(images: list[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]
 
 def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """`images` (N, 3, H, W), `image_sizes` (N, 2), `targets`: a list of dicts of `boxes`
-    and `labels`, `image_ids`, `original_sizes`."""
+    and `labels`, `image_ids`, `names`, `original_sizes`."""
     images, sizes = pad_images([sample["image"] for sample in samples])
     return {
         "images": images,
         "image_sizes": sizes,
         "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
         "image_ids": [sample["image_id"] for sample in samples],
+        "names": [sample["name"] for sample in samples],
         "original_sizes": [sample["original_size"] for sample in samples],
     }
 
@@ -128,10 +131,16 @@ def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
 def collate_views(
     samples: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two dicts of `images` (N, 3, H, W), `image_sizes` (N, 2), `boxes`: list of (M, 4)."""
+    """Two dicts of `images` (N, 3, H, W), `image_sizes` (N, 2), `boxes`: list of (M, 4), and
+    `names` of the files."""
     return tuple(_collate_view(list(view)) for view in zip(*samples, strict=True))
 
 
 def _collate_view(samples: list[dict[str, Any]]) -> dict[str, Any]:
     images, sizes = pad_images([sample["image"] for sample in samples])
-    return {"images": images, "image_sizes": sizes, "boxes": [s["boxes"] for s in samples]}
+    return {
+        "images": images,
+        "image_sizes": sizes,
+        "boxes": [sample["boxes"] for sample in samples],
+        "names": [sample["name"] for sample in samples],
+    }

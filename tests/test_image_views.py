@@ -50,4 +50,5 @@ def test_a_batch(images):
     assert [view.shape for view in batch["views"]] == [(3, 3, 16, 16)] * 2
     assert torch.equal(batch["views"][1][2], samples[2]["views"][1])
     assert batch["indices"].tolist() == [4, 1, 2]
+    assert batch["names"] == [images.files[index] for index in (4, 1, 2)]
     assert batch["labels"].tolist() == [-1, -1, -1]

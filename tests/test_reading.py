@@ -104,7 +104,7 @@ def test_the_shapes_of_the_walk(monkeypatch):
     task = BoxDomain(detector, config.model.detector, config.box_domain)
     corners = torch.rand(16, 2) * torch.tensor([64.0, 48.0])
     boxes = torch.cat([corners, corners + 20 + 28 * torch.rand(16, 2)], dim=1)
-    view = {"image": torch.randn(3, 96, 128), "boxes": boxes}
+    view = {"image": torch.randn(3, 96, 128), "boxes": boxes, "name": "a.jpg"}
     batch = collate_views([(view, view)] * config.data.batch_size)
     seen = {}
     recorded(monkeypatch, type(task.backbone), "forward", seen)

@@ -92,6 +92,7 @@ def test_padded_batch_of_flipped_views(coco):
     samples = [dataset[SampleKey(index, "flipped")] for index in (0, 1)]
     for view, batch in enumerate(collate_views(samples)):
         assert batch["images"].shape[0] == 2
+        assert batch["names"] == [record.file_name for record in coco.records[:2]]
         assert batch["image_sizes"].tolist() == [
             list(sample[view]["image"].shape[1:]) for sample in samples
         ]
@@ -175,6 +176,7 @@ def test_collate_detection(coco):
     batch = collate_detection([dataset[SampleKey(index, "s")] for index in range(3)])
     assert batch["images"].shape == (3, 3, 128, 96)
     assert batch["image_ids"] == [1, 2, 3]
+    assert batch["names"] == [record.file_name for record in coco.records[:3]]
     assert batch["original_sizes"] == [(64, 96), (90, 50), (40, 40)]
     assert [len(t["boxes"]) for t in batch["targets"]] == [3, 4, 0]
     assert [len(t["labels"]) for t in batch["targets"]] == [3, 4, 0]
