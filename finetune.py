@@ -13,15 +13,15 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aligndet import checkpoint, cli, dist
 from aligndet.best_weights import BestWeights
 from aligndet.config import Config, load_config
 from aligndet.evaluate import Evaluation, evaluate
+from aligndet.fine_tuning import FineTuning
 from aligndet.run_directory import RunDirectory, inputs_of
 from aligndet.start_block import label_lines, print_start, resumed_from, shortened
 from aligndet.transfer import (
@@ -41,22 +41,6 @@ from data.loaders import eval_loader
 from data.views import DetectionDataset, collate_detection
 from models import build_detector
 from train import Batches, build_schedule, fit
-
-
-class FineTuning(nn.Module):
-    """The task of `train.fit`: a detector and its own losses."""
-
-    def __init__(self, detector: nn.Module) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of a batch from `collate_detection`; no statistics."""
-        return self.detector(batch["images"], batch["image_sizes"], batch["targets"]), {}
-
-    def update_target(self, step: int, total_steps: int) -> dict[str, float]:
-        """There is no target branch in fine-tuning."""
-        return {}
 
 
 def main() -> None:

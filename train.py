@@ -2,7 +2,7 @@
 
 Read `fit` from top to bottom; there are no hooks. A stage is a *task*: a module whose `forward`
 takes a batch and returns losses and statistics, and whose `update_target` is called after each
-optimiser step (`MoCo`, `Supervised`, `BoxDomain`, `finetune.FineTuning`).
+optimiser step (`MoCo`, `Supervised`, `BoxDomain`, `FineTuning`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The method: `box_domain` (one step of box-domain pre-training), `adapters` (one per detector),
 `projectors`, `feature_scale`, `momentum`; `transfer` (from pre-training to fine-tuning);
-`image_domain` with its methods `moco` and `supervised`.
+`image_domain` with its methods `moco` and `supervised`; `fine_tuning`.
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `best_weights`,
 `run_directory`, `run_lock`, `skipped_images`, `start_block`, `dist`, `amp`, `evaluate`, `cli`,

@@ -34,6 +34,11 @@ class Supervised(nn.Module):
         """The part that the next stage starts from."""
         return self.classifier.backbone
 
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.linear.out_features
+
     def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss and accuracy on a batch from `collate_image_views`."""
         logits, labels = self.classifier(batch["views"][0]).float(), batch["labels"]  # (N, K), (N,)

@@ -15,12 +15,12 @@ from torch import nn
 from aligndet import dist
 from aligndet.box_domain import BoxDomain
 from aligndet.config import build_config
+from aligndet.fine_tuning import FineTuning
 from aligndet.run_directory import RunDirectory
 from data import stopping
 from data.build import build_train, build_two_views
 from data.errors import DataError
 from data.views import collate_detection, collate_views
-from finetune import FineTuning
 from models import build_detector
 from train import Batches, build_schedule, fit, step_seed
 

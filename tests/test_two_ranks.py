@@ -19,6 +19,7 @@ from aligndet import dist
 from aligndet.box_domain import BoxDomain
 from aligndet.config import build_config
 from aligndet.evaluate import evaluate
+from aligndet.fine_tuning import FineTuning
 from aligndet.image_domain import build_image_domain
 from aligndet.run_directory import RunDirectory
 from data.build import build_image_files, build_train, build_two_views, build_val
@@ -26,7 +27,6 @@ from data.coco_json import load_coco
 from data.image_views import ImageViews, collate_image_views
 from data.loaders import GroupedBatchSampler, eval_loader
 from data.views import collate_detection, collate_views
-from finetune import FineTuning
 from models import build_detector
 from tests.helpers.double_precision import double_precision
 from tests.helpers.oracle_detector import OracleDetector
