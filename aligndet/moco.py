@@ -77,13 +77,27 @@ class KeyQueue(nn.Module):
         super().__init__()
         self.register_buffer("keys", F.normalize(torch.randn(size, width), dim=1))  # (Q, D)
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))  # index to write to next
+        self.replaced: list[tuple[Tensor, Tensor]] = []  # keys (B, D) and their first index
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
         """Replace the oldest keys by `keys` (B, D); B is at most Q."""
-        places = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.keys)
+        places = self._places(self.oldest, len(keys))
+        self.replaced.append((self.keys[places], self.oldest.clone()))
         self.keys[places] = keys
         self.oldest.copy_((places[-1] + 1) % len(self.keys))
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put back the keys that were replaced since `replaced` was last empty."""
+        while self.replaced:
+            keys, first = self.replaced.pop()
+            self.keys[self._places(first, len(keys))] = keys
+            self.oldest.copy_(first)
+
+    def _places(self, first: Tensor, count: int) -> Tensor:
+        """(count,) indices from `first` on; after the last comes 0."""
+        return (first + torch.arange(count, device=first.device)) % len(self.keys)
 
 
 class MoCo(nn.Module):
@@ -148,9 +162,14 @@ class MoCo(nn.Module):
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
         """Move the key encoder towards the online one; average BatchNorm statistics over ranks."""
+        self.queue.replaced.clear()
         dist.average_buffers(self.online)
         update_target(self.target, self.online, self.config.momentum)
         return {}
+
+    def undo_forward(self) -> None:
+        """Make the queue what it was before the step, whose forward passes have changed it."""
+        self.queue.undo()
 
     @property
     def linear(self) -> None:

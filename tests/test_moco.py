@@ -121,6 +121,20 @@ def test_statistics_by_hand():
     assert statistics["cos_positive"] < 1
 
 
+def test_forward_passes_of_a_step_can_be_undone():
+    """Two passes over the end of the queue of ten, after a step that stays."""
+    moco = MoCo(TinyBackbone(), CONFIG)
+    moco({"views": views(0)})
+    moco.update_target(0, 3)
+    before = {name: tensor.clone() for name, tensor in moco.queue.state_dict().items()}
+    moco({"views": views(1)})
+    moco({"views": views(2)})
+    assert not torch.equal(moco.queue.keys, before["keys"])
+    moco.undo_forward()
+    assert before["oldest"] == BATCH
+    assert all(torch.equal(moco.queue.state_dict()[name], before[name]) for name in before)
+
+
 def test_the_queue_starts_with_unit_vectors_and_forgets_the_oldest():
     queue = KeyQueue(5, 3)
     torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(5))
