@@ -21,6 +21,7 @@ from tqdm import tqdm
 from aligndet import checkpoint, dist
 from aligndet.amp import autocast, grad_scaler
 from aligndet.config import Config, plain
+from aligndet.nonfinite import FiniteGuard, Part, check_weights
 from aligndet.optim import Schedule, build_optimizer
 from aligndet.run_directory import RunDirectory, say
 from data import stopping
@@ -51,7 +52,7 @@ def fit(
         evaluate: called on all ranks every `evaluation.every` steps.
 
     Raises:
-        FloatingPointError: a loss is not finite.
+        FloatingPointError: a loss, the gradient or weights are not finite, see `FiniteGuard`.
         DataError: an image cannot be read; the steps done so far are saved first.
         StorageError: the run directory cannot be written.
         RankError: the ranks' weights differ.
@@ -67,6 +68,7 @@ def fit(
     loader = batches.loader(config, start * accumulate, device)
     stream = without_news(iterate(loader), run.skipped.note)
     meter = Meter(run, start, schedule.steps_per_epoch, images_per_step(config))
+    guard = FiniteGuard(task, config, run, state.scaler, start)
 
     def evaluate_after(step: int) -> None:
         with stopping.released():  # the state is saved, and stays as it is
@@ -86,30 +88,30 @@ def fit(
                 group["lr"] = lr * group.get("lr_scale", 1.0)  # older checkpoints have none
 
             optimizer.zero_grad(set_to_none=True)
-            parts = []  # what to log of each part of the step
+            logged = []  # of each part of the step
             with state.saved_on_error(step):
-                step_batches = next_batches(stream, accumulate)
-            for part, batch in enumerate(step_batches):
-                batch = to_device(batch, device)
-                # Seeded by position, so resuming needs no saved RNG state.
-                torch.manual_seed(step_seed(config.seed, step, part, dist.rank()))
-                with no_sync(model, part < accumulate - 1), autocast(device, config.amp):
-                    losses, statistics = model(batch)
+                parts = next_parts(stream, config, step)
+            for number, (batch, seed) in enumerate(parts):
+                torch.manual_seed(seed)
+                with no_sync(model, number < accumulate - 1), autocast(device, config.amp):
+                    losses, statistics = model(to_device(batch, device))
                 loss = torch.stack(list(losses.values())).sum()
-                check_finite(loss, losses, step)
+                guard.check_loss(loss, losses, step, parts[: number + 1])
                 state.scaler.scale(loss / accumulate).backward()
-                parts.append({"loss": loss, **losses, **statistics})
+                logged.append({"loss": loss, **losses, **statistics})
 
             if config.optim.clip_norm is not None:
                 state.scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(task.parameters(), config.optim.clip_norm)
+                norm = gradient_norm(task)
+                guard.check_gradient(norm, losses, step, parts)
+                nn.utils.clip_grads_with_norm_(task.parameters(), config.optim.clip_norm, norm)
             state.scaler.step(optimizer)
             state.scaler.update()
             target = task.update_target(step, total)  # pre-training: the EMA of the target branch
 
             done = step + 1
             if done % config.loop.log_every == 0 or done == total:
-                means = dist.mean_over_ranks_of(mean_of_parts(parts))
+                means = dist.mean_over_ranks_of(mean_of_parts(logged))
                 meter.log(done, {**means, **target, "lr": lr})
                 bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
             signal = dist.highest_over_ranks(stopping.requested())  # all stop after the same step
@@ -211,9 +213,13 @@ class State:
         Args:
             step: how many are done.
             any_rank: by whichever rank calls it, since all hold the same state; else by rank 0.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
         """
         if not (any_rank or dist.is_main()):
             return
+        check_weights(self.task, step)
         content = {
             "step": step,
             "model": self.task.state_dict(),
@@ -294,11 +300,16 @@ def step_seed(seed: int, step: int, part: int, rank: int) -> int:
     return hash((seed, step, part, rank))  # a hash of integers is the same in every process
 
 
-def next_batches(stream: Iterator[Any], parts: int) -> list[Any]:
-    """The batches of a step; all are there before it begins, so that it is done whole or not at
-    all. By itself, a process may be stopped while it waits; of several, only between steps."""
+def next_parts(stream: Iterator[Any], config: Config, step: int) -> list[Part]:
+    """What a step is computed from; all is there before it begins, so that it is done whole or not
+    at all. By itself, a process may be stopped while it waits; of several, only between steps."""
+    parts = []
     with contextlib.nullcontext() if dist.in_group() else stopping.released():
-        return [next(stream) for _ in range(parts)]
+        for part in range(config.optim.accumulate):
+            # Seeded by position, so resuming needs no saved RNG state.
+            seed = step_seed(config.seed, step, part, dist.rank())
+            parts.append(Part(next(stream), seed))
+    return parts
 
 
 def mean_of_parts(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -306,19 +317,13 @@ def mean_of_parts(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: torch.stack([part[key].detach() for part in parts]).mean() for key in parts[0]}
 
 
+def gradient_norm(task: nn.Module) -> Tensor:
+    """The norm of the gradient of all parameters together, a scalar."""
+    return nn.utils.get_total_norm([p.grad for p in task.parameters() if p.grad is not None])
+
+
 def no_sync(model: nn.Module, more_to_come: bool) -> contextlib.AbstractContextManager[None]:
     """Keep DDP from averaging gradients that are not complete yet."""
     if more_to_come and isinstance(model, DistributedDataParallel):
         return model.no_sync()
     return contextlib.nullcontext()
-
-
-def check_finite(loss: Tensor, losses: dict[str, Tensor], step: int) -> None:
-    """Stop at the first loss that is not finite, before it spoils the weights."""
-    if torch.isfinite(loss):
-        return
-    terms = ", ".join(f"{name}={value.item():g}" for name, value in losses.items())
-    raise FloatingPointError(
-        f"the loss is not finite at step {step} ({terms}); lower optim.lr, set optim.clip_norm or "
-        "amp=none, and resume from the last checkpoint with --resume auto"
-    )
