@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from aligndet import checkpoint, dist
-from aligndet.amp import autocast, grad_scaler
+from aligndet.amp import SkippedSteps, autocast, grad_scaler
 from aligndet.config import Config, plain
 from aligndet.nonfinite import FiniteGuard, Part, check_weights
 from aligndet.optim import Schedule, build_optimizer
@@ -68,6 +68,7 @@ def fit(
     loader = batches.loader(config, start * accumulate, device)
     stream = without_news(iterate(loader), run.skipped.note)
     meter = Meter(run, start, schedule.steps_per_epoch, images_per_step(config))
+    skipped = SkippedSteps(optimizer, state.scaler, start)
     guard = FiniteGuard(task, config, run, state.scaler, start)
 
     def evaluate_after(step: int) -> None:
@@ -112,7 +113,7 @@ def fit(
             done = step + 1
             if done % config.loop.log_every == 0 or done == total:
                 means = dist.mean_over_ranks_of(mean_of_parts(logged))
-                meter.log(done, {**means, **target, "lr": lr})
+                meter.log(done, {**means, **target, **skipped.log(done), "lr": lr})
                 bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
             signal = dist.highest_over_ranks(stopping.requested())  # all stop after the same step
             evaluating = due(done) and done < total
@@ -125,6 +126,8 @@ def fit(
                 raise stopping.Stopped(signal, state.kept(done))
             if evaluating:
                 evaluate_after(done)
+    if dist.is_main() and (lost := skipped.summary()):
+        print(lost)
 
 
 class Task(Protocol):
