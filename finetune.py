@@ -20,6 +20,7 @@ from torch import nn
 from aligndet import checkpoint, cli, dist
 from aligndet.best_weights import BestWeights
 from aligndet.config import Config, load_config
+from aligndet.determinism import deterministic
 from aligndet.evaluate import Evaluation, evaluate
 from aligndet.fine_tuning import FineTuning
 from aligndet.run_directory import RunDirectory, inputs_of
@@ -55,7 +56,7 @@ def main() -> None:
         parser.error("--eval-only and --checkpoint FILE go together")
     with cli.one_line_errors(ValueError):
         config = load_config(args.config, args.overrides, args.init)
-    with cli.training_process(config.device) as device:
+    with cli.training_process(config.device) as device, deterministic(config.deterministic):
         if args.eval_only:
             evaluation_only(config, args, device)
         else:

@@ -18,6 +18,7 @@ import torch
 from aligndet import checkpoint, cli, dist
 from aligndet.box_domain import BoxDomain
 from aligndet.config import Config, load_config
+from aligndet.determinism import deterministic
 from aligndet.image_domain import build_image_domain
 from aligndet.moco import MoCo
 from aligndet.probe import ProbeData, probe
@@ -43,7 +44,7 @@ def main() -> None:
     with cli.one_line_errors(ValueError):
         config = load_config(args.config, args.overrides)
     stage = image_domain_stage if args.stage == "image" else box_domain_stage
-    with cli.training_process(config.device) as device:
+    with cli.training_process(config.device) as device, deterministic(config.deterministic):
         stage(config, args, device)
 
 

@@ -55,6 +55,9 @@ class Config:
     seed: int = 0  # of initialisation, order, augmentation and sampling
     device: str = "auto"  # auto, cpu or cuda
     amp: str = "none"  # autocast: none, bf16 or fp16
+    # Ask for operations that give the same bits each time, slower ones if need be: a CPU does so
+    # anyway, a GPU does not (cuDNN, the backward pass of roi_align, scatter-add).
+    deterministic: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -23,6 +23,7 @@ from aligndet import checkpoint, cli, dist
 from aligndet.amp import autocast
 from aligndet.box_domain import BoxDomain
 from aligndet.config import Config, build_config
+from aligndet.determinism import deterministic
 from aligndet.fine_tuning import FineTuning
 from aligndet.first_nonfinite import FirstNonFinite
 from aligndet.image_domain import build_image_domain
@@ -43,8 +44,9 @@ def main() -> None:
     args = parser.parse_args()
     with cli.one_line_errors(ValueError):
         step = ReplayedStep(read(args.file), dist.choose_device(args.device))
-        for line in step.report():
-            print(line, flush=True)
+        with deterministic(step.config.deterministic):
+            for line in step.report():
+                print(line, flush=True)
 
 
 def read(path: str | Path) -> dict[str, Any]:
