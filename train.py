@@ -21,6 +21,7 @@ from tqdm import tqdm
 from aligndet import checkpoint, dist
 from aligndet.amp import SkippedSteps, autocast, grad_scaler
 from aligndet.config import Config, plain
+from aligndet.health import Health
 from aligndet.nonfinite import FiniteGuard, Part, check_weights
 from aligndet.optim import Schedule, build_optimizer
 from aligndet.run_directory import RunDirectory, say
@@ -70,6 +71,7 @@ def fit(
     meter = Meter(run, start, schedule.steps_per_epoch, images_per_step(config))
     skipped = SkippedSteps(optimizer, state.scaler, start)
     guard = FiniteGuard(task, config, run, state.scaler, start)
+    health = Health(schedule.warmup_steps, total, getattr(task, "loss_at_chance", None))
 
     def evaluate_after(step: int) -> None:
         with stopping.released():  # the state is saved, and stays as it is
@@ -113,7 +115,10 @@ def fit(
             done = step + 1
             if done % config.loop.log_every == 0 or done == total:
                 means = dist.mean_over_ranks_of(mean_of_parts(logged))
-                meter.log(done, {**means, **target, **skipped.log(done), "lr": lr})
+                values = {**means, **target, **skipped.log(done), "lr": lr}
+                meter.log(done, values)
+                if dist.is_main():
+                    health.watch(done, values)
                 bar.set_postfix(loss=f"{means['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
             signal = dist.highest_over_ranks(stopping.requested())  # all stop after the same step
             evaluating = due(done) and done < total
@@ -131,7 +136,11 @@ def fit(
 
 
 class Task(Protocol):
-    """What `fit` trains; an `nn.Module`."""
+    """What `fit` trains; an `nn.Module`.
+
+    It may also have `num_classes`; `loss_at_chance`, the loss as long as nothing is learned; and
+    `undo_forward`, which takes back what forward passes have changed since the last step.
+    """
 
     def __call__(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses to sum, and statistics to log; all are scalars."""

@@ -78,7 +78,8 @@ class BoxDomain(nn.Module):
 
         Returns:
             Losses to sum, `loss_contrast` and the detector's own; and statistics to log, see
-            `contrastive_statistics` and `Adapter.forward`.
+            `contrastive_statistics` and `Adapter.forward`, and `without_boxes`: the share of the
+            images.
         """
         view1, view2 = batch
         ids = instance_ids(view1["boxes"])
@@ -99,6 +100,8 @@ class BoxDomain(nn.Module):
         losses |= {name: config.box_weight * loss for name, loss in online.losses.items()}
         statistics = contrastive_statistics(pairs, config.temperature)
         statistics["contrast_minus_floor"] = contrast.detach() - statistics["contrast_floor"]
+        empty = sum(len(boxes) == 0 for boxes in view1["boxes"]) / len(view1["boxes"])
+        statistics["without_boxes"] = contrast.new_full((), empty)
         return losses, statistics | online.statistics
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:

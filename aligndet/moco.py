@@ -11,6 +11,7 @@ embedding width, Q keys in the queue.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,8 +128,8 @@ class MoCo(nn.Module):
             batch: from `collate_image_views`, with two views.
 
         Returns:
-            `loss_contrast`; and how often the key of the same image is the most similar of all
-            (`retrieval`), and the mean cosine of query and key.
+            `loss_contrast`; how often the key of the same image is the most similar of all
+            (`retrieval`), and the mean cosines of a query with its key and with those of the queue.
         """
         view1, view2 = batch["views"]
         query = self.online(view1)  # (N, D)
@@ -142,6 +143,7 @@ class MoCo(nn.Module):
         statistics = {
             "retrieval": (logits.argmax(dim=1) == 0).float().mean(),
             "cos_positive": logits[:, 0].mean().detach() * self.config.temperature,
+            "cos_negative": logits[:, 1:].mean().detach() * self.config.temperature,
         }
         return {"loss_contrast": loss}, statistics
 
@@ -166,6 +168,11 @@ class MoCo(nn.Module):
         dist.average_buffers(self.online)
         update_target(self.target, self.online, self.config.momentum)
         return {}
+
+    @property
+    def loss_at_chance(self) -> float:
+        """The loss if all similarities are equal."""
+        return math.log(1 + self.config.queue)
 
     def undo_forward(self) -> None:
         """Make the queue what it was before the step, whose forward passes have changed it."""

@@ -5,6 +5,7 @@ Legend: N images, K classes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
@@ -38,6 +39,11 @@ class Supervised(nn.Module):
     def num_classes(self) -> int:
         """K."""
         return self.linear.out_features
+
+    @property
+    def loss_at_chance(self) -> float:
+        """The loss if all classes are equally likely."""
+        return math.log(self.num_classes)
 
     def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss and accuracy on a batch from `collate_image_views`."""

@@ -180,6 +180,7 @@ def test_images_without_proposals(name, boxes):
     assert losses.keys() == {"loss_contrast"} | BOX_LOSSES[name]
     assert all(torch.isfinite(v) for v in [*losses.values(), *statistics.values()])
     none_at_all = all(len(b) == 0 for b in boxes)
+    assert statistics["without_boxes"] == (1.0 if none_at_all else 0.5)
     for key, loss in losses.items():
         # The RPN also learns from images without objects.
         assert (loss == 0) == (none_at_all and key != "loss_rpn_objectness"), key

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -117,8 +119,12 @@ def test_statistics_by_hand():
     _, statistics = moco({"views": [x, x]})  # the same keys are in the queue now: a tie
     assert statistics["cos_positive"].item() == pytest.approx(1.0)
     moco.queue.keys.copy_(-moco.queue.keys)
+    others, key = moco.queue.keys.clone(), moco.target(x)
     _, statistics = moco({"views": [x, x.flip(0)]})
     assert statistics["cos_positive"] < 1
+    cosines = [float(q @ k) for q in key for k in others]
+    assert statistics["cos_negative"].item() == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert moco.loss_at_chance == pytest.approx(math.log(1 + QUEUE))
 
 
 def test_forward_passes_of_a_step_can_be_undone():

@@ -161,6 +161,14 @@ def test_which_tensors_count_as_weights():
         check_weights(task, 7)
 
 
+def test_large_values_are_finite_although_their_sum_is_not():
+    task = Task()
+    task.weight.data[:] = 3e38
+    assert weights_not_finite(task) == []
+    task.weight.data[:] = torch.tensor([torch.inf, -torch.inf])
+    assert weights_not_finite(task) == ["weight"]
+
+
 def with_gradient(*gradient):
     task = Task()
     task.weight.grad = torch.tensor(gradient)
