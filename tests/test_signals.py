@@ -52,7 +52,7 @@ def steps_in(run):
 def test_a_signal_ends_a_run_between_two_steps(tmp_path, write_config, stage):
     number, ranks = RUNS[stage][2:]
     run = tmp_path / "run"
-    settings = {"data__batch_size": 1} if ranks == 2 else {"data__workers": 0}
+    settings = {"data__batch_size": 1} if ranks == 2 else {"data__workers": 2}
     config = write_config(
         run,
         schedule__iterations=100_000,
