@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,11 +30,9 @@ _SYNC_BUFFERS = (
 
 # How long a rank waits in a step for one that is late, before it gives up with an error.
 STEP_TIMEOUT = timedelta(minutes=30)
-# ... and where rank 0 works alone, as when it scores an evaluation, which may take hours.
-PATIENCE = timedelta(days=7)
+POLL = 0.2  # seconds
 
-# On the CPU, for whatever is not a tensor of the step: objects, and requests to stop.
-_side_group: dist.ProcessGroup | None = None
+_notices: Notices | None = None
 
 
 class DeviceError(ValueError):
@@ -75,7 +75,7 @@ def process_group(device_name: str = "auto") -> Iterator[torch.device]:
         DeviceError: see `choose_device` and `announced_ranks`; also if there are fewer GPUs than
             processes, or if the others cannot be reached.
     """
-    global _side_group
+    global _notices
     ranks = announced_ranks()
     device = choose_device(device_name, ranks.get("LOCAL_RANK", 0))
     on_gpu = device.type == "cuda"
@@ -92,11 +92,11 @@ def process_group(device_name: str = "auto") -> Iterator[torch.device]:
         return
     try:
         dist.init_process_group(
-            "nccl" if on_gpu else "gloo",
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=STEP_TIMEOUT,
             device_id=device if on_gpu else None,
         )
-        _side_group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        _notices = Notices() if world_size() > 1 else None
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(
@@ -106,7 +106,7 @@ def process_group(device_name: str = "auto") -> Iterator[torch.device]:
     try:
         yield device
     finally:
-        _side_group = None
+        _notices = None
         dist.destroy_process_group()
 
 
@@ -216,31 +216,60 @@ def first_to_claim(name: str) -> bool:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
-        return store.add(f"aligndet/{name}/{attempt}", 1) == 1
+        return _store().add(f"aligndet/{name}/{attempt}", 1) == 1
     except RuntimeError:  # torchrun is going down already
         return True
 
 
 def gather_objects(item: Any) -> list[Any]:
-    """Every rank's item, in rank order, on every rank; ranks may be late by `PATIENCE`."""
+    """Every rank's item, in rank order, on every rank."""
     if not in_group():
         return [item]
     items: list[Any] = [None] * world_size()
-    dist.all_gather_object(items, item, group=_side_group)
+    dist.all_gather_object(items, item)
     return items
 
 
 def broadcast_object(item: Any) -> Any:
-    """Rank 0's item, on every rank; rank 0 may be late by `PATIENCE`."""
+    """Rank 0's item, on every rank; they wait for it without a limit."""
     if not in_group():
         return item
+    if _notices is not None:
+        _notices.wait_for_main()
     holder = [item]
-    dist.broadcast_object_list(holder, src=0, group=_side_group)
+    dist.broadcast_object_list(holder, src=0)
     return holder[0]
+
+
+class Notices:
+    """What ranks tell one another by the store through which they met.
+
+    Collective operations have a time limit, but rank 0 may work alone for long, as when it scores
+    an evaluation of many images.
+    """
+
+    def __init__(self) -> None:
+        self.store = _store()
+        holder = [uuid.uuid4().hex]  # another one if torchrun starts the group again
+        dist.broadcast_object_list(holder, src=0)
+        self.name, self.number = holder[0], 0
+
+    def wait_for_main(self) -> None:
+        """Return when rank 0 has come here, too."""
+        key = f"aligndet/{self.name}/{self.number}"
+        self.number += 1
+        if is_main():
+            self.store.set(key, "")
+            return
+        while not self.store.check([key]):
+            time.sleep(POLL)
+
+
+def _store() -> dist.TCPStore:
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
 
 
 def highest_over_ranks(number: int) -> int:
@@ -248,7 +277,7 @@ def highest_over_ranks(number: int) -> int:
     if not in_group():
         return number
     holder = torch.tensor(number)
-    dist.all_reduce(holder, dist.ReduceOp.MAX, group=_side_group)
+    dist.all_reduce(holder, dist.ReduceOp.MAX)
     return int(holder)
 
 
@@ -284,7 +313,8 @@ def is_lost_rank(error: RuntimeError) -> bool:
 
 
 def bit_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor's 32-bit words as whole numbers (modulo 2^64): any single change of a
-    value changes it. Of half precision and 64-bit numbers, that of their float32 values."""
-    words = tensor.detach().float().contiguous().view(torch.int32)
+    """The sum of a tensor's values read as whole numbers (modulo 2^64): a change of any one value
+    changes it."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    words = tensor.detach().reshape(-1).view(whole[tensor.element_size()])
     return words.sum(dtype=torch.int64)

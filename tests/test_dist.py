@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import time
 import warnings
 from datetime import timedelta
 
@@ -126,3 +130,38 @@ def test_one_process_of_a_torchrun_claims_a_name(monkeypatch):
     assert dist.first_to_claim("y")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert dist.first_to_claim("x")
+
+
+def two_ranks(rank, folder, port):
+    """Rank 0 comes late to a broadcast; then the weights of rank 1 change in one bit."""
+    usual = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ.update({**usual, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    dist.STEP_TIMEOUT = timedelta(seconds=3)
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    for parameter in module.parameters():
+        torch.nn.init.constant_(parameter, 0.5)
+    with dist.process_group("cpu"):
+        if rank == 0:
+            time.sleep(5)
+        said = [dist.broadcast_object(f"of rank {rank}"), dist.highest_over_ranks(3 - rank)]
+        dist.check_same_weights(module)
+        if rank == 1:
+            module[1].weight.data.view(torch.int32)[0, 1] += 1
+        try:
+            dist.check_same_weights(module)
+        except dist.RankError as error:
+            said.append(str(error))
+    (folder / f"{rank}.json").write_text(json.dumps(said))
+
+
+def test_two_ranks(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(two_ranks, (tmp_path, port), nprocs=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first[:2] == ["of rank 0", 3]
+    assert first[2].startswith(
+        "the weights of ranks 0 and 1 differ (1 tensor, the first is 1.weight); go on from the last"
+    )
