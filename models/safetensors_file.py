@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from models.weight_errors import DamagedFile
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -37,7 +39,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU.
 
     Raises:
-        ValueError: one sentence that names the file, if it is cut off or not of this format.
+        DamagedFile: it is cut off or not of this format.
         OSError: it cannot be opened.
     """
     size = Path(path).stat().st_size
@@ -46,9 +48,10 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
             header, start = read_header(file, size)
             entries = [parse_entry(name, entry) for name, entry in header.items()]
             check_places([entry[3:] for entry in entries], size - start)
-        except ValueError as error:
-            raise ValueError(
-                f"{path}: not a complete safetensors file ({error}); download or save it again"
+        except (ValueError, RecursionError) as error:
+            raise DamagedFile(
+                f"{path}: not a complete safetensors file ({error}); download or save it again",
+                str(error),
             ) from None
         return {
             name: read_tensor(file, dtype, shape, start + first, last - first)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -114,3 +116,24 @@ def test_a_refused_file_shows_three_of_its_keys(tmp_path):
         build_backbone("resnet34").state_dict()
     )
     assert "holds no state_dict (but epoch, loss)" in refused({"epoch": 3, "loss": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("counter", "words"),
+    [
+        (torch.zeros(1, dtype=torch.int64), r"is \(1,\) instead of \(\)"),
+        (torch.tensor(True), "is torch.bool instead of a whole number"),
+        (torch.tensor(1 + 1j), "is torch.complex64 instead of a whole number"),
+    ],
+)
+def test_a_step_counter_may_be_missing_but_not_wrong(counter, words):
+    ours = {"bn.weight": torch.ones(2), "bn.num_batches_tracked": torch.tensor(0)}
+    assert first_problem({"bn.weight": torch.ones(2)}, ours) is None
+    given = {"bn.weight": torch.ones(2), "bn.num_batches_tracked": counter}
+    assert re.search(words, first_problem(given, ours))
+
+
+def test_negative_step_counters_are_bad_values():
+    assert first_bad_value({"bn.num_batches_tracked": torch.tensor(3)}) is None
+    bad = first_bad_value({"bn.num_batches_tracked": torch.tensor(-3)})
+    assert bad == "bn.num_batches_tracked has counted a negative number of steps"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import fractions
+import os
 import pickle
 import pickletools
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.checksum import with_checksum
+from models.weight_errors import DamagedFile
 from models.weights_file import read_weights_file
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -128,3 +131,45 @@ def test_folders(tmp_path):
     assert read_weights_file(tmp_path)["w"] == 1
     torch.save({"w": torch.zeros(1)}, tmp_path / "weights.pt")  # of a run comes first
     assert read_weights_file(str(tmp_path))["w"] == 0
+
+
+def test_what_a_file_would_call_is_named(tmp_path):
+    torch.save({"x": Trap(tmp_path / "made")}, tmp_path / "w.pth")
+    check_refused(tmp_path / "w.pth", "io.open); or give a file that")
+
+
+def test_a_file_with_a_wrong_checksum(tmp_path):
+    content = with_checksum({"model": {"w": torch.ones(3)}})
+    torch.save(content, tmp_path / "w.pth")
+    assert read_weights_file(tmp_path / "w.pth")["model"]["w"].tolist() == [1, 1, 1]
+    content["model"]["w"][1] = 2
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(DamagedFile) as caught:
+        read_weights_file(tmp_path / "w.pth")
+    assert caught.value.reason.startswith("its checksum is wrong; ")
+    check_refused(tmp_path / "w.pth", "(its checksum is wrong; ")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "w.pth")
+    check_refused(tmp_path / "w.pth", "is not a regular file; give a file of weights")
+
+
+def test_a_link_to_itself(tmp_path):
+    (tmp_path / "w.pth").symlink_to(tmp_path / "w.pth")
+    check_refused(tmp_path / "w.pth", "cannot be read (")
+
+
+def test_what_does_not_fit_into_the_memory_is_not_called_damaged(tmp_path, monkeypatch):
+    torch.save({"w": torch.ones(3)}, tmp_path / "w.pth")
+
+    def load(*_, **__):
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(ValueError, match="does not fit into the memory; give") as caught:
+        read_weights_file(tmp_path / "w.pth")
+    assert not isinstance(caught.value, DamagedFile)
