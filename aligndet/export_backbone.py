@@ -11,9 +11,12 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from aligndet import checkpoint, cli
+from models.backbone import build_backbone
+from models.backbone_fit import first_problem
 
 
 def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
@@ -24,13 +27,21 @@ def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
     """
     content = checkpoint.load(path, "--weights")
     stage, weights = content.get("stage"), content["model"]
-    if stage == "image":
-        return dict(weights)
-    if stage not in ("box", "detector"):
+    if stage not in ("image", "box", "detector"):
         raise ValueError(
             f"{path}: is not the result of a run (stage {stage}); give --weights a weights.pt"
         )
-    return without_prefix(weights, "backbone.")
+    if stage != "image":
+        weights = without_prefix(weights, "backbone.")
+    name = content["config"]["backbone"]
+    with torch.device("meta"):
+        ours = build_backbone(name, "bn").state_dict()
+    if problem := first_problem(weights, ours):
+        raise ValueError(
+            f"{path}: its weights are not those of the {name} in its config ({problem}); give "
+            "--weights another weights.pt"
+        )
+    return dict(weights)
 
 
 def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -48,7 +59,7 @@ def main() -> None:
         if Path(args.output).resolve() == Path(args.weights).resolve():
             raise ValueError(f"{args.output}: is --weights itself; give --output another name")
         weights = torchvision_backbone(args.weights)
-        checkpoint.save(weights, Path(args.output))
+        checkpoint.save_state_dict(weights, args.output)
     classifier = any(name.startswith(("fc.", "classifier.")) for name in weights)
     what = "the whole classifier" if classifier else "a backbone without the classification layer"
     print(f"{what}, {len(weights)} tensors under torchvision's names: {args.output}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aligndet import checkpoint
 from aligndet.adapters import PROJECTOR, adapter_class
+from aligndet.saved_content import kind_of, saved_model_config, words
 from data.coco import Categories
 from data.images import AS_STORED, ImageReading
 from data.json_files import write_json_atomic
@@ -172,20 +173,20 @@ def load_pretrained(
     if content.get("stage") == "box":
         # Older files have the projector under the classifier's names, which are dropped anyway.
         layers += (PROJECTOR, *(() if config.keep_box_outputs else adapter.box_outputs))
-    elif saved == list(categories.names):
+    elif list(saved) == list(categories.names):
         layers = ()
     config.check(content["model"])
     expected = detector.state_dict()
     dropped = [key for key in content["model"] if config.drops(key, layers)]
     weights = {k: v for k, v in content["model"].items() if not config.drops(k, layers)}
     fresh = [key for key in expected if config.drops(key, layers)]
-    problem = _first_problem(weights, expected, fresh)
+    problem = first_misfit(weights, expected, fresh)
     if problem:
-        theirs = content.get("config", {})
+        theirs = content["config"]
         raise ValueError(
             f"{path}: does not fit this {name} ({problem}); it was written for "
-            f"{theirs.get('detector', 'an unknown detector')} with {theirs.get('backbone', '?')} "
-            f"and options {theirs.get('options', {})}: set model.* to these, or give another file"
+            f"{theirs['detector']} with {theirs['backbone']} and options {theirs['options']}: "
+            "set model.* to these, or give another file"
         )
     with torch.no_grad():
         for key, value in weights.items():
@@ -206,9 +207,8 @@ def model_like(path: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a key is given that differs from the file's; the message names both.
     """
-    theirs = checkpoint.load(path, "--init").get("config", {})
-    theirs = theirs.get("model", theirs)  # a last.pt has the whole config
-    if "detector" not in theirs:
+    theirs = model_section(path)
+    if theirs is None:
         return dict(given)  # no detector's weights: load_pretrained says what they are
     options, saved = given.get("options") or {}, theirs["options"]
     config_class = DETECTORS[theirs["detector"]][1]
@@ -231,6 +231,59 @@ def model_like(path: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{path}: {problems[0]}; leave the key out, or give --init another file")
     kept = {key: theirs[key] for key in ("norm", "frozen_stages") if key in theirs}
     return {**kept, **given, **fixed, "options": {**network, **options}}
+
+
+def model_section(path: str | Path) -> Mapping[str, Any] | None:
+    """The `model` section of the config in a `weights.pt` or, of the whole run, in a `last.pt`;
+    None: it holds no detector.
+
+    Raises:
+        ValueError: the file is unreadable, or its config is unusable here.
+    """
+    content = checkpoint.load(path, "--init")
+    if content.get("stage") in ("box", "detector"):
+        check_sizes(path, content)
+        return content["config"]
+    if "optimizer" not in content:
+        return None
+    section = content["config"].get("model")
+    try:
+        saved_model_config(section)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: the model in its config {error}; give --init another file"
+        ) from None
+    return section
+
+
+def check_sizes(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Check that the network in a file's config is as large as its weights, before it is built: a
+    wrong number may ask for more memory than there is.
+
+    Raises:
+        ValueError: it is not.
+    """
+    config, weights = saved_model_config(content["config"]), content["model"]
+    names = content.get("categories", {}).get("names", ["object"])
+    layers = () if "categories" in content else adapter_class(config.detector).class_layers
+    problem = None
+    try:
+        if config.options.get("num_convs", 0) > len(weights):
+            raise RuntimeError("it has more layers than there are weights")
+        with torch.device("meta"):
+            detector = build_detector(config, len(names))
+        expected = detector.state_dict()
+        same = {k: v for k, v in weights.items() if k in expected}
+        if layers:
+            same = {k: v for k, v in same.items() if not k.startswith(layers(detector))}
+        problem = first_misfit(same, expected, fresh=expected)
+    except RuntimeError as error:  # too large for a tensor
+        problem = str(error)
+    if problem:
+        raise ValueError(
+            f"{path}: its weights are not those of the {config.detector} in its config "
+            f"({problem}); give another weights.pt"
+        )
 
 
 class SavedDetector(NamedTuple):
@@ -259,8 +312,14 @@ def read_detector(path: str | Path) -> SavedDetector:
         )
     saved = content["categories"]
     categories = Categories(tuple(saved["ids"]), tuple(saved["names"]))
-    config = ModelConfig(**{**content["config"], "backbone_weights": None})
+    config = saved_model_config(content["config"])
+    check_sizes(path, content)
     detector = build_detector(config, len(categories))
+    if problem := first_misfit(content["model"], detector.state_dict()):
+        raise ValueError(
+            f"{path}: its weights are not those of the detector in its config ({problem}); give "
+            "the weights.pt that finetune.py wrote"
+        )
     detector.load_state_dict(content["model"])
     reading = ImageReading(**content.get("reading", {}))  # older files have none
     return SavedDetector(detector, categories, tuple(content["input_sides"]), reading)
@@ -277,13 +336,24 @@ def backbone_manifest(detector: nn.Module) -> Manifest:
     return Manifest(origin.file, loaded, list(origin.unused), fresh)
 
 
-def _first_problem(
-    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], fresh: Iterable[str]
+def first_misfit(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], fresh: Iterable[str] = ()
 ) -> str | None:
+    """In a few words, the first weight that cannot be copied to where it belongs; None: all can.
+
+    Real numbers of another precision fit: copying converts them.
+
+    Args:
+        weights: of a file.
+        expected: where they go; may be on the meta device.
+        fresh: names in `expected` that `weights` may lack.
+    """
     for key, value in weights.items():
         if key not in expected:
             return f"{key} is not part of it"
         if value.shape != expected[key].shape:
             return f"{key} has shape {tuple(value.shape)}, not {tuple(expected[key].shape)}"
+        if kind_of(value.dtype) != kind_of(expected[key].dtype):
+            return f"{key} has numbers of {words(value.dtype)}, not {words(expected[key].dtype)}"
     missing = expected.keys() - weights.keys() - set(fresh)
     return f"{sorted(missing)[0]} is missing from the file" if missing else None

@@ -171,7 +171,8 @@ def state_dicts(
     if tensors:
         yield ".".join(path) or None, tensors
     for key, value in content.items():
-        yield from state_dicts(value, (*path, str(key)))
+        if isinstance(value, (Mapping, list, tuple)):
+            yield from state_dicts(value, (*path, str(key)))
 
 
 def array(value: object) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+import pytest
 import torch
 
 from aligndet import dist
 from aligndet.best_weights import BestWeights
+from tests.helpers.small_detectors import model_config
 
 
 def written(path):
@@ -16,7 +20,8 @@ def test_only_a_higher_ap_replaces_the_file(tmp_path):
     path, now = tmp_path / "weights_best.pt", {"step": 0}
 
     def content():
-        return {"model": {"step": torch.tensor(now["step"])}, "stage": "detector"}
+        model = {"step": torch.tensor(now["step"])}
+        return {"model": model, "stage": "box", "config": asdict(model_config())}
 
     best = BestWeights(path, content)
     best.offer(None)
@@ -40,3 +45,13 @@ def test_other_ranks_neither_read_nor_write(tmp_path, monkeypatch):
     path.write_bytes(b"")  # rank 0 may be writing or removing it
     BestWeights(path, dict).offer(1.0)
     assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("kind", ["damaged", "without AP"])
+def test_what_cannot_be_compared_with_is_named(tmp_path, kind):
+    path = tmp_path / "weights_best.pt"
+    torch.save({"model": {}}, path)
+    if kind == "damaged":
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"weights_best\.pt: .*; remove it, and the run keeps"):
+        BestWeights(path, dict)

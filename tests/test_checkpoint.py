@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from aligndet import checkpoint
+from models import checksum
+from models.weight_errors import DamagedFile
 
 
 def test_round_trip_into_a_new_folder(tmp_path):
@@ -82,3 +84,43 @@ def test_what_cannot_be_used_is_one_sentence_with_file_and_option(kind, tmp_path
         checkpoint.load(path, "--init")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
+
+
+def test_a_file_carries_a_checksum_which_is_compared_and_not_returned(tmp_path):
+    path, content = tmp_path / "w.pt", {"model": {"w": torch.arange(3.0)}}
+    checkpoint.save(content, path)
+    written = torch.load(path, weights_only=True)
+    assert written["checksum"] == checksum.checksum(content)
+    assert checkpoint.load(path, "--init").keys() == {"model"}
+    written["model"]["w"][1] += 1
+    torch.save(written, path)
+    with pytest.raises(DamagedFile, match=r"w\.pt: not a readable checkpoint \(its checksum is wr"):
+        checkpoint.load(path, "--init")
+    del written["checksum"]  # a file of an older version
+    torch.save(written, path)
+    assert checkpoint.load(path, "--init")["model"]["w"].tolist() == [0, 2, 2]
+
+
+def test_a_flipped_bit_anywhere_in_the_numbers_is_noticed(tmp_path):
+    path = tmp_path / "w.pt"
+    numbers = torch.arange(64.0) + 0.5
+    torch.save({"model": {"w": numbers}}, path)  # an older version, without a checksum of ours
+    whole = path.read_bytes()
+    start = whole.index(numbers.numpy().tobytes())
+    for place in (0, 100, 255):
+        raw = bytearray(whole)
+        raw[start + place] ^= 4
+        path.write_bytes(raw)
+        with pytest.raises(DamagedFile, match="Bad CRC-32"):
+            checkpoint.load(path, "--init")
+
+
+def test_weights_for_other_programs_are_nothing_but_weights(tmp_path):
+    checkpoint.save_state_dict({"w": torch.ones(1)}, tmp_path / "w.pth")
+    assert torch.load(tmp_path / "w.pth", weights_only=True).keys() == {"w"}
+
+
+def test_a_missing_entry_is_named(tmp_path):
+    torch.save({"model": {}, "stage": "box"}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w\.pt: has no entry 'config'; give --init another file"):
+        checkpoint.load(tmp_path / "w.pt", "--init")

@@ -91,9 +91,8 @@ def test_backbones_of_all_stages_lack_the_classifier_only(tmp_path, script, caps
 def test_wrong_files(tmp_path, error_of):
     command = ("aligndet.export_backbone", "--output", tmp_path / "out.pth", "--weights")
     assert "none.pt: no such file" in error_of(*command, tmp_path / "none.pt")
-    torch.save(
-        {"model": {}, "optimizer": {}, "config": asdict(ModelConfig())}, tmp_path / "last.pt"
-    )
+    state = {"model": {}, "optimizer": {}, "step": 1, "processes": 1}
+    torch.save({**state, "config": asdict(ModelConfig())}, tmp_path / "last.pt")
     message = error_of(*command, tmp_path / "last.pt")
     assert (
         "last.pt: is not the result of a run (stage None); give --weights a weights.pt" in message
@@ -103,3 +102,15 @@ def test_wrong_files(tmp_path, error_of):
     before = (tmp_path / "out.pth").read_bytes()
     assert "is --weights itself" in error_of(*command, tmp_path / "out.pth")
     assert (tmp_path / "out.pth").read_bytes() == before
+
+
+def test_weights_that_are_not_of_the_backbone_in_the_config(tmp_path, error_of):
+    moco(tmp_path / "weights.pt")
+    content = torch.load(tmp_path / "weights.pt", weights_only=True)
+    content["config"]["backbone"] = "resnet34"
+    del content["checksum"]
+    torch.save(content, tmp_path / "odd.pt")
+    command = ("aligndet.export_backbone", "--output", tmp_path / "out.pth", "--weights")
+    message = error_of(*command, tmp_path / "odd.pt")
+    assert "odd.pt: its weights are not those of the resnet34 in its config (layer1.2." in message
+    assert not (tmp_path / "out.pth").exists()

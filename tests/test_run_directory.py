@@ -195,7 +195,7 @@ def test_unusable_checkpoints_are_refused(config):
     run.last.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"last\.pt: not a readable checkpoint"):
         reopen(run, config)
-    torch.save({"model": {}, "stage": "box"}, run.weights)
+    torch.save({"model": {}, "stage": "box", "config": plain(config.model)}, run.weights)
     with pytest.raises(ValueError, match=r"weights\.pt: holds weights only"):
         reopen(run, config, str(run.weights))
 

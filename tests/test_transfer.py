@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from aligndet.transfer import (
     backbone_manifest,
     detector_file,
     load_pretrained,
+    model_like,
     pretrained_file,
     read_detector,
 )
@@ -244,7 +246,7 @@ def test_last_pt_cannot_be_init(tmp_path):
     """It names weights by branch and must not be mistaken for weights.pt."""
     task = BoxDomain(detector(1), "fcos", BoxDomainConfig(embedding_width=8))
     content = {"model": task.state_dict(), "step": 1, "config": {"model": {}}, "optimizer": {}}
-    checkpoint.save(content, tmp_path / "last.pt")
+    checkpoint.save({**content, "processes": 1}, tmp_path / "last.pt")
     with pytest.raises(ValueError, match=r"last\.pt: .*weights\.pt"):
         load(tmp_path / "last.pt")
 
@@ -360,3 +362,80 @@ def test_parts_of_the_file_can_be_left_out(pretrained):
 def test_leaving_out_what_is_not_there_is_refused(pretrained, prefix):
     with pytest.raises(ValueError, match=r"transfer\.leave_out names .*its parts are .*neck\."):
         load(pretrained, leave_out=(prefix,))
+
+
+def changed(path, folder, **entries):
+    """The file at `path` with other entries; dots lead to those of sections."""
+    content = torch.load(path, weights_only=True)
+    del content["checksum"]
+    for key, value in entries.items():
+        *sections, last = key.split("__")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    torch.save(content, folder / "odd.pt")
+    return folder / "odd.pt"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_converted(fine_tuned, tmp_path, dtype):
+    weights = torch.load(fine_tuned, weights_only=True)["model"]
+    cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
+    path = changed(fine_tuned, tmp_path, model=cast)
+    for model in (load(path)[0], read_detector(path).detector):
+        for name, tensor in model.state_dict().items():
+            assert tensor.dtype == weights[name].dtype
+            assert torch.equal(tensor, cast[name].to(tensor.dtype)), name
+
+
+BIAS = "neck.lateral.0.bias"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.ones(32, dtype=torch.int64), "numbers of int64, not float32"),
+        (torch.ones(1, 32), r"has shape \(1, 32\), not \(32,\)"),
+        (torch.ones(31), r"has shape \(31,\), not \(32,\)"),
+        (torch.ones(32, dtype=torch.bool), "numbers are bool"),
+        (torch.full((32,), float("nan")), "32 NaN or infinite values"),
+        ("x", "which is not a tensor"),
+    ],
+)
+@pytest.mark.parametrize("read", [load, read_detector])
+def test_a_weight_of_another_kind_is_refused(fine_tuned, tmp_path, read, value, words):
+    weights = torch.load(fine_tuned, weights_only=True)["model"]
+    path = changed(fine_tuned, tmp_path, model={**weights, BIAS: value})
+    with pytest.raises(ValueError, match=rf"odd\.pt: .*{words}"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [("channels", 33), *((key, 10**n) for key in ("channels", "num_convs") for n in (6, 9))],
+)
+@pytest.mark.parametrize("read", [lambda path: model_like(path, {}), read_detector])
+def test_a_network_larger_than_its_weights_is_not_built(fine_tuned, tmp_path, read, key, number):
+    path = changed(fine_tuned, tmp_path, **{f"config__options__{key}": number})
+    with pytest.raises(ValueError, match=r"odd\.pt: its weights are not those of the "):
+        read(path)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_model_of_a_file_of_pre_training(pretrained_of, name):
+    made = model_like(pretrained_of[name], {})
+    assert (made["detector"], made["backbone"]) == (name, "resnet18")
+
+
+def test_the_model_of_the_state_of_a_run(tmp_path):
+    state = {"model": {}, "optimizer": {}, "step": 1, "processes": 1}
+    config = {"model": asdict(model_config())}
+    checkpoint.save({**state, "config": config}, tmp_path / "last.pt")
+    assert model_like(tmp_path / "last.pt", {})["detector"] == "fcos"
+    config["model"]["detector"] = "yolo"
+    checkpoint.save({**state, "config": config}, tmp_path / "last.pt")
+    with pytest.raises(
+        ValueError, match=r"last\.pt: the model in its config cannot be used: model"
+    ):
+        model_like(tmp_path / "last.pt", {})
