@@ -23,6 +23,7 @@ from aligndet.config import Config, load_config
 from aligndet.determinism import deterministic
 from aligndet.evaluate import Evaluation, evaluate
 from aligndet.fine_tuning import FineTuning
+from aligndet.resumable import check_resumable
 from aligndet.run_directory import RunDirectory, inputs_of
 from aligndet.start_block import label_lines, print_start, resumed_from, shortened
 from aligndet.transfer import (
@@ -80,6 +81,8 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
             model = replace(model, backbone_weights=None)  # the file need not be on this machine
         detector = build_detector(model, len(categories))
         manifest = None if resume else start_weights(detector, config, args.init, categories)
+        task = FineTuning(detector)
+        check_resumable(run.resumed, resume, task, config, schedule.total_steps)
         run.open(config, resume, (*train.coco.bad, *val.coco.bad))
         sides = (config.data.eval_short_side, config.data.max_side)
         content = partial(
@@ -100,7 +103,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
         best.offer(scores["AP"])
         return scores
 
-    fit(FineTuning(detector), batches, config, run, resume, device, score)
+    fit(task, batches, config, run, resume, device, score)
     if dist.is_main():
         checkpoint.save(content(), run.weights)
     final = evaluation()

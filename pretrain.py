@@ -22,6 +22,7 @@ from aligndet.determinism import deterministic
 from aligndet.image_domain import build_image_domain
 from aligndet.moco import MoCo
 from aligndet.probe import ProbeData, probe
+from aligndet.resumable import check_resumable
 from aligndet.run_directory import RunDirectory, inputs_of
 from aligndet.start_block import backbone_lines, print_start, proposal_lines, resumed_from
 from aligndet.supervised import Supervised
@@ -63,6 +64,7 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         model = replace(config.model, backbone_weights=None) if resume else config.model
         detector = build_detector(model, num_classes=1)
         task = BoxDomain(detector, config.model.detector, config.box_domain)
+        check_resumable(run.resumed, resume, task, config, schedule.total_steps)
         run.open(config, resume, dataset.source.bad)
     frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
     weights = backbone_lines(task.backbone, frozen)
@@ -104,6 +106,7 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         torch.manual_seed(config.seed)
         model = replace(config.model, backbone_weights=None) if resume else config.model
         task = build_image_domain(model, config.image, config.data.batch_size, images)
+        check_resumable(run.resumed, resume, task, config, schedule.total_steps)
         score = backbone_scorer(task, images, config, device)
         run.open(config, resume, images.bad)
     title = f"image-domain pre-training of {config.model.backbone} by {config.image.method}"

@@ -241,7 +241,7 @@ class State:
             "inputs": self.run.inputs,
             "processes": dist.world_size(),
         }
-        checkpoint.save(content, self.run.last)
+        checkpoint.save(content, self.run.last, self.run.previous)
         self.saved_at = time.monotonic()
 
     def kept(self, step: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from aligndet.saved_content import check_content
-from data.json_files import open_atomic
+from data.atomic_files import open_atomic
 from models import checksum
 from models.weight_errors import DamagedFile
 from models.weights_file import file_in, read_weights_file

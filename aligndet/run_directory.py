@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from aligndet import checkpoint, dist
+from aligndet import checkpoint, dist, last_checkpoint
 from aligndet.config import Config, differences, dump_yaml, merged, plain
 from aligndet.evaluate import Evaluation, class_table
 from aligndet.run_lock import RunLock
@@ -37,7 +38,9 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.last = self.path / "last.pt"
+        self.last = self.path / last_checkpoint.LAST
+        self.previous = self.path / last_checkpoint.PREVIOUS  # the one before it
+        self.resumed = self.last  # the file that `find` read
         self.weights = self.path / "weights.pt"
         self.best = self.path / "weights_best.pt"  # of the evaluation with the highest AP
         self.metrics = self.path / "metrics.jsonl"
@@ -60,7 +63,8 @@ class RunDirectory:
         Args:
             config: of this run.
             resume: `auto` resumes from last.pt if there is one, `none` starts over, a path resumes
-                from that file, or from the last.pt of that directory.
+                from that file, or from the last.pt of that directory. A last.pt that is damaged or
+                missing is replaced by last.pt.1, the one before it.
             inputs: digests of what the start reads, by the key or option that names it; None: a
                 file that is gone, which resuming does not need. They are saved in last.pt.
 
@@ -68,14 +72,11 @@ class RunDirectory:
             ValueError: the checkpoint is unreadable or was made with other settings or inputs.
         """
         self.inputs = dict(inputs or {})
-        if resume == "none" or (resume == "auto" and not self.last.exists()):
+        found = last_checkpoint.find_checkpoint(resume, self.path)
+        if found is None:
             return None
-        path = self.last
-        if resume != "auto":
-            path = checkpoint.file_of(resume, "last.pt", "--resume")
-        state = checkpoint.load(path, "--resume")
-        if "optimizer" not in state:
-            raise ValueError(f"{path}: holds weights only; give --resume a run's last.pt")
+        path, state = found
+        self.resumed = path
         _check_same_run(path, state, plain(config), self.inputs)
         known = {key: value for key, value in self.inputs.items() if value is not None}
         self.inputs = state.get("inputs", {}) | known
@@ -101,9 +102,11 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
             if state is None:  # else a kill before the first save brings the old run back
-                self.last.unlink(missing_ok=True)
-                self.best.unlink(missing_ok=True)
+                for old in (self.last, self.previous, self.best):
+                    old.unlink(missing_ok=True)
                 self.skipped.remove()
+            elif self.previous.exists() and self.previous.samefile(self.resumed):
+                os.replace(self.previous, self.last)  # a damaged one is not kept as the one before
             remove_leftovers(self.path)  # of a run killed while writing
         except OSError as error:
             raise cannot_write(self.path, error) from None

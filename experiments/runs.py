@@ -68,7 +68,8 @@ def perform(study: Study, place: Place, run: Run, results: Results) -> None:
     if status:
         raise FailedRun(f"{run.name}: exit status {status}; the reason is in {log}")
     results.save(run, summary(study, place, run, seconds))
-    (folder / "last.pt").unlink(missing_ok=True)
+    for name in ("last.pt", "last.pt.1"):
+        (folder / name).unlink(missing_ok=True)
     if isinstance(run, Cell):  # tens of megabytes that no other run needs
         place.weights(run).unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ detector."""
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,45 @@ def test_a_truncated_checkpoint_is_named(tmp_path, write_config, error_of):
     message = error_of("pretrain", "--config", path)
     assert "run/last.pt: not a readable checkpoint" in message
     assert "--resume" in message
+
+
+@pytest.mark.parametrize("name", ["pretrain_fcos", "finetune_retinanet"])
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    folder, tmp_path, script, write_config, capsys, name
+):
+    """A run is stopped after its second save, its last.pt is cut, and it ends as if nothing was."""
+    whole = folder / f"{name}.whole"
+    path = write_config(tmp_path / "run", **settings(name))
+    shutil.copytree(whole, tmp_path / "run")
+    for file in ("weights.pt", "results.json"):
+        (tmp_path / "run" / file).unlink(missing_ok=True)
+    last, previous = tmp_path / "run" / "last.pt", tmp_path / "run" / "last.pt.1"
+    assert torch.load(previous, weights_only=True)["step"] == STEPS - 2
+    last.write_bytes(last.read_bytes()[:-1000])
+    script(script_of(name), "--config", path)
+    output = capsys.readouterr().out
+    assert "last.pt: is damaged (BadZipFile: File is not a zip file); resuming from " in output
+    assert f"resumed at step {STEPS - 2}" in output
+    ours, theirs = (torch.load(run / "last.pt", weights_only=True) for run in (last.parent, whole))
+    assert ours["step"] == STEPS
+    assert_equal_tensors(ours["model"], theirs["model"])
+    assert [without_speed(line) for line in lines(last.parent)] == [
+        without_speed(line) for line in lines(whole)
+    ]
+
+
+def test_a_state_that_does_not_fit_is_refused_before_anything_changes(folder, tmp_path, error_of):
+    name = "finetune_fcos"
+    shutil.copytree(folder / f"{name}.whole", tmp_path / "run")
+    run, last = tmp_path / "run", tmp_path / "run" / "last.pt"
+    content = torch.load(last, weights_only=True)
+    del content["checksum"]
+    content["optimizer"]["param_groups"][0]["weight_decay"] = 0.5
+    torch.save(content, last)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    path = folder / f"{name}.whole.yaml"
+    message = error_of("finetune", "--config", path, f"output_dir={run}")
+    assert (
+        "last.pt: does not fit this run (its optimiser has weight_decay=0.5, not 0.0001)" in message
+    )
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before

@@ -211,3 +211,46 @@ def test_numbers_that_are_not_finite_become_null(config):
         "b": 0.5,
         "AP": None,
     }
+
+
+def saved(run, config, step):
+    """As `train.State.save` does."""
+    content = {"step": step, "model": {}, "config": plain(config), "optimizer": {}, "processes": 1}
+    checkpoint.save(content, run.last, run.previous)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(config, capsys):
+    run = started(config, step=2)
+    saved(run, config, 4)
+    cut(run.last)
+    state = run.find(config, "auto")
+    assert state["step"] == 2
+    assert run.last.stat().st_size != run.previous.stat().st_size  # nothing has changed so far
+    run.open(config, state)
+    assert steps(run) == [1, 2]
+    assert "last.pt: is damaged (" in capsys.readouterr().out
+    # The damaged file is gone: it must not become the one before at the next save.
+    saved(run, config, 3)
+    assert checkpoint.load(run.last, "--resume")["step"] == 3
+    assert checkpoint.load(run.previous, "--resume")["step"] == 2
+
+
+def test_a_whole_checkpoint_of_other_settings_is_not_replaced(config):
+    run = started(config, step=2)
+    other = dataclasses.replace(config, seed=5)
+    saved(run, other, 4)
+    with pytest.raises(ValueError, match=r"last\.pt: was made with other settings \(seed: 5 -> 0"):
+        run.find(config, "auto")
+
+
+def test_none_removes_the_one_before_too(config):
+    run = started(config, step=2)
+    saved(run, config, 4)
+    assert reopen(run, config, "none") is None
+    assert not run.last.exists()
+    assert not run.previous.exists()
+    assert reopen(run, config) is None

@@ -83,7 +83,7 @@ def lines(run_directory):
 def test_pretraining_writes_a_run_directory(pipeline, write_config):
     folder, out = pipeline
     files = {path.name for path in (folder / "pretrain").iterdir()}
-    assert files == {"config.yaml", "metrics.jsonl", "last.pt", "weights.pt"}
+    assert files == {"config.yaml", "metrics.jsonl", "last.pt", "last.pt.1", "weights.pt"}
     assert load_config(folder / "pretrain" / "config.yaml") == load_config(folder / "pretrain.yaml")
     written = lines(folder / "pretrain")
     assert [line["step"] for line in written] == [1, 2, 3, 4]
@@ -122,7 +122,7 @@ def test_finetuning_writes_a_run_directory(pipeline):
     files = {path.name for path in (folder / "finetune").iterdir()}
     assert files == {
         *("config.yaml", "metrics.jsonl", "manifest.json"),
-        *("last.pt", "weights.pt", "weights_best.pt"),
+        *("last.pt", "last.pt.1", "weights.pt", "weights_best.pt"),
         *("results.json", "per_class.json", "detections.json"),
     }
     written = lines(folder / "finetune")
