@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.counting import more_like_it
+from data.plain_text import printable
 
 
 class DataError(ValueError):
-    """Input on disk is unusable; the message is one sentence that names the file and the remedy."""
+    """Input on disk is unusable; the message is one sentence that names the file and the remedy.
+
+    What the message quotes from files is made harmless for the terminal (`data.plain_text`).
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class StorageError(DataError):

@@ -9,7 +9,9 @@ from typing import Any
 
 from data.atomic_files import open_atomic
 from data.errors import DataError
+from data.json_checksum import check_text, without_checksum
 from data.processes import is_quiet
+from data.regular_file import require_regular
 
 LARGE_FILE = 20e6  # bytes; reading as many takes about a second
 
@@ -19,13 +21,18 @@ def read_json(path: str | Path) -> Any:
     which takes seconds, is announced.
 
     Raises:
-        DataError: the file is missing, cannot be read or is not JSON.
+        DataError: the file is missing, cannot be read, is not JSON, or is damaged (if it has a
+            checksum, see `data.json_checksum`).
     """
+    require_regular(path)
     try:
         content = Path(path).read_bytes()
         if len(content) >= LARGE_FILE and not is_quiet():
             print(f"reading {path} ({len(content) / 1e6:,.0f} MB)", file=sys.stderr, flush=True)
-        return json.loads(content)  # finds out the encoding
+        check_text(path, content)
+        return without_checksum(json.loads(content))  # finds out the encoding
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of a COCO JSON") from None
     except UnicodeDecodeError as error:

@@ -16,6 +16,7 @@ from data.errors import DataError
 from data.image_check import read_headers
 from data.image_header import Header
 from data.images import ImageReading
+from data.regular_file import require_regular
 from data.walk import readable_suffixes
 
 SPLITS = {
@@ -95,6 +96,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: the file is missing, or not UTF-8.
     """
+    require_regular(path)
     try:
         return decode(path.read_bytes())
     except OSError as error:

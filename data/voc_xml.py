@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data.errors import DataError
 from data.label_files import BYTE_ORDER_MARKS, decode
+from data.regular_file import require_regular
 
 DECLARATION = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([^"']+)["']""")
 SUPERSETS = {  # what files that declare the first are often written in
@@ -51,6 +52,7 @@ def read_voc_xml(path: Path) -> VocFile | None:
     Raises:
         DataError: the file is missing, in an unknown encoding, or not XML.
     """
+    require_regular(path)
     try:
         root = ElementTree.fromstring(_decode(path, path.read_bytes()))
     except FileNotFoundError:

@@ -41,7 +41,7 @@ def test_content_of_the_output(folder: Path, tmp_path: Path) -> None:
     assert run("--images", folder, "--output", output, "--workers", 1) == 0
     content = json.loads(output.read_text())
     assert output.read_text() == json.dumps(content)  # the same form as all JSON of this project
-    assert list(content) == ["info", "images", "annotations", "categories"]
+    assert list(content) == ["info", "images", "annotations", "categories", "checksum"]
     assert content["info"]["images_read_with"] == {"exif": "stored", "value_range": None}
     assert content["categories"] == [{"id": 1, "name": "object"}]
     assert names(output) == ["a.png", "b.png", "sub/c.png"]

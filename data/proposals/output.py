@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.atomic_files import open_atomic
+from data.json_checksum import ChecksumWriter
 from data.proposals.workers import Bad
 
 CATEGORIES = [{"id": 1, "name": "object"}]
@@ -39,7 +40,8 @@ def write_proposals(
         The number of boxes.
     """
     count = 0
-    with open_atomic(output) as file:
+    with open_atomic(output) as opened:
+        file = ChecksumWriter(opened)
         file.write(f'{{"info": {json.dumps(info)}, "images": {json.dumps(images)}, ')
         file.write('"annotations": [')
         for image in tqdm(images, desc="writing", unit="image", delay=2, leave=False):
@@ -47,7 +49,8 @@ def write_proposals(
                 file.write(", " if count else "")
                 count += 1
                 file.write(json.dumps({"id": count, **annotation}))
-        file.write(f'], "categories": {json.dumps(CATEGORIES)}}}')
+        file.write(f'], "categories": {json.dumps(CATEGORIES)}')
+        file.end()
     return count
 
 
