@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data.atomic_files import cannot_write
 from data.errors import DataError
 from data.images import ImageReading, decode_image
 from data.proposals import cache as proposal_cache
@@ -50,7 +52,9 @@ def cache(tmp_path):
 
 
 def files(cache):
-    return sorted(path for path in cache.directory.rglob("*") if path.is_file())
+    """All files of the cache but the one that tells the settings."""
+    found = [path for path in cache.directory.rglob("*") if path.is_file()]
+    return sorted(path for path in found if path.name != "settings.json")
 
 
 def test_the_boxes_are_those_of_the_search(cache):
@@ -172,8 +176,9 @@ DAMAGE = {
     "empty": lambda whole: b"",
     "cut in the header": lambda whole: whole[:60],
     "cut after the header": lambda whole: whole[:128],
+    "cut in the checksum": lambda whole: whole[:-3],
     "cut in the boxes": lambda whole: whole[:-7],
-    "cut after a box": lambda whole: whole[:-16],
+    "cut after a box": lambda whole: whole[:-20],
     "longer": lambda whole: whole + bytes(16),
     "zeros": lambda whole: bytes(len(whole)),
     "zeros for boxes": lambda whole: whole[:128] + bytes(len(whole) - 128),
@@ -204,6 +209,35 @@ def test_a_damaged_file_is_searched_again_and_replaced(cache, searches, name):
     assert len(searches) == 2
     assert path.read_bytes() == whole
     assert files(cache) == [path]
+
+
+def test_any_flipped_bit_is_noticed(cache, monkeypatch):
+    content = encoded(0)
+    boxes = torch.tensor([[0.0, 1.01, 80.0, 60.0], [3.33, 4.0, 9.99, 50.13]])
+    monkeypatch.setattr(proposal_cache, "propose", lambda images, settings: [boxes])
+    boxes_of(cache, content)
+    path = cache.path(content)
+    whole = path.read_bytes()
+    assert len(whole) == 128 + 2 * 16 + 4
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert cache.kept(content, 60, 80) is None, bit
+    assert torch.equal(boxes_of(cache, content), boxes)
+    assert path.read_bytes() == whole
+
+
+def test_files_of_earlier_versions_have_no_checksum_and_are_taken(cache, searches):
+    content = encoded(0)
+    boxes = boxes_of(cache, content)
+    path = cache.path(content)
+    stream = io.BytesIO()
+    np.save(stream, boxes.numpy())
+    assert stream.getvalue() == path.read_bytes()[:-4]
+    path.write_bytes(stream.getvalue())
+    assert torch.equal(boxes_of(cache, content), boxes)
+    assert len(searches) == 1
 
 
 def test_any_damaged_byte_of_the_header_is_noticed(cache, monkeypatch):
@@ -243,6 +277,36 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         with pytest.raises(DataError) as error:
             ProposalCache(directory, ProposalSettings())
         assert_clean(error, directory, "cannot be kept there", "set data.proposal_cache to")
+
+
+def read_only(monkeypatch):
+    """As on a disk that is mounted so; folders' permissions do not stop root."""
+
+    def refuse(path, **options):
+        error = OSError(errno.EROFS, "Read-only file system")
+        raise cannot_write(path, error) from error
+
+    monkeypatch.setattr(proposal_cache, "open_atomic", refuse)
+
+
+def test_a_cache_that_cannot_be_written_is_used(cache, searches, monkeypatch):
+    assert cache.problem is None
+    boxes = boxes_of(cache, encoded(0))
+    read_only(monkeypatch)
+    again = ProposalCache(cache.directory, ProposalSettings())
+    assert again.problem == "Read-only file system"
+    assert torch.equal(boxes_of(again, encoded(0)), boxes)
+    assert len(searches) == 1
+    with pytest.raises(DataError) as error:
+        boxes_of(again, encoded(1))
+    assert_clean(error, cache.directory, "Read-only file system", "set data.proposal_cache to")
+
+
+def test_without_boxes_of_these_settings_it_is_refused_at_once(cache, monkeypatch):
+    boxes_of(cache, encoded(0))
+    read_only(monkeypatch)
+    with pytest.raises(DataError, match="cannot be kept there"):
+        ProposalCache(cache.directory, ProposalSettings(search="fast"))
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(cache, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -86,3 +87,50 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     with Journal(path, "d", pytest.fail) as journal:
         assert journal.boxes("a.png").tolist() == [[0, 0, 1, 1]]
         assert len(journal) == 1
+
+
+def journal_of_three(path: Path) -> list[bytes]:
+    """The lines of a journal with an image each."""
+    with Journal(path, "d", pytest.fail) as journal:
+        for name, boxes in (("a", [[0, 0, 1.25, 1]]), ("b", []), ("c", [[3, 4, 5, 60.5]] * 2)):
+            journal.add(found(f"{name}.png", boxes))
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_any_flipped_bit_of_an_image_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    header, first, second, third = journal_of_three(path)
+    for bit in range(8 * len(second)):
+        damaged = bytearray(second)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(header + first + damaged + third)
+        said: list[str] = []
+        with Journal(path, "d", said.append) as journal:
+            assert journal.find("b.png", FileState(10, 1_700_000_000_123_456_789)) is None
+            assert journal.boxes("a.png").tolist() == [[0, 0, 1.25, 1]]
+            # Without its line break, a line runs on into the next one.
+            assert len(journal) == (2 if damaged.endswith(b"\n") else 1)
+        assert len(said) == 1, (bit, said)
+        assert said[0].endswith("; such images are searched again")
+
+
+def test_lines_of_earlier_versions_have_no_checksum_and_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    header, *lines = journal_of_three(path)
+    old = [line[: line.index(b',"crc32"')] + b"}\n" for line in lines]
+    assert json.loads(old[0]).keys() == {"file", "bytes", "mtime_ns", "height", "width", "boxes"}
+    path.write_bytes(header + old[0] + lines[1] + old[2])
+    with Journal(path, "d", pytest.fail) as journal:
+        assert journal.boxes("a.png").tolist() == [[0, 0, 1.25, 1]]
+        assert journal.boxes("c.png").tolist() == [[3, 4, 5, 60.5]] * 2
+        assert len(journal) == 3
+
+
+def test_damage_while_the_journal_is_open_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    journal_of_three(path)
+    with Journal(path, "d", pytest.fail) as journal:
+        path.write_bytes(path.read_bytes().replace(b"60.5", b"61.5", 1))
+        assert journal.boxes("a.png").tolist() == [[0, 0, 1.25, 1]]
+        with pytest.raises(DataError, match=r"j\.jsonl: the line of c\.png has changed"):
+            journal.boxes("c.png")

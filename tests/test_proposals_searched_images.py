@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from data.atomic_files import cannot_write
 from data.coco import CocoDataset
 from data.errors import DataError
 from data.images import ImageReading
@@ -130,3 +133,24 @@ def test_an_image_that_disappears_during_training_is_named(folder, source):
     with pytest.raises(DataError) as error:
         source.read(1)
     assert_clean(error, folder / "b.png", "missing")
+
+
+def test_a_complete_cache_that_cannot_be_written_is_used(source, folder, monkeypatch):
+    expected = [source.read(index)[1].boxes for index in range(len(source))]
+    directory = source.cache.directory
+
+    def refuse(path, **options):
+        error = OSError(errno.EROFS, "Read-only file system")
+        raise cannot_write(path, error) from error
+
+    monkeypatch.setattr(proposal_cache, "open_atomic", refuse)
+    again = SearchedImages(folder, ProposalCache(directory, ProposalSettings()))
+    found = [again.read(index)[1].boxes for index in range(len(again))]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    entry = source.cache.path((folder / "b.png").read_bytes())
+    entry.write_bytes(entry.read_bytes()[:-1])  # damaged boxes cannot be found anew
+    Image.fromarray(draw(9)).save(folder / "a.png")
+    with pytest.raises(DataError) as error:
+        SearchedImages(folder, ProposalCache(directory, ProposalSettings()))
+    problem = "cannot be written (Read-only file system) and lacks the boxes of 2 of 5 images"
+    assert_clean(error, directory, problem, f"{folder / 'a.png'}; set data.proposal_cache to")

@@ -3,7 +3,8 @@
 The file of an image is `DIRECTORY/SETTINGS/ab/cdef....npy`: `SETTINGS` is a digest of the
 settings, `abcdef...` one of the bytes of the image file. So a renamed or copied image is found,
 a changed one is searched again, and workers, ranks and runs can share a directory: the first one
-writes, and two at once write the same.
+writes, and two at once write the same. Each file ends in a checksum, so that a damaged one is
+noticed; `SETTINGS/settings.json` says in words what the digest stands for.
 
 Legend: P proposals.
 """
@@ -15,7 +16,9 @@ import functools
 import hashlib
 import io
 import json
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,17 +30,23 @@ from data.errors import DataError, StorageError
 from data.images import AS_STORED, ImageReading
 from data.proposals.propose import SEARCH_VERSION, ProposalSettings, propose
 
+SETTINGS_FILE = "settings.json"
+
 
 class ProposalCache:
     """Finds the boxes of an image, unless that has been done before.
 
     Args:
-        directory: folder of the cache; made if it is missing.
+        directory: folder of the cache; made if it is missing. It may be read-only if it holds the
+            boxes of every image, see `problem`.
         settings: of the search. Different settings have different folders in `directory`.
         reading: how the images are read, which makes a difference in the same way.
 
+    Attributes:
+        problem: why nothing can be written, in a few words; None if it can.
+
     Raises:
-        DataError: files cannot be written there.
+        DataError: nothing can be written, and there are no boxes of these settings.
     """
 
     def __init__(
@@ -48,9 +57,14 @@ class ProposalCache:
     ) -> None:
         self.directory, self.settings, self.reading = Path(directory), settings, reading
         self.folder = self.directory / settings_digest(settings, reading)
-        probe = self.folder / "probe.npy"  # fails now, not hours later in a worker
-        self._write(probe, np.zeros((0, 4)))
-        probe.unlink(missing_ok=True)  # another rank may have removed it
+        self.problem: str | None = None
+        try:  # fails now, not hours later in a worker
+            _write(self.folder / SETTINGS_FILE, _named_as_json(settings, reading))
+        except StorageError as error:
+            cause = os_error_of(error)
+            if not self.folder.is_dir():
+                raise self._unusable(cause) from None
+            self.problem = cause.strerror
 
     def boxes(self, content: bytes, image: Image.Image) -> Tensor:
         """The boxes of an image: those a file of `python -m data.proposals` would hold.
@@ -65,13 +79,30 @@ class ProposalCache:
         Raises:
             DataError: the boxes cannot be written.
         """
-        path = self.path(content)
-        kept = self._read(path)
-        boxes = None if kept is None else _decode(kept, image.width, image.height)
+        boxes = self.kept(content, image.height, image.width)
         if boxes is None:  # never searched, or the file is damaged
             boxes = self._search(image)
-            self._write(path, boxes)
+            try:
+                _write(self.path(content), _encode(boxes))
+            except StorageError as error:
+                raise self._unusable(os_error_of(error)) from None
         return torch.from_numpy(boxes)
+
+    def kept(self, content: bytes, height: int, width: int) -> np.ndarray | None:
+        """The boxes of an image if they are there and undamaged, without a search.
+
+        Args:
+            content: bytes of the image file.
+            height, width: of the image as `reading` says, pixels.
+
+        Returns:
+            (P, 4) as from `boxes`, or None.
+
+        Raises:
+            DataError: the file of the boxes cannot be read.
+        """
+        kept = self._read(self.path(content))
+        return None if kept is None else _decode(kept, width, height)
 
     def path(self, content: bytes) -> Path:
         """Where the boxes of an image file with these bytes are kept."""
@@ -94,14 +125,6 @@ class ProposalCache:
         boxes = boxes.astype(np.float64).round(2)
         return boxes.clip(0, (image.width, image.height) * 2).astype(np.float32)
 
-    def _write(self, path: Path, boxes: np.ndarray) -> None:
-        try:
-            # Syncing would slow the search down, and a file torn by a power cut is noticed.
-            with open_atomic(path, binary=True, sync=False) as file:
-                file.write(_encode(boxes))
-        except StorageError as error:
-            raise self._unusable(os_error_of(error)) from None
-
     def _unusable(self, error: OSError) -> DataError:
         return DataError(
             f"{self.directory}: boxes cannot be kept there ({error.strerror}); set "
@@ -109,40 +132,75 @@ class ProposalCache:
         )
 
 
+def _write(path: Path, content: bytes) -> None:
+    # Syncing would slow the search down, and a file torn by a power cut is noticed.
+    with open_atomic(path, binary=True, sync=False) as file:
+        file.write(content)
+
+
 def settings_digest(settings: ProposalSettings, reading: ImageReading = AS_STORED) -> str:
     """16 hexadecimal digits that differ between settings, ways to read images and versions of the
     search."""
-    named = {"version": SEARCH_VERSION, **dataclasses.asdict(settings)}
-    if reading != AS_STORED:  # left out otherwise: older caches stay valid
-        named["reading"] = reading.look()
-    text = json.dumps(named, sort_keys=True)
+    text = json.dumps(named_settings(settings, reading), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def named_settings(settings: ProposalSettings, reading: ImageReading = AS_STORED) -> dict[str, Any]:
+    """What the boxes depend on, by name, for JSON."""
+    named = {"version": SEARCH_VERSION, **dataclasses.asdict(settings)}
+    if reading != AS_STORED:  # left out otherwise: older caches stay valid
+        named["reading"] = reading.look()
+    return named
+
+
+def _named_as_json(settings: ProposalSettings, reading: ImageReading) -> bytes:
+    return json.dumps(named_settings(settings, reading), indent=1).encode()
+
+
+CHECKSUM = 4  # bytes at the end of a file: CRC-32 of all before, little-endian
+
+
 def _encode(boxes: np.ndarray) -> bytes:
-    """Boxes (P, 4) as the content of a .npy file, little-endian float32."""
+    """Boxes (P, 4) as the content of a .npy file, little-endian float32, and its checksum, which
+    `np.load` ignores."""
+    content = _npy(boxes)
+    return content + _checksum(content)
+
+
+def _checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(CHECKSUM, "little")
+
+
+def _npy(boxes: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, boxes.astype("<f4"))
     return file.getvalue()
 
 
-HEADER = len(_encode(np.zeros((0, 4))))  # bytes before the numbers, for any P
+HEADER = len(_npy(np.zeros((0, 4))))  # bytes before the numbers, for any P
 
 
 @functools.lru_cache(maxsize=4096)
 def _header(count: int) -> bytes:
-    return _encode(np.zeros((count, 4)))[:HEADER]
+    return _npy(np.zeros((count, 4)))[:HEADER]
 
 
 def _decode(content: bytes, width: int, height: int) -> np.ndarray | None:
-    """Boxes (P, 4) of a .npy file; None if it is damaged.
+    """Boxes (P, 4) of a file; None if it is damaged.
 
-    Only what `_encode` writes is accepted. `np.load` would accept more, takes longer, and fails in
-    many ways on a damaged header. Nearly all damage to the numbers themselves shows as well: they
-    are no longer a box in an image of this size (nor are infinite or undefined numbers).
+    Only what `_encode` writes is accepted, and the same without a checksum, as earlier versions
+    wrote it. `np.load` would accept more, takes longer, and fails in many ways on a damaged header.
+    In a file without a checksum, most damage to the numbers shows as well: they are no longer a box
+    in an image of this size (nor are infinite or undefined numbers).
     """
     count, rest = divmod(len(content) - HEADER, 16)
-    if count < 0 or rest or not content.startswith(_header(count)):
+    if count < 0 or not content.startswith(_header(count)):
+        return None
+    if rest == CHECKSUM:
+        content, stated = content[:-CHECKSUM], content[-CHECKSUM:]
+        if _checksum(content) != stated:
+            return None
+    elif rest:
         return None
     boxes = np.frombuffer(content, dtype="<f4", offset=HEADER).reshape(count, 4).copy()
     inside = (boxes[:, :2] >= 0) & (boxes[:, :2] < boxes[:, 2:]) & (boxes[:, 2:] <= (width, height))

@@ -2,12 +2,14 @@
 
 A journal is a file of JSON lines: a header, then one line per image. Each line is handed to the
 operating system at once; a kill costs at most the line being written, which is cut off at the next
-start. The boxes stay in the file; memory holds only where each image's line is.
+start. Each line of an image ends in a checksum, so that a damaged one is noticed. The boxes stay in
+the file; memory holds only where each image's line is.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ from data.errors import DataError
 from data.proposals.workers import FileState, Found
 
 FORMAT = 1  # of the lines
+FIELDS = {"file", "bytes", "mtime_ns", "height", "width", "boxes"}
+CHECKSUM = b',"crc32":"'  # never inside a JSON text, where quotes have a backslash before them
 
 
 class _Line(NamedTuple):
@@ -55,7 +59,7 @@ class Journal:
             path.unlink(missing_ok=True)
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by __exit__)
         if problem:
-            self._append(header)
+            self._append(json.dumps(header, separators=(",", ":")).encode() + b"\n")
         if problem not in (None, "is new"):
             report(f"{path}: {problem}; starting over")
 
@@ -87,7 +91,7 @@ class Journal:
             "width": found.width,
             "boxes": found.boxes.tolist(),
         }
-        offset, length = self._append(content)
+        offset, length = self._append(_line_of(content))
         self._lines[found.file] = _Line(offset, length, found.state, (found.height, found.width))
 
     def size(self, file: str) -> tuple[int, int]:
@@ -95,20 +99,28 @@ class Journal:
         return self._lines[file].size
 
     def boxes(self, file: str) -> np.ndarray:
-        """(P, 4) float64 xyxy boxes of a finished image, exactly as they were added."""
+        """(P, 4) float64 xyxy boxes of a finished image, exactly as they were added.
+
+        Raises:
+            DataError: the line has been damaged since the journal was opened.
+        """
         line = self._lines[file]
         self._file.seek(line.offset)
-        content = json.loads(self._file.read(line.length))
-        return np.array(content["boxes"], dtype=np.float64).reshape(-1, 4)
+        read = _read_line(self._file.read(line.length), line.offset)
+        if read is None or read[0] != file or read[1] != line:
+            raise DataError(
+                f"{self.path}: the line of {file} has changed while the file was in use; run the "
+                "command again, which searches this image anew"
+            )
+        return read[2]
 
     def remove(self) -> None:
         """Close and delete the file."""
         self._file.close()
         self.path.unlink()
 
-    def _append(self, content: dict[str, Any]) -> tuple[int, int]:
+    def _append(self, data: bytes) -> tuple[int, int]:
         """Write one line; returns its offset and length in bytes."""
-        data = json.dumps(content, separators=(",", ":")).encode() + b"\n"
         rest = memoryview(data)
         try:
             while rest:
@@ -135,33 +147,52 @@ class Journal:
                 if not data.endswith(b"\n"):
                     file.truncate(end)
                     break
-                damaged += not self._read_line(data, end)
+                read = _read_line(data, end)
+                if read is None:
+                    damaged += 1
+                else:
+                    self._lines[read[0]] = read[1]
                 end += len(data)
         if damaged:
             lines = count(damaged, "damaged line")
             report(f"{self.path}: {lines}; such images are searched again")
         return None
 
-    def _read_line(self, data: bytes, offset: int) -> bool:
-        """Note where an image's line is; returns whether it can be read."""
-        content = _parse(data)
-        try:
-            boxes = np.array(content["boxes"], dtype=np.float64)
-            state = FileState(int(content["bytes"]), int(content["mtime_ns"]))
-            size = (int(content["height"]), int(content["width"]))
-            file = content["file"]
-        except (KeyError, TypeError, ValueError):
-            return False
-        if boxes.size and boxes.shape[1:] != (4,) or not isinstance(file, str):
-            return False
-        self._lines[file] = _Line(offset, len(data), state, size)
-        return True
+
+def _line_of(content: dict[str, Any]) -> bytes:
+    """An image's line, with the checksum of the rest as its last field."""
+    text = json.dumps(content, separators=(",", ":")).encode()
+    return text[:-1] + CHECKSUM + b'%08x"}\n' % zlib.crc32(text)
+
+
+def _read_line(data: bytes, offset: int) -> tuple[str, _Line, np.ndarray] | None:
+    """File, place and boxes (P, 4) of an image's line; None if it is damaged.
+
+    Earlier versions wrote lines without a checksum.
+    """
+    text, mark, end = data.rpartition(CHECKSUM)
+    if mark:
+        text += b"}"
+        if end != b'%08x"}\n' % zlib.crc32(text):
+            return None
+    content = _parse(text if mark else data)
+    try:
+        boxes = np.array(content["boxes"], dtype=np.float64)
+        state = FileState(int(content["bytes"]), int(content["mtime_ns"]))
+        size = (int(content["height"]), int(content["width"]))
+        file = content["file"]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    shaped = not boxes.size or boxes.shape[1:] == (4,)
+    if not shaped or not isinstance(file, str) or content.keys() != FIELDS:
+        return None
+    return file, _Line(offset, len(data), state, size), boxes.reshape(-1, 4)
 
 
 def _parse(line: bytes) -> dict[str, Any]:
     """The object in a JSON line; an empty one if there is none."""
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

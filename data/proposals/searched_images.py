@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from data.coco import Record
-from data.image_check import check_images
-from data.images import decode_image, read_bytes
+from data.errors import DataError
+from data.image_check import PATIENCE, check_images
+from data.images import BadImage, decode_image, read_bytes
+from data.processes import is_quiet
 from data.proposals.cache import ProposalCache
 from data.walk import walk_images
 
@@ -25,8 +29,8 @@ class SearchedImages:
         cache: finds the boxes and keeps them; its `reading` says how the images are read.
 
     Raises:
-        DataError: the folder does not exist or holds no image, or an image is truncated or
-            unreadable.
+        DataError: the folder does not exist or holds no image, an image is truncated or
+            unreadable, or the cache cannot be written and lacks the boxes of an image.
     """
 
     def __init__(self, images: str | Path, cache: ProposalCache) -> None:
@@ -37,6 +41,8 @@ class SearchedImages:
         self.sizes, self.bad = checked.sizes, checked.bad
         said = found.sentence()
         self.notes = checked.notes if said is None else (said, *checked.notes)
+        if cache.problem is not None:
+            self._require_all(cache.problem)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -57,6 +63,31 @@ class SearchedImages:
     def path(self, index: int) -> Path:
         """The file of image `index`."""
         return self.images / self.files[index]
+
+    def _require_all(self, problem: str) -> None:
+        """A cache that cannot be written must have all boxes; it reads every image file once."""
+
+        def lacks(index: int) -> bool:
+            content = read_bytes(self.path(index))
+            if self.cache.kept(content, *self.sizes[index]) is not None:
+                return False
+            try:
+                decode_image(content, self.path(index), self.cache.reading)
+            except BadImage:  # it has no boxes; reading it says why
+                return False
+            return True
+
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            found = pool.map(lacks, range(len(self)))
+            bar = {"leave": False, "delay": PATIENCE, "disable": is_quiet()}
+            missing = [i for i, lost in enumerate(tqdm(found, "boxes", len(self), **bar)) if lost]
+        if missing:
+            raise DataError(
+                f"{self.cache.directory}: cannot be written ({problem}) and lacks the boxes of "
+                f"{len(missing):,} of {len(self):,} images, such as "
+                f"{self.path(missing[0])}; set data.proposal_cache to a folder that "
+                "can be written and has space"
+            )
 
     @property
     def aspect_ratios(self) -> list[float]:
