@@ -26,6 +26,7 @@ from aligndet.overrides import apply_override
 from aligndet.strict_yaml import load_yaml
 from aligndet.transfer import TransferConfig, model_like
 from data.build import DataConfig
+from data.regular_file import require_regular
 from models.checks import require_choice, require_range
 from models.detector import ModelConfig
 from models.from_mapping import from_mapping
@@ -86,11 +87,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), init: str | Non
         ValueError: the file is missing or not YAML, a key is unknown (the message names the nearest
             valid one), or a value has the wrong type or range.
     """
+    require_regular(path)
     try:
         content = load_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config; the examples are in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror}); give --config a YAML file"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not valid YAML ({reason}); correct it") from None
     if not isinstance(content, dict):
@@ -142,7 +148,7 @@ def _first_leaf(key: str, value: Any) -> str:
 
 
 def _unknown_key(key: str, value: Any, known: list[str]) -> NoReturn:
-    key, keys = _first_leaf(key, value), all_keys(Config)
+    key, keys = _first_leaf(key, value)[:80], all_keys(Config)
     same_name = [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]  # wrong section
     nearest = difflib.get_close_matches(key, same_name or keys, n=1, cutoff=0.0)[0]
     raise ValueError(f"unknown config key {key}; did you mean {nearest}?")

@@ -9,6 +9,9 @@ from typing import Any
 
 import yaml
 
+from aligndet.strict_yaml import load_yaml
+from models.from_mapping import shown
+
 
 def apply_override(content: dict[str, Any], override: str, config_class: type) -> None:
     """Set one key of nested mappings.
@@ -26,14 +29,14 @@ def apply_override(content: dict[str, Any], override: str, config_class: type) -
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ValueError(f"override {override!r} is not of the form key=value")
+        raise ValueError(f"override {shown(override)} is not of the form key=value")
     *sections, last = key.split(".")
     for section in sections:
         if content.get(section) is None:  # not there, or without a key in the file
             content[section] = {}
         content = content[section]
         if not isinstance(content, dict):
-            raise ValueError(f"override {override!r}: {section} is a value, not a section")
+            raise ValueError(f"override {shown(override)}: {section} is a value, not a section")
     content[last] = _value(text, _type_of(key, config_class))
 
 
@@ -45,7 +48,7 @@ def _value(text: str, hint: Any) -> Any:
     if hint == tuple[str, ...] and not text.startswith("["):
         return text
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError:
         return text
 

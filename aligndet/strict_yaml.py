@@ -1,4 +1,4 @@
-"""YAML in which a key may be given only once.
+"""YAML in which a key may be given only once, of a bounded size (`data.limited_yaml`).
 
 PyYAML keeps the last of two equal keys and says nothing, so a slip can lose half of a file.
 """
@@ -9,8 +9,10 @@ from typing import Any
 
 import yaml
 
+from data.limited_yaml import LimitedLoader
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+
+class _UniqueKeyLoader(LimitedLoader, yaml.SafeLoader):
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
@@ -25,9 +27,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """`yaml.safe_load` that refuses repeated keys.
+    """`yaml.safe_load` that refuses repeated keys, and values without end.
 
     Raises:
-        yaml.YAMLError: the text is not YAML, or a mapping has a key twice; names the line.
+        yaml.YAMLError: the text is not YAML, a mapping has a key twice, or it stands for too many
+            values; names the line.
     """
     return yaml.load(text, _UniqueKeyLoader)

@@ -21,6 +21,7 @@ from data.label_files import (
     split_of,
     split_order,
 )
+from data.limited_yaml import TextLoader
 from data.walk import files_below, readable_suffixes
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")  # or any other .names
@@ -90,13 +91,13 @@ def _description_file(folder: Path) -> Path | None:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    """All values as texts, so that a class called `no` or `1.0` keeps its name."""
+    """All values are texts; see `TextLoader`."""
     text = read_text(path)
     if path.suffix == ".data":  # darknet: lines of `key = value`
         pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
         return {key.strip(): value.strip() for key, value in pairs}
     try:
-        content = yaml.load(text, Loader=yaml.BaseLoader)
+        content = yaml.load(text, TextLoader)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not readable as YAML ({reason}); correct it") from None

@@ -11,6 +11,7 @@ from typing import Any
 
 from models.checks import valid_choices
 
+LONGEST = 80  # characters of a value in a message
 Unknown = Callable[[str, Any, list[str]], None]
 
 
@@ -76,14 +77,14 @@ def _convert(value: Any, hint: Any, key: str, unknown: Unknown) -> Any:
 
 def _section(value: Any, key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{key} is {value!r}; it must be a section of key: value lines")
+        raise ValueError(f"{key} is {shown(value)}; it must be a section of key: value lines")
     return value
 
 
 def _number(value: Any, key: str) -> float:
     try:
         number = float(value)  # YAML reads 1e-4 (without a dot) as text
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         _wrong(value, float, key)
     if isinstance(value, bool) or not math.isfinite(number):
         _wrong(value, float, key)
@@ -93,4 +94,13 @@ def _number(value: Any, key: str) -> float:
 def _wrong(value: Any, hint: type, key: str) -> typing.NoReturn:
     kinds = {int: "a whole number", float: "a number", bool: "true or false"}
     kinds[str] = "text" if isinstance(value, (list, Mapping)) else "text, in quotes in a YAML file"
-    raise ValueError(f"{key} is {value!r}; it must be {kinds[hint]}")
+    raise ValueError(f"{key} is {shown(value)}; it must be {kinds[hint]}")
+
+
+def shown(value: Any) -> str:
+    """A value as messages quote it, at most 80 characters of it."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,7 @@ def test_length_is_given_once(tmp_path):
 def test_files_that_are_not_configs(tmp_path):
     with pytest.raises(ValueError, match=r"none\.yaml: no such config"):
         load_config(tmp_path / "none.yaml")
-    with pytest.raises(ValueError, match="not valid YAML"):
+    with pytest.raises(ValueError, match="cannot be read .*give --config a YAML file"):
         load_config(tmp_path)
     with pytest.raises(ValueError, match=r"run\.yaml: not valid YAML .*; correct it"):
         load(tmp_path, "output_dir: [x\n")
@@ -325,3 +326,39 @@ def test_lists_of_texts(tmp_path):
     for value in ("neck.", "[neck.]", "['neck.']"):
         config = load(tmp_path, "output_dir: x\n", f"transfer.leave_out={value}")
         assert config.transfer.leave_out == ("neck.",)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=&a [*a]",
+        "optim={lr: &a [*a]}",
+        "data.short_sides=" + "[" * 3000,
+        "seed=" + "9" * 5000,
+        "optim.lr=" + "9" * 400,
+        "optim.lr=!!float x",
+        "model.options=" + "{a: " * 3000,
+        "data.flip=[" + "x," * 3000 + "]",
+    ],
+    ids=range(8),
+)
+def test_values_without_end_are_refused_in_a_short_sentence(tmp_path, override):
+    key = override.partition("=")[0]
+    with pytest.raises(ValueError, match="it must be|must list") as error:
+        load(tmp_path, "output_dir: run", override)
+    assert key in str(error.value)
+    assert len(str(error.value)) < 200
+
+
+def test_a_file_without_end_is_refused(tmp_path):
+    for text in ("foo: &a {b: *a}", "seed: " + "[" * 3000):
+        with pytest.raises(ValueError, match=r"run\.yaml: not valid YAML \(.*line 2, column"):
+            load(tmp_path, f"output_dir: run\n{text}")
+
+
+def test_a_pipe_is_no_config(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes among the files of this system")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a pipe"):
+        load_config(tmp_path / "pipe")
