@@ -27,6 +27,7 @@ from data.errors import DataError
 from data.fonts import CaptionFont
 from data.images import MAX_PIXELS
 from data.json_files import write_json_atomic
+from data.plain_text import say
 from data.transforms import resize, to_tensor
 from data.views import pad_images
 
@@ -123,6 +124,8 @@ def main() -> None:
     add("--output", required=True, metavar="DIR", help="folder for pictures and detections.json")
     add("--annotations", metavar="FILE",
         help="COCO JSON that lists the images; detections.json then has its ids")
+    add("--allow-outside", action="store_true",
+        help="let the JSON name images outside of DIR; as data.allow_outside")
     add("--threshold", type=_score, default=THRESHOLD, metavar="SCORE",
         help="lowest score in pictures and detections.json (%(default)s)")
     add("--json-threshold", type=_score, metavar="SCORE",
@@ -143,6 +146,7 @@ def main() -> None:
             threshold=args.threshold,
             json_threshold=args.json_threshold,
             annotations=args.annotations,
+            allow_outside=args.allow_outside,
             suffix=args.format,
             font=CaptionFont(args.font),
         )
@@ -163,6 +167,7 @@ def predict(
     threshold: float = THRESHOLD,
     json_threshold: float | None = None,
     annotations: str | Path | None = None,
+    allow_outside: bool = False,
     suffix: str = "jpg",
     font: CaptionFont | None = None,
 ) -> None:
@@ -178,6 +183,7 @@ def predict(
         threshold: lowest score in the pictures.
         json_threshold: lowest score in the JSON; None: the same.
         annotations: COCO JSON that lists the images; its ids are used.
+        allow_outside: whether it may name images outside of the folder.
         suffix: `jpg` or `png`.
         font: of the captions; Pillow's own without one.
 
@@ -188,12 +194,12 @@ def predict(
     font = font or CaptionFont()
     # The boxes of a file of annotations are for pictures as they were read in training.
     reading = predictor.reading if annotations is None else predictor.trained_with
-    listed = list_inputs(images, annotations, predictor.categories, reading)
+    listed = list_inputs(images, annotations, predictor.categories, reading, allow_outside)
     categories = listed.categories
     pictures = [picture_path(output, entry["file_name"], suffix) for entry in listed.entries]
     check_output(images, listed, output, pictures)
     if notice := font.notice(categories.names):
-        print(notice, file=sys.stderr)
+        say(notice, sys.stderr)
     numbered = zip(categories.ids, categories.names, strict=True)
     names = [font.readable(name, f"class {number}") for number, name in numbered]
     lowest = threshold if json_threshold is None else json_threshold
@@ -231,7 +237,7 @@ def predict(
 
 def _print_unusable(messages: Sequence[str]) -> None:
     for message in messages[:NAMED]:
-        print(f"left out: {message}")
+        say(f"left out: {message}")
     if len(messages) > NAMED:
         print(f"left out: {count(len(messages) - NAMED, 'more image')}")
 

@@ -50,8 +50,10 @@ def list_inputs(
     annotations: str | Path | None,
     categories: Categories,
     reading: ImageReading = AS_STORED,
+    allow_outside: bool = False,
 ) -> Inputs:
-    """List the images: one file, a folder, or those of a folder that a COCO JSON lists.
+    """List the images: one file, a folder, or those of a folder that a COCO JSON lists, which may
+    lead out of the folder only if that is allowed.
 
     Raises:
         DataError: there is no image, or the JSON is malformed or lacks classes of the detector.
@@ -71,7 +73,7 @@ def list_inputs(
         raise DataError(f"{annotations}: lists no image; give a file that lists some")
     known = in_ids_of(annotations, content["categories"], categories)
     names = [entry["file_name"] for entry in content["images"]]
-    files = locate_files(images, names, annotations, missing_ok=True)
+    files = locate_files(images, names, annotations, True, allow_outside)
     entries = [{**e, "file_name": f} for e, f in zip(content["images"], files, strict=True)]
     return Inputs(images, entries, known, annotations, reading)
 

@@ -45,6 +45,7 @@ class DataConfig:
     skip_empty: bool = True  # leave images without boxes out of fine-tuning
     bad_boxes: str = "error"  # or drop: boxes without area or outside the image
     crowd: str = "ignore"  # or keep: boxes with iscrowd 1 are ordinary ones, in evaluation as well
+    allow_outside: bool = False  # let annotations and proposals name files outside of `images`
     exif: str = "stored"  # or apply: turn images as their EXIF orientation says, as viewers do
     value_range: tuple[float, ...] | None = None  # [low, high]: values that become black and white
     # in images of more than 8 bits per channel; null: a range for each kind of file
@@ -116,6 +117,7 @@ def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDat
             bad_boxes=config.bad_boxes,
             crowd=config.crowd,
             reading=config.reading,
+            allow_outside=config.allow_outside,
         )
     else:
         cache = ProposalCache(config.proposal_cache, ProposalSettings(), config.reading)
@@ -131,7 +133,9 @@ def build_image_files(config: DataConfig, with_classes: bool) -> ImageFiles:
     if with_classes:
         return images_of_classes(images, config.reading)
     if config.train.annotations is not None:
-        return images_of_coco(images, config.train.annotations, config.reading)
+        return images_of_coco(
+            images, config.train.annotations, config.reading, config.allow_outside
+        )
     return images_of_tree(images, config.reading)
 
 
@@ -140,7 +144,8 @@ def build_train(config: DataConfig) -> DetectionDataset:
     images = _required(config.train, "train", "images")
     annotations = _required(config.train, "train", "annotations")
     coco = CocoDataset(
-        images, annotations, config.skip_empty, config.bad_boxes, config.crowd, config.reading
+        images, annotations, config.skip_empty, config.bad_boxes, config.crowd, config.reading,
+        config.allow_outside,
     )
     augment = Augment(config.short_sides, config.max_side, config.flip, config.photometric)
     return DetectionDataset(coco, augment)
@@ -152,6 +157,7 @@ def build_val(config: DataConfig) -> DetectionDataset:
     annotations = _required(config.val, "val", "annotations")
     # Evaluation leaves bad boxes out as well, so they are no reason to stop here.
     coco = CocoDataset(
-        images, annotations, bad_boxes="drop", crowd=config.crowd, reading=config.reading
+        images, annotations, bad_boxes="drop", crowd=config.crowd, reading=config.reading,
+        allow_outside=config.allow_outside,
     )
     return DetectionDataset(coco, Augment((config.eval_short_side,), config.max_side, flip=0.0))

@@ -51,6 +51,7 @@ def read_categories(content: Mapping[str, Any]) -> Categories:
     return Categories(tuple(e["id"] for e in entries), tuple(str(e["name"]) for e in entries))
 
 
+ROUNDING = 0.5  # pixels that a box may stick out of its image without a word
 MIN_SIDE = 0.01  # pixels; float32 coordinates could lose a side smaller than this
 
 
@@ -66,6 +67,15 @@ def box_problem(bbox: Sequence[float], height: int | None, width: int | None) ->
     if min(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)) < MIN_SIDE:
         return "has next to no area inside the image"
     return None
+
+
+def part_inside(bbox: Sequence[float], height: int, width: int) -> Sequence[float]:
+    """The part of an xywh box in an image of this size; the box itself if it lies inside."""
+    x, y, w, h = bbox
+    if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
+        return bbox
+    left, top = max(x, 0), max(y, 0)
+    return [left, top, min(x + w, width) - left, min(y + h, height) - top]
 
 
 def fill_sizes(
@@ -100,6 +110,7 @@ class CocoDataset:
         crowd: what to do with boxes marked `iscrowd` or `ignore`: `ignore` does not train on them,
             `keep` takes them as ordinary boxes (CVAT marks every mask so).
         reading: how the images are read; sizes and boxes are those of pictures read so.
+        allow_outside: whether a `file_name` may lead out of the folder of the images.
 
     Boxes that stick out are clipped to the image. `contents` counts what is there, what was left
     out and what was corrected.
@@ -117,6 +128,7 @@ class CocoDataset:
         bad_boxes: str = "error",
         crowd: str = "ignore",
         reading: ImageReading = AS_STORED,
+        allow_outside: bool = False,
     ) -> None:
         self.images, self.annotations = Path(images), Path(annotations)
         self.crowd, self.reading = crowd, reading
@@ -126,7 +138,8 @@ class CocoDataset:
         by_image = _by_image(content)
         entries = [e for e in content["images"] if by_image[e["id"]] or not skip_empty]
         names = [entry["file_name"] for entry in entries]
-        for entry, file in zip(entries, locate_files(images, names, annotations), strict=True):
+        files = locate_files(images, names, annotations, allow_outside=allow_outside)
+        for entry, file in zip(entries, files, strict=True):
             entry["file_name"] = file
         sizes = fill_sizes(images, entries, reading)
         label_of = {category_id: i for i, category_id in enumerate(self.categories.ids)}
@@ -263,6 +276,11 @@ def _oddities(
             len(annotations) - len({(a["category_id"], *a["bbox"]) for a in annotations})
             for annotations in by_image.values()
         ),
+        "clipped": sum(
+            _sticks_out(annotation["bbox"], entry["height"], entry["width"])
+            for entry in entries
+            for annotation in by_image[entry["id"]]
+        ),
         "corners": sum(
             _like_corners(annotation["bbox"], entry["height"], entry["width"])
             for entry in entries
@@ -271,6 +289,13 @@ def _oddities(
         "unused": tuple(n for i, n in enumerate(categories.names) if not per_class[i]),
         "same_names": tuple(name for name, number in per_name.items() if number > 1),
     }
+
+
+def _sticks_out(bbox: Sequence[float], height: int, width: int) -> bool:
+    """Whether a usable box reaches out of the image by more than rounding explains."""
+    x, y, w, h = bbox
+    out = max(-x, -y, x + w - width, y + h - height) > ROUNDING
+    return out and box_problem(bbox, height, width) is None
 
 
 def _like_corners(bbox: Sequence[float], height: int, width: int) -> bool:

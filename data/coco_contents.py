@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from data.counting import count, listing, names
+from data.plain_text import printable
 
 MANY = 0.25  # of the boxes; where so many are left out or look wrong, it is a warning
 
@@ -25,6 +26,7 @@ class Contents:
     areas: int = 0  # missing or unusable, taken from the box
     polygons: int = 0  # boxes that were missing, taken from the polygon
     sizes: int = 0  # of images, missing or unusable, taken from the file's header
+    clipped: int = 0  # boxes that stick out of their image by more than rounding, clipped to it
     kept_crowds: int = 0  # crowd boxes taken as ordinary ones
     repeated_entries: int = 0  # images and categories listed again with the same id
     annotation_ids: int = 0  # numbered anew, as they were missing or not unique
@@ -49,7 +51,8 @@ class Contents:
             count(self.boxes, "box"),
             count(self.classes, "class"),
         )
-        return [", ".join(counts), *self._left_out(), *self._corrected(), *self._odd()]
+        lines = [", ".join(counts), *self._left_out(), *self._corrected(), *self._odd()]
+        return list(map(printable, lines))  # they quote names from files
 
     def unused_boxes(self) -> list[tuple[int, str, str]]:
         """Boxes of the file that are not used, by kind, for `listing`."""
@@ -82,6 +85,11 @@ class Contents:
             (self.areas, "area (from the box)", "areas (from the boxes)"),
             (self.polygons, "box (from the polygon)", "boxes (from the polygons)"),
             (self.sizes, "image size (from the file)", "image sizes (from the files)"),
+            (
+                self.clipped,
+                "box that sticks out of its image (clipped)",
+                "boxes that stick out of their image (clipped)",
+            ),
             (
                 self.kept_crowds,
                 "crowd box (now an ordinary one)",

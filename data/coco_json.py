@@ -169,7 +169,9 @@ def _clean_categories(path: str | Path, entries: list[Any], mended: Counter[str]
 
 
 def _category_name(value: Any) -> str | None:
-    return None if value is None else str(value)
+    """Tables give numbers for names that look like one."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if is_number else read_text(value)
 
 
 def _require(

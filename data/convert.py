@@ -26,6 +26,7 @@ from data.errors import DataError
 from data.json_files import read_json, write_json_atomic
 from data.label_files import name_key
 from data.labelled_images import Findings, Labelled, Split, summary, to_coco
+from data.plain_text import say, say_all
 from data.voc import read_voc
 from data.voc_lists import has_lists
 from data.walk import files_below, readable_suffixes
@@ -177,11 +178,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--images-root", help="folder of the images, from which file names start (the source)"
     )
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="YOLO: let the yaml name files outside of its folder and of --images-root",
+    )
     add_options(parser)
     args = parser.parse_args(arguments)
     try:
         root = Path(os.path.abspath(args.images_root)) if args.images_root else None
-        options = ReadOptions(args.split, root, args.keep_unlabelled, args.strict, args.first_pixel)
+        options = ReadOptions(
+            args.split,
+            root,
+            keep_unlabelled=args.keep_unlabelled,
+            strict=args.strict,
+            allow_outside=args.allow_outside,
+            first_pixel=args.first_pixel,
+        )
         labelled = convert(args.source, options, read_classes(args.classes), args.kind)
         base = root or images_folder(args.source, labelled)
         files = output_files(args.output, [split.name for split in labelled.splits])
@@ -191,9 +204,9 @@ def main(arguments: list[str] | None = None) -> int:
         for content, file in zip(contents, files, strict=True):
             write_json_atomic(content, file)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
-    print("\n".join(_report(labelled, files, contents, base)))
+    say_all(_report(labelled, files, contents, base))
     return 0
 
 

@@ -18,6 +18,7 @@ class ReadOptions:
     images_root: Path | None = None  # folder above the images; None: they are in the source
     keep_unlabelled: bool = False  # list images without a label file as images without boxes
     strict: bool = False  # what would be left out is an error
+    allow_outside: bool = False  # YOLO: the yaml may lead out of its folder and of images_root
     first_pixel: int | None = None  # VOC: what corners count from; None: guessed
 
 

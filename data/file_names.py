@@ -7,6 +7,10 @@ case is ignored if need be, and the one file is taken whose path ends like the n
 way round: leading folders may be missing on either side, unless other names with the same folders
 exist as they are. Two files that fit, or two names that fit one file, are an error: there is no
 guess.
+
+A name that leads out of the folder of the images, by `..` or as an absolute path, is an error where
+such a file exists, unless it is allowed: a file of annotations from elsewhere must not choose what
+is read. Links in the folder are the user's own, and are followed.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from data.counting import more_like_it
 from data.errors import DataError
+from data.plain_text import printable
 from data.walk import list_images
 
 Parts = tuple[str, ...]
@@ -29,7 +34,11 @@ UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # Label Studio puts it before
 
 
 def locate_files(
-    directory: str | Path, names: Sequence[str], listed_in: str | Path, missing_ok: bool = False
+    directory: str | Path,
+    names: Sequence[str],
+    listed_in: str | Path,
+    missing_ok: bool = False,
+    allow_outside: bool = False,
 ) -> list[str]:
     """The existing file of each name, relative to `directory` where it lies below it.
 
@@ -40,25 +49,39 @@ def locate_files(
         directory: folder of the images.
         names: `file_name` of each image.
         listed_in: the file that lists the names, for messages.
-        missing_ok: leave a name that no file fits as it is; otherwise it is an error.
+        missing_ok: leave a name that no file fits as it is (one that leads out of the folder:
+            without its way there); otherwise it is an error.
+        allow_outside: also take files outside of the folder, where a name leads there.
 
     Raises:
         DataError: there is no such folder, no file fits a name, two fit it, or two names fit the
-            same file.
+            same file; or a file is outside of the folder.
     """
     folder = _Folder(Path(directory))
     if not folder.root.is_dir():
         raise DataError(
             f"{directory}: no such directory; set data.*.images to the folder of the images"
         )
-    found: list[str | None] = [folder.relative(n) if folder.holds(n) else None for n in names]
+    inside = [folder.inside(name) for name in names]
+    found = [file if file is not None and folder.holds(file) else None for file in inside]
+    outside = [i for i, file in enumerate(inside) if file is None and folder.holds(names[i])]
+    if outside and not allow_outside:
+        raise DataError(_leads_out(folder.root, [names[i] for i in outside], listed_in))
+    for i in outside:
+        found[i] = names[i]
     if None in found:
         found = _fill_in(folder, names, found, listed_in)
         _check_apart(folder.root, names, found, listed_in)
     lost = [name for name, file in zip(names, found, strict=True) if file is None]
     if lost and not missing_ok:
         raise DataError(_missing(folder.root, lost, listed_in))
-    return [name if file is None else file for name, file in zip(names, found, strict=True)]
+    rows = zip(names, inside, found, strict=True)
+    return [_as_it_is(name, there) if file is None else file for name, there, file in rows]
+
+
+def _as_it_is(name: str, inside: str | None) -> str:
+    """The name of a missing file; nothing outside of the folder may be read in its place."""
+    return name if inside is not None else "/".join(_parts(name)) or "_"
 
 
 def _fill_in(
@@ -88,12 +111,18 @@ class _Folder:
             self.listed[head] = _names_in(self.root / head)
         return tail in self.listed[head]
 
-    def relative(self, name: str) -> str:
-        """`name` without `./` and, if it is absolute and below the root, relative to that."""
-        if os.path.isabs(name):
-            path, root = Path(name), self.root.absolute()
-            return path.relative_to(root).as_posix() if path.is_relative_to(root) else name
-        return Path(name).as_posix() if "./" in name or "//" in name else name
+    def inside(self, name: str) -> str | None:
+        """`name` relative to the root, without `./`; None if it leads out of the root."""
+        if not (".." in name or ":" in name or os.path.isabs(name)):  # most names
+            return Path(name).as_posix() if "./" in name or "//" in name else name
+        root = os.path.abspath(self.root)
+        path = os.path.normpath(os.path.join(root, name))
+        if not Path(path).is_relative_to(root):  # perhaps the root is a link, or has another name
+            head, tail = os.path.split(path)
+            root, path = os.path.realpath(root), os.path.join(_real(head), tail)
+        if path == root or not Path(path).is_relative_to(root):
+            return None
+        return Path(path).relative_to(root).as_posix()
 
     def only_fit(self, name: str, other_folders: bool, listed_in: str | Path) -> str | None:
         """The one file that fits a name which does not exist as it is written, or None."""
@@ -124,6 +153,13 @@ class _Folder:
             parts = _parts(file)
             found.setdefault(parts[-1].casefold(), []).append((file, parts))
         return found
+
+
+def _real(folder: str) -> str:
+    try:
+        return os.path.realpath(folder)
+    except ValueError:  # a name that no system takes
+        return folder
 
 
 def _names_in(folder: Path) -> frozenset[str]:
@@ -187,6 +223,15 @@ def _check_apart(
             )
 
 
+def _leads_out(root: Path, names: Sequence[str], listed_in: str | Path) -> str:
+    more = more_like_it(len(names) - 1)
+    return (
+        f"{listed_in}: the file_name {_short(names[0])} leads out of the folder of the images, "
+        f"{root}; give a folder that holds all of them, or, if you trust the file, set "
+        f"data.allow_outside=true (a command: --allow-outside){more}"
+    )
+
+
 def _missing(root: Path, names: Sequence[str], listed_in: str | Path) -> str:
     name = names[0]
     ends = [end for parts in _readings(name) for end in ("/".join(parts), parts[-1])]
@@ -201,7 +246,7 @@ def _missing(root: Path, names: Sequence[str], listed_in: str | Path) -> str:
 
 def _cut(text: str) -> str:
     """A name in one line and cut to a bearable length, for messages."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:120])
+    line = printable(text[:120])
     return line if len(text) <= 120 else f"{line}..."
 
 

@@ -41,7 +41,10 @@ def images_of_tree(directory: str | Path, reading: ImageReading = AS_STORED) -> 
 
 
 def images_of_coco(
-    directory: str | Path, annotations: str | Path, reading: ImageReading = AS_STORED
+    directory: str | Path,
+    annotations: str | Path,
+    reading: ImageReading = AS_STORED,
+    allow_outside: bool = False,
 ) -> ImageFiles:
     """The images that a COCO JSON lists, each once and without labels; its boxes are ignored and
     may be missing (as in COCO's own lists of unlabelled images).
@@ -53,7 +56,8 @@ def images_of_coco(
     names = read_file_names(annotations)
     if not names:
         raise DataError(f"{annotations}: lists no image; give a file that lists some")
-    files = dict.fromkeys(locate_files(directory, names, annotations))
+    located = locate_files(directory, names, annotations, allow_outside=allow_outside)
+    files = dict.fromkeys(located)
     return _checked(directory, list(files), reading)
 
 

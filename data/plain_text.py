@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections.abc import Iterable
 from typing import TextIO
 
 JOINERS = "\u200c\u200d"  # format characters that scripts and emoji are written with
@@ -31,3 +32,9 @@ def say(line: str = "", file: TextIO | None = None) -> None:
     # What the terminal's encoding lacks is escaped as well: a name must not end the program.
     text = printable(line).encode(encoding, "backslashreplace").decode(encoding)
     print(text, file=stream, flush=True)
+
+
+def say_all(lines: Iterable[str], file: TextIO | None = None) -> None:
+    """`say` each of the lines."""
+    for line in lines:
+        say(line, file)

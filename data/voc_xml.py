@@ -42,7 +42,7 @@ class VocFile:
 
     path: Path
     file_names: tuple[str, ...]  # what it calls its image: `<filename>`, then `<path>`
-    size: tuple[int, int] | None  # height, width; None: not stated, or not above 0
+    size: tuple[int, int] | None  # height, width; None: not stated, or not whole and above 0
     objects: tuple[VocObject, ...]
 
 
@@ -100,7 +100,7 @@ def _decode(path: Path, content: bytes) -> str:
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     sides = [_number(root.findtext(f"size/{key}")) for key in ("height", "width")]
-    if any(side is None or not 1 <= side < 1e9 for side in sides):
+    if any(side is None or not 1 <= side < 1e9 or side % 1 for side in sides):
         return None
     return int(sides[0]), int(sides[1])
 

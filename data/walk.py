@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from data.errors import DataError
+from data.plain_text import printable
 
 HIDDEN = "hidden"  # the key of hidden and system entries among those that are left out
 NO_SUFFIX = "without a suffix"
@@ -40,7 +41,7 @@ class Listing:
             return None
         kinds = [(k, n) for k, n in self.left_out.items() if k not in (HIDDEN, NO_SUFFIX)]
         kinds.sort(key=lambda kind: (-kind[1], kind[0]))
-        parts = [f"{number:,} {_printable(suffix)}" for suffix, number in kinds[:SHOWN]]
+        parts = [f"{number:,} {printable(suffix)}" for suffix, number in kinds[:SHOWN]]
         if len(kinds) > SHOWN:
             parts.append(f"{sum(number for _, number in kinds[SHOWN:]):,} of other kinds")
         parts += [f"{self.left_out[k]:,} {k}" for k in (NO_SUFFIX, HIDDEN) if k in self.left_out]
@@ -126,7 +127,7 @@ def _walk(root: Path, suffixes: Collection[str]) -> tuple[list[str], Counter[str
                     pending.append((entry.path, target))
                 elif not _holds(target, real) and not _holds(target, top):
                     links.append((entry.path, target))
-            elif kind in suffixes and (entry.is_file() or _is_dangling(entry)):
+            elif kind in suffixes and (_is_file(entry) or _is_dangling(entry)):
                 files.append(Path(entry.path).relative_to(root).as_posix())
             else:
                 left_out[kind or NO_SUFFIX] += 1
@@ -151,6 +152,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
 def _is_dangling(entry: os.DirEntry[str]) -> bool:
     """Whether it is a link to a file that is missing: reading it names the file."""
     return entry.is_symlink() and not os.path.exists(entry.path)
@@ -159,8 +167,3 @@ def _is_dangling(entry: os.DirEntry[str]) -> bool:
 def _holds(folder: str, path: str) -> bool:
     """Whether `path` is `folder` or lies below it; both are real paths."""
     return Path(path).is_relative_to(folder)
-
-
-def _printable(text: str) -> str:
-    """Text for any terminal: a file name need not be valid Unicode."""
-    return text.encode("ascii", "backslashreplace").decode()

@@ -53,7 +53,7 @@ def read_yolo(source: Path, options: ReadOptions, classes: Sequence[str] | None 
         DataError: see `read_yolo_set`; a label cannot be read (the file and line are named), there
             are no class names, or no image is labelled.
     """
-    found = read_yolo_set(source, options.images_root)
+    found = read_yolo_set(source, options.images_root, options.allow_outside)
     names = found.names
     if names is None and classes is not None:
         names = dict(enumerate(classes))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.coco import CocoDataset, read_categories
+from data.coco import CocoDataset, part_inside, read_categories
 from data.coco_contents import Contents
 from data.errors import DataError
 from data.images import ImageReading
@@ -135,6 +135,16 @@ def test_boxes_that_stick_out_are_clipped(content, dataset):
     assert data.records[0].boxes[0].tolist() == [0, 0, 40, 7.5]
     assert data.records[1].boxes.tolist() == [[15, 45, 20, 50]]
     assert data.contents.bad_boxes == 0
+    assert data.contents.clipped == 2
+    content["annotations"][1]["bbox"] = [15, 40, 5.4, 10]  # as far out as rounding explains
+    assert dataset(content).contents.clipped == 1
+
+
+def test_the_part_of_a_box_inside_an_image():
+    inside = [0, 0.1, 40, 29.9]
+    assert part_inside(inside, 30, 40) is inside  # not a digit of it changes
+    assert part_inside([-5, -2.5, 100, 10], 30, 40) == [0, 0, 40, 7.5]
+    assert part_inside([35, 25, 10, 10], 30, 40) == [35, 25, 5, 5]
 
 
 @pytest.mark.parametrize(
@@ -234,6 +244,7 @@ def test_contents_are_counted(content, dataset):
         polygons=1,
         sizes=1,
         annotation_ids=9,
+        clipped=1,
         renamed=1,
         example=("./a.png", "a.png"),
         shared_files=1,

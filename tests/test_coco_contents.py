@@ -45,6 +45,14 @@ def test_nothing_to_say_about_a_clean_file():
             ],
         ),
         (
+            {"clipped": 2},
+            ["corrected: 2 boxes that stick out of their image (clipped)"],
+        ),
+        (
+            {"renamed": 1, "example": ("a\x1b[31m\n.png", "a.png")},
+            ["corrected: 1 file name (a\\x1b[31m\\n.png is a.png)"],
+        ),
+        (
             {"sizes": 1, "kept_crowds": 1, "repeated_entries": 1, "annotation_ids": 9},
             [
                 "corrected: 1 image size (from the file), 1 crowd box (now an ordinary one), "

@@ -45,7 +45,7 @@ def folder(tmp_path):
         (["sub/a.png"], ".\\sub\\a.png", "sub/a.png"),
         (["sub/a.png", "a.png"], "sub\\a.png", "sub/a.png"),  # the whole path before an end of it
         (["sub/a.png"], "other/../sub/a.png", "sub/a.png"),
-        (["sub/a.png"], "../images/sub/a.png", "../images/sub/a.png"),  # it exists
+        (["sub/a.png"], "../images/sub/a.png", "sub/a.png"),  # the same folder
         (["sub/a.png"], "../elsewhere/sub/a.png", "sub/a.png"),
         (["a.png"], "D:\\photos\\a.png", "a.png"),
         (["a.png"], "file:///C:/photos/a.png", "a.png"),
@@ -72,9 +72,50 @@ def test_the_file_that_fits(folder, files, name, expected):
 
 def test_absolute_names_become_relative_below_the_folder(folder, tmp_path):
     root = folder("sub/a.png")
+    assert locate_files(root, [str(root / "sub/a.png")], "a.json") == ["sub/a.png"]
+    assert locate_files(root, [str(root / "x/../sub/a.png")], "a.json") == ["sub/a.png"]
+
+
+def test_names_below_a_link_to_the_folder_are_in_it(folder, tmp_path):
+    root = folder("sub/a.png")
+    (tmp_path / "link").symlink_to(root)
+    expected = ["sub/a.png"]
+    assert locate_files(tmp_path / "link", [str(root / "sub/a.png")], "a.json") == expected
+    assert locate_files(root, [str(tmp_path / "link/sub/a.png")], "a.json") == expected
+    assert locate_files(root, ["../link/sub/a.png"], "a.json") == expected
+
+
+def test_a_file_outside_of_the_folder_is_refused_unless_it_is_allowed(folder, tmp_path):
+    root = folder("sub/a.png", "b.png")
     (tmp_path / "b.png").touch()
-    names = [str(root / "sub/a.png"), str(tmp_path / "b.png")]
-    assert locate_files(root, names, "a.json") == ["sub/a.png", str(tmp_path / "b.png")]
+    for name in ("../b.png", "sub/../../b.png", str(tmp_path / "b.png"), f"{root}/../b.png"):
+        for missing_ok in (False, True):
+            with pytest.raises(DataError) as error:
+                locate_files(root, ["sub/a.png", name, name], "a.json", missing_ok)
+            assert_clean(error, root, "a.json: the file_name", name, "leads out", "1 more file")
+            assert "data.allow_outside=true" in str(error.value)
+        names = ["sub/a.png", name]
+        assert locate_files(root, names, "a.json", allow_outside=True) == names
+
+
+def test_links_in_the_folder_are_the_users_own(folder, tmp_path):
+    root = folder("a.png")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.png").touch()
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "c.png").symlink_to(tmp_path / "elsewhere/b.png")
+    names = ["link/b.png", "c.png", str(root / "link/b.png")]
+    assert locate_files(root, names, "a.json") == ["link/b.png", "c.png", "link/b.png"]
+
+
+@pytest.mark.parametrize("name", ["../../gone.png", "/gone/a.png", "..", "/", "../.."])
+def test_a_missing_file_outside_is_not_read_later(folder, name):
+    """It may appear, or lie in a folder that can be entered but not listed."""
+    (found,) = locate_files(folder("b.png"), [name], "a.json", missing_ok=True)
+    assert not Path(found).is_absolute()
+    assert ".." not in Path(found).parts
+    with pytest.raises(DataError, match="image is missing"):
+        locate_files(folder("b.png"), [name], "a.json")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +182,8 @@ def test_a_file_that_is_missing(folder, files, name):
         "(and 1 more file like it)",
     )
     assert len(str(error.value)) < len(str(root)) + 800
-    assert locate_files(root, [name], "a.json", missing_ok=True) == [name]
+    expected = "_" if name in ("..", "///") else name  # what leads out is not to be read
+    assert locate_files(root, [name], "a.json", missing_ok=True) == [expected]
 
 
 def test_the_message_shows_what_was_looked_for(folder):

@@ -226,7 +226,9 @@ def test_names_outside_the_folder_have_pictures_in_the_output(images, tmp_path):
     names = ["../up.png", "a.png", str(tmp_path / "up.png")]
     Image.new("RGB", (30, 40)).save(tmp_path / "up.png")
     truth = coco(tmp_path / "truth.json", names)
-    predict(ThreeBoxes(), images, tmp_path / "out", annotations=truth)
+    with pytest.raises(DataError, match=r"truth\.json: the file_name '\.\./up\.png' leads out"):
+        predict(ThreeBoxes(), images, tmp_path / "out", annotations=truth)
+    predict(ThreeBoxes(), images, tmp_path / "out", annotations=truth, allow_outside=True)
     assert len([f for f in files(tmp_path / "out") if f.endswith(".jpg")]) == 3
 
 

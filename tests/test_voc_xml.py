@@ -137,6 +137,7 @@ def test_difficult(tmp_path, text, expected):
         ("<width>20</width><height>10</height>", (10, 20)),
         ("<width>20.0</width><height>10</height>", (10, 20)),
         ("<width>0</width><height>10</height>", None),
+        ("<width>20.5</width><height>10</height>", None),
         ("<width>1e400</width><height>10</height>", None),
         (f"<width>{'9' * 400}</width><height>10</height>", None),
         ("<width/><height/>", None),

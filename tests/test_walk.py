@@ -187,3 +187,9 @@ def test_nothing_to_list(tmp_path):
     with pytest.raises(DataError) as error:
         list_images(tmp_path)
     assert_clean(error, tmp_path, "holds no image (left out: 2 .heic, 1 .txt)", "convert")
+
+
+def test_an_image_that_links_to_itself_is_left_to_the_reader(tmp_path):
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "a.jpg").touch()
+    assert list_images(tmp_path) == ["a.jpg", "loop.jpg"]

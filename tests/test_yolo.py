@@ -7,6 +7,7 @@ import pytest
 from data.convert_options import ReadOptions
 from data.errors import DataError
 from data.yolo import read_yolo
+from tests.helpers.assertions import assert_clean
 from tests.helpers.labelled_folder import write_image, write_text
 
 ONE_BOX = "0 0.5 0.5 0.5 0.4\n"
@@ -252,3 +253,69 @@ def test_what_the_description_says_is_checked(tmp_path):
     write_text(tmp_path / "coco.yaml", "train: .\nnames: [dog]\n")
     with pytest.raises(DataError, match=r"several descriptions \(coco.yaml, data.yaml\)"):
         read(tmp_path)
+
+
+def with_a_neighbour(tmp_path, yaml):
+    """A data set, and an image outside of its folder."""
+    write_image(tmp_path / "set/images/train/a.jpg")
+    write_text(tmp_path / "set/labels/train/a.txt", ONE_BOX)
+    write_image(tmp_path / "other/secret.jpg")
+    write_text(tmp_path / "other/secret.txt", ONE_BOX)
+    write_text(tmp_path / "set/data.yaml", yaml.format(tmp_path / "other"))
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "train: ../other\nnames: [dog]",
+        "train: {}\nnames: [dog]",
+        "train: [images/train, ../other]\nnames: [dog]",
+        "path: ../other\ntrain: .\nnames: [dog]",
+        "train: list.txt\nnames: [dog]",
+    ],
+)
+def test_what_is_outside_of_the_folder_is_refused_unless_it_is_allowed(tmp_path, yaml):
+    root = with_a_neighbour(tmp_path, yaml)
+    write_text(root / "list.txt", "images/train/a.jpg\n../other/secret.jpg\n")
+    with pytest.raises(DataError) as error:
+        read(root)
+    assert_clean(error, root, "leads out of the folder", "add --allow-outside")
+    for options in ({"allow_outside": True}, {"images_root": tmp_path / "other"}):
+        images = [i.path for split in read(root, **options).splits for i in split.images]
+        assert tmp_path / "other/secret.jpg" in images
+
+
+def test_a_file_of_names_may_not_be_outside_either(tmp_path):
+    root = with_a_neighbour(tmp_path, "train: images/train\nnames: ../other/secret.txt")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        read(root)
+
+
+def test_links_in_the_folder_are_followed(tmp_path):
+    root = with_a_neighbour(tmp_path, "train: images/link\nnames: [dog]")
+    (root / "images/link").symlink_to(tmp_path / "other")
+    assert said(read(root)).count("leads out") == 0
+
+
+@pytest.mark.parametrize(
+    ("yaml", "problem"),
+    [
+        ("path: [a]\ntrain: images/train\nnames: [dog]", "path is no text"),
+        ("train: {a: b}\nnames: [dog]", "train is neither a path nor a list of paths"),
+        ("train: [[images/train]]\nnames: [dog]", "train is neither a path nor a list of paths"),
+        ("train: images/train\nnames: [[dog]]", "one of the names is empty or no text"),
+        ("train: images/train\nnames: ['', cat]", "one of the names is empty or no text"),
+        ("train: images/train\nnames: {0: dog, 00: cat}", "a class number twice"),
+        (f"train: {'x' * 5000}\nnames: [dog]", "was not found"),
+        ("train: images/train\nnames: &a {0: *a}", "refers to a value that holds it"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(tmp_path, yaml, problem):
+    root = tmp_path / "set"
+    write_image(root / "images/train/a.jpg")
+    write_text(root / "labels/train/a.txt", ONE_BOX)
+    write_text(root / "data.yaml", yaml)
+    with pytest.raises(DataError) as error:
+        read(root)
+    assert_clean(error, root / "data.yaml", problem)

@@ -4,7 +4,7 @@
         [--annotations FILE.json] [--filter ratio3size0008] [--nms 0.5] [--max-boxes N]
         [--search fast|thorough] [--workers N] [--batch N] [--device cpu|cuda]
         [--exif stored|apply] [--value-range LOW HIGH]
-        [--skip-bad] [--recall ANNOTATIONS.json] [--draw DIR] [--font FILE]
+        [--skip-bad] [--allow-outside] [--recall ANNOTATIONS.json] [--draw DIR] [--font FILE]
 
 Every proposal becomes an annotation of the one category `object` with a score that falls with
 its rank; box-domain pre-training reads the file in place of labels. The result does not depend on
@@ -38,6 +38,7 @@ from data.errors import DataError
 from data.fonts import CaptionFont
 from data.image_check import StatedSizes, check_reading, reading_entry
 from data.images import AS_STORED, ImageReading
+from data.plain_text import say
 from data.proposals.existing import record, take_existing, without
 from data.proposals.journal import Journal
 from data.proposals.options import parse_arguments, read_settings
@@ -159,7 +160,9 @@ def _run(
     directory, output = Path(options.images), Path(options.output)
     listed = [job.file for job in work.jobs]
     _check_paths(options, listed)
-    truth = objects_by_file(options.recall, directory) if options.recall else None
+    truth = None
+    if options.recall:
+        truth = objects_by_file(options.recall, directory, options.allow_outside)
     _check_overlap(truth, listed, options.recall)
     made = record(
         directory,
@@ -234,7 +237,7 @@ def _check_overlap(truth: dict[str, Tensor] | None, files: Sequence[str], path: 
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    say(sentence, sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -249,7 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         with stopping.signals():
-            work = list_work(Path(options.images), options.annotations, options.source, reading)
+            given = (options.annotations, options.source)
+            work = list_work(Path(options.images), *given, reading, options.allow_outside)
             if work.left_out:
                 _say(work.left_out)
             return _run(options, settings, reading, work)

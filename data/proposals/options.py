@@ -85,6 +85,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="N",
         help="width x height of the largest image that is read; as data.max_pixels (%(default)s)",
     )
+    add(
+        "--allow-outside",
+        action="store_true",
+        help="let --annotations name images outside of DIR; as data.allow_outside",
+    )
     add("--recall", metavar="FILE", help="COCO JSON with objects; print how many the boxes cover")
     add("--draw", metavar="DIR", help="write pictures of 12 images with their 30 best boxes")
     add(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from data.atomic_files import open_atomic
 from data.json_checksum import ChecksumWriter
+from data.plain_text import printable, say
 from data.proposals.workers import Bad
 
 CATEGORIES = [{"id": 1, "name": "object"}]
@@ -84,8 +85,8 @@ def report_bad(bad: Sequence[Bad], total: int, output: Path, skip: bool) -> None
             file=sys.stderr,
         )
     for image in bad[:NAMED]:
-        print(f"  {image.reason}", file=sys.stderr)
+        say(f"  {image.reason}", sys.stderr)
     if len(bad) > NAMED:
         with open_atomic(listing) as file:
-            file.writelines(f"{image.reason}\n" for image in bad)
+            file.writelines(f"{printable(image.reason)}\n" for image in bad)
         print(f"  and {len(bad) - NAMED:,} more; {listing} lists all", file=sys.stderr)

@@ -20,6 +20,7 @@ from torch import Tensor
 from data.coco import fill_sizes
 from data.coco_ids import ListedIds, canonical_id
 from data.coco_json import clean_coco, load_coco, read_image_list
+from data.coco_values import LIMIT
 from data.errors import DataError
 from data.file_names import locate_files
 from data.images import AS_STORED, ImageReading
@@ -41,7 +42,11 @@ class Work:
 
 
 def list_work(
-    images: Path, annotations: str | None, source: str, reading: ImageReading = AS_STORED
+    images: Path,
+    annotations: str | None,
+    source: str,
+    reading: ImageReading = AS_STORED,
+    allow_outside: bool = False,
 ) -> Work:
     """List the images and jobs for the options of the command.
 
@@ -51,6 +56,8 @@ def list_work(
             takes every image of the folder and allows no source but `search`.
         source: `search`, `gt` (the boxes of `annotations`, in their order) or the path of
             a detector's results (best score first).
+        reading: how the images are read.
+        allow_outside: whether a `file_name` may lead out of the folder of the images.
 
     Raises:
         DataError: a file or the folder is missing or malformed, an image is listed twice, or the
@@ -64,11 +71,14 @@ def list_work(
         return Work(entries, [Job(file) for file in found.files], found.sentence())
     labelled = source == "gt"
     content = load_coco(annotations) if labelled else {"images": read_image_list(annotations)}
-    entries = _located(images, content["images"], annotations)
+    entries = _located(images, content["images"], annotations, allow_outside)
     _check_unique(annotations, entries)
     if source == "search":
         return Work(entries, [_job(entry) for entry in entries])
-    given, total = _labels(content) if labelled else _results(source, images, entries, annotations)
+    if labelled:
+        given, total = _labels(content)
+    else:
+        given, total = _results(source, images, entries, annotations, allow_outside)
     fill_sizes(images, entries, reading)
     boxes = [_clip(given[entry["id"]], entry) for entry in entries]
     jobs = [_job(entry, clipped) for entry, clipped in zip(entries, boxes, strict=True)]
@@ -85,7 +95,7 @@ def list_work(
     return Work(entries, jobs, sentence if lost else None)
 
 
-def objects_by_file(path: str, images: Path) -> dict[str, Tensor]:
+def objects_by_file(path: str, images: Path, allow_outside: bool = False) -> dict[str, Tensor]:
     """Ground-truth boxes (M, 4) float32 xyxy of each image of a COCO JSON, crowds left out; the
     files are relative to the folder `images`, as far as they are there.
 
@@ -93,7 +103,7 @@ def objects_by_file(path: str, images: Path) -> dict[str, Tensor]:
         DataError: see `load_coco` and `locate_files`.
     """
     content = load_coco(path)
-    _located(images, content["images"], path)
+    _located(images, content["images"], path, allow_outside)
     boxes, _ = _labels(content)
     objects: dict[str, Tensor] = {}
     for image in content["images"]:
@@ -104,10 +114,12 @@ def objects_by_file(path: str, images: Path) -> dict[str, Tensor]:
     return objects
 
 
-def _located(images: Path, entries: list[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+def _located(
+    images: Path, entries: list[dict[str, Any]], path: str, allow_outside: bool
+) -> list[dict[str, Any]]:
     """The entries, each with the name of its file; a missing one is named when it is read."""
     names = [entry["file_name"] for entry in entries]
-    files = locate_files(images, names, path, missing_ok=True)
+    files = locate_files(images, names, path, missing_ok=True, allow_outside=allow_outside)
     for entry, file in zip(entries, files, strict=True):
         entry["file_name"] = file
     return entries
@@ -140,10 +152,14 @@ def _labels(content: dict[str, Any]) -> tuple[dict[Any, list[list[float]]], int]
 
 
 def _results(
-    path: str, images: Path, entries: list[dict[str, Any]], annotations: str
+    path: str,
+    images: Path,
+    entries: list[dict[str, Any]],
+    annotations: str,
+    allow_outside: bool,
 ) -> tuple[dict[Any, list[list[float]]], int]:
     """xywh boxes by image id of `entries`, best score first, and how many there were in all."""
-    results, known_as = _read_results(path, images)
+    results, known_as = _read_results(path, images, allow_outside)
     ids = {image["id"]: image["id"] for image in entries}
     if known_as is not None:  # the file lists images itself: its ids are not those of `annotations`
         by_name = {image["file_name"]: image["id"] for image in entries}
@@ -172,7 +188,9 @@ def _results(
     return best_first, len(results)
 
 
-def _read_results(path: str, images: Path) -> tuple[list[Any], dict[Any, str] | None]:
+def _read_results(
+    path: str, images: Path, allow_outside: bool
+) -> tuple[list[Any], dict[Any, str] | None]:
     """Entries of a results file, and the file name of each image id if it lists images."""
     if not Path(path).exists():
         raise DataError(
@@ -184,7 +202,7 @@ def _read_results(path: str, images: Path) -> tuple[list[Any], dict[Any, str] | 
     entries = content.get("annotations") if isinstance(content, dict) else None
     # Entries are checked like those of a plain list, the images as everywhere else.
     clean_coco(path, {**content, "annotations": []} if isinstance(entries, list) else content)
-    listed = _located(images, content["images"], path)
+    listed = _located(images, content["images"], path, allow_outside)
     return entries, {image["id"]: image["file_name"] for image in listed}
 
 
@@ -198,17 +216,17 @@ def _entry_problem(entry: Any) -> str | None:
     if canonical_id(entry["image_id"]) is None:
         return "has an image_id that is not an integer or text"
     bbox = entry["bbox"]
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(v, LIMIT) for v in bbox):
         return "has a bbox that is not four finite numbers [x, y, width, height]"
     if not _is_number(entry["score"]):
         return "has a score that is not a finite number"
     return None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any, limit: float = 1e30) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return abs(value) <= 1e30  # also refuses NaN, and integers that do not fit into a float
+    return abs(value) <= limit  # also refuses NaN, and integers that do not fit into a float
 
 
 def _clip(xywh: list[list[float]], entry: dict[str, Any]) -> np.ndarray:
