@@ -20,9 +20,10 @@ from tqdm import tqdm
 from aligndet import dist
 from aligndet.amp import autocast
 from data.bad_images import Note, say_nothing, without_news
-from data.coco import Categories, box_problem, read_categories
+from data.coco import Categories, box_problem, part_inside, read_categories
 from data.counting import count
 from data.loaders import Loader, iterate, to_device
+from data.plain_text import printable
 from models.checks import require_range
 
 AP_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -122,7 +123,7 @@ def score(annotations: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) 
     Args:
         annotations: a COCO JSON from `load_coco`; its crowd boxes are ignored as COCO does. Boxes
             without area or outside their image, which nothing can find, are left out as in
-            training.
+            training, and boxes that stick out are clipped to their image, as detections are.
         results: COCO results entries, with the ids of `annotations`.
 
     Raises:
@@ -164,8 +165,8 @@ def class_table(evaluation: Evaluation) -> str:
     rows = sorted(scored, key=lambda row: row[0])
     lines = [f"{'AP':>6} {'boxes':>7}  class"] if rows else []
     for ap, name in rows[:TABLE_ROWS]:
-        # A name may hold line breaks.
-        lines.append(f"{ap:6.1f} {evaluation.objects[name]:7,}  {' '.join(name.split())[:60]}")
+        shown = printable(" ".join(name.split())[:60])  # a name may hold anything
+        lines.append(f"{ap:6.1f} {evaluation.objects[name]:7,}  {shown}")
     more = rows[TABLE_ROWS:]
     if more:
         span = f"with AP from {more[0][0]:.1f} to {more[-1][0]:.1f}"
@@ -224,7 +225,7 @@ def _numbered(
                 "id": number,
                 "image_id": images[entry["image_id"]],
                 "category_id": categories[entry["category_id"]],
-                "bbox": entry["bbox"],
+                "bbox": _inside(entry["bbox"], *sizes[entry["image_id"]]),
                 "area": min(entry.get("area", entry["bbox"][2] * entry["bbox"][3]), LARGEST_AREA),
                 "iscrowd": entry.get("iscrowd", 0),
             }
@@ -232,6 +233,10 @@ def _numbered(
         ],
     }
     return dataset, [_numbered_result(entry, images, categories) for entry in results]
+
+
+def _inside(bbox: Sequence[float], height: int | None, width: int | None) -> Sequence[float]:
+    return bbox if height is None or width is None else part_inside(bbox, height, width)
 
 
 def _numbered_result(

@@ -49,6 +49,13 @@ def test_perfect_detections_score_100():
     }
 
 
+def test_a_box_that_sticks_out_is_found_by_its_part_in_the_image():
+    """Detections are clipped to the image, so that nothing else could find it."""
+    labels = truth((5, 3, [-30, 10, 50, 20]), (9, 3, [150, 100, 100, 100]))
+    results = [found(5, 3, [0, 10, 20, 20], 0.9), found(9, 3, [150, 100, 50, 50], 0.8)]
+    assert average_precision(labels, results)["AP"] == pytest.approx(100.0)
+
+
 def test_one_of_two_objects_found():
     """Precision is 1 up to recall 0.5: at 51 of COCO's 101 recall levels."""
     scores = average_precision(BOTH, [found(5, 3, BOXES[1], 0.9)])
@@ -138,8 +145,9 @@ def test_what_can_be_loaded_can_be_scored(tmp_path, name):
     loaded = load_coco(write(tmp_path, content)[1])
     scores = average_precision(loaded, jittered(loaded))
     assert list(scores.values()) == pytest.approx(expected)
-    perfect = [found(a["image_id"], a["category_id"], a["bbox"], 0.9) for a in
-               loaded["annotations"]]
+    perfect = [
+        found(a["image_id"], a["category_id"], a["bbox"], 0.9) for a in loaded["annotations"]
+    ]
     assert average_precision(loaded, perfect)["AP"] == pytest.approx(100.0)
 
 
@@ -158,7 +166,8 @@ def test_crowds_that_are_kept_are_scored_as_ordinary_boxes(tmp_path):
 def test_boxes_that_nothing_can_find_do_not_count(tmp_path, bbox):
     content = plain()
     content["annotations"].append(
-        {"id": 4, "image_id": 1, "category_id": 3, "bbox": bbox, "area": 9.0, "iscrowd": 0})
+        {"id": 4, "image_id": 1, "category_id": 3, "bbox": bbox, "area": 9.0, "iscrowd": 0}
+    )
     folder, path = write(tmp_path, content)
     data = CocoDataset(folder, path, bad_boxes="drop")
     assert data.contents.bad_boxes == 1
@@ -174,8 +183,9 @@ def test_objects_above_the_range_of_coco_count(tmp_path):
     """COCO's sizes end at 1e10 square pixels; whole-slide images have larger objects."""
     content = plain()
     content["images"][0].update(width=200_000, height=200_000)
-    content["annotations"] = [{**content["annotations"][0], "bbox": [0, 0, 150_000, 150_000],
-                               "area": 2.25e10}]
+    content["annotations"] = [
+        {**content["annotations"][0], "bbox": [0, 0, 150_000, 150_000], "area": 2.25e10}
+    ]
     loaded = load_coco(write(tmp_path, content)[1])
     perfect = [found(1, 7, [0, 0, 150_000, 150_000], 0.9)]
     scores = average_precision(loaded, perfect)
