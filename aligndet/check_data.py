@@ -40,6 +40,7 @@ from data.counting import count
 from data.errors import DataError
 from data.images import BadImage, ImageReading, read_image
 from data.loaders import GroupedBatchSampler
+from data.plain_text import say, say_all
 from data.walk import list_images
 
 THREADS = 4
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(args.config, args.overrides)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
     stage = args.stage or recognise(args.config, args.overrides, config)
     print(f"{args.config}: {TITLES[stage]}")
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nno problems: training can start")
         return 0
     print(f"\n{count(len(problems), 'problem')} that training would stop at:")
-    print("\n".join(data_page.problem_lines(problems)))
+    say_all(data_page.problem_lines(problems))
     return 1
 
 
@@ -98,7 +99,7 @@ def check_finetuning(config: Config) -> list[str]:
             )
         both = _paths(train) & _paths(val)
         if both:
-            print(f"note: {count(len(both), 'image')} in train and in val, such as {min(both)}")
+            say(f"note: {count(len(both), 'image')} in train and in val, such as {min(both)}")
     return problems
 
 
@@ -137,7 +138,7 @@ def check_labelled(
             data_page.per_image_line([len(r.boxes) for r in records], "boxes"),
             *data_page.size_lines([(r.height, r.width) for r in records], sides, data.max_side),
         ]
-        print("\n".join(lines))
+        say_all(lines)
     return coco, problems
 
 
@@ -169,7 +170,7 @@ def check_box_domain(config: Config) -> list[str]:
             [(r.height, r.width) for r in records], data.short_sides, data.max_side
         ),
     ]
-    print("\n".join(lines))
+    say_all(lines)
     problems += print_positives(config, coco, 1, limit)
     problems += _schedule_problems(config, coco.aspect_ratios)
     return problems + _too_few(config, len(coco))
@@ -256,9 +257,9 @@ def _listed_images(config: Config, with_classes: bool) -> tuple[Sequence[str], l
     read = partial(_read_file, images.root, images.files, images.reading)
     sizes, problems = decode(read, len(images), skip=images.reading.on_bad_image == "skip")
     print(count(len(images), "image"))
-    print("".join(f"{note}\n" for note in images.notes), end="")
+    say_all(images.notes)
     if images.labels:
-        print("\n".join(data_page.class_lines(images.classes, images.labels)))
+        say_all(data_page.class_lines(images.classes, images.labels))
     if sizes:
         print("\n".join(data_page.size_lines(sizes)))
     return images.files, problems

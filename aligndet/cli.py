@@ -16,6 +16,7 @@ from tqdm import tqdm
 from aligndet import dist
 from data import stopping
 from data.errors import DataError
+from data.plain_text import printable
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -45,7 +46,8 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
             yield
     except kinds as error:
         if dist.first_to_claim("error"):
-            tqdm.write(f"error: {error}", file=sys.stderr)  # not into an open progress bar's line
+            # Not into an open progress bar's line.
+            tqdm.write(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     except stopping.Stopped as stop:
         if dist.first_to_claim("error"):

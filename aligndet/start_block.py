@@ -12,6 +12,7 @@ from aligndet.config import Config
 from aligndet.optim import Schedule
 from data.coco import CocoDataset
 from data.counting import count
+from data.plain_text import say
 from data.proposals.searched_images import SearchedImages
 from data.views import BoxSource
 from models.backbone_base import StagedBackbone
@@ -45,10 +46,10 @@ def print_start(
         "output": config.output_dir,
         "weights": weights,
     }
-    print(title)
+    say(title)
     for label, content in rows.items():
         for line in [content] if isinstance(content, str) else content:
-            print(f"  {label:9}{line}")
+            say(f"  {label:9}{line}")
             label = ""  # only before the first line
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from data.atomic_files import open_atomic
 from data.errors import DataError
 from data.json_checksum import check_text, without_checksum
+from data.plain_text import say
 from data.processes import is_quiet
 from data.regular_file import require_regular
 
@@ -28,7 +29,7 @@ def read_json(path: str | Path) -> Any:
     try:
         content = Path(path).read_bytes()
         if len(content) >= LARGE_FILE and not is_quiet():
-            print(f"reading {path} ({len(content) / 1e6:,.0f} MB)", file=sys.stderr, flush=True)
+            say(f"reading {path} ({len(content) / 1e6:,.0f} MB)", sys.stderr)
         check_text(path, content)
         return without_checksum(json.loads(content))  # finds out the encoding
     except DataError:

@@ -21,6 +21,7 @@ from data.coco_ids import Id, id_order
 from data.coco_json import load_coco
 from data.counting import count
 from data.json_files import write_json_atomic
+from data.plain_text import say
 
 FOLDS = 5
 
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         part = subset(content, options.percent, options.fold)
         write_json_atomic(part, output)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
     images, boxes = len(part["images"]), len(part["annotations"])
     total = count(len(content["images"]), "image")

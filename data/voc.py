@@ -37,6 +37,7 @@ from data.labelled_images import (
     summary,
     to_coco,
 )
+from data.plain_text import say, say_all
 from data.voc_folder import VocFolder
 from data.voc_xml import VocFile
 
@@ -174,11 +175,10 @@ def main(arguments: list[str] | None = None) -> int:
         )
         write_json_atomic(coco, options.output)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
-    print(f"{options.output}: {summary(coco)}")
-    for line in findings.lines():
-        print(f"  {line}")
+    say(f"{options.output}: {summary(coco)}")
+    say_all(f"  {line}" for line in findings.lines())
     return 0
 
 
