@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import ImageFont
 
 from data.errors import DataError
+from data.regular_file import require_regular
 
 PROBE_SIZE = 20  # pixels, at which glyphs are compared
 NO_CHARACTER = "\U0010fffe"  # Unicode promises that no character will ever have this number
@@ -35,6 +36,7 @@ class CaptionFont:
         """The font with letters that fill lines of about `size` pixels."""
         if self.file is None:
             return ImageFont.load_default(size)
+        require_regular(self.file)
         try:
             return ImageFont.truetype(str(self.file), size)
         except OSError as error:

@@ -20,6 +20,7 @@ from data.images import (
 )
 from data.pixel_values import check_layout, value_kind
 from data.png_chunks import check_lengths
+from data.regular_file import require_regular
 
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # by Pillow's format
 # Pixels that a byte can hold at most: a block of a JPEG takes a bit (with arithmetic coding less,
@@ -65,6 +66,7 @@ def read_header(path: str | Path, whole: bool = False, max_pixels: int | None = 
         BadImage: the file is truncated, too large or not an image.
         DataError: the file is missing or cannot be read.
     """
+    require_regular(path)
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             if max_pixels is not None:

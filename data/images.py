@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from data import jpeg_scans, png_chunks
 from data.errors import DataError
 from data.pixel_values import open_rgb
+from data.regular_file import require_regular
 from data.walk import list_images as list_images  # by this name for programs that are not ours
 
 EXIF = ("stored", "apply")
@@ -108,6 +109,7 @@ def read_image(path: str | Path, reading: ImageReading = AS_STORED) -> Image.Ima
             `data/jpeg_scans.py` says what damage cannot be noticed.
         DataError: the file is missing or cannot be read.
     """
+    require_regular(path)
     try:
         with open(path, "rb") as file:
             return _decode(file, path, reading)
@@ -143,6 +145,7 @@ def read_bytes(path: str | Path) -> bytes:
     Raises:
         DataError: the file is missing or cannot be read.
     """
+    require_regular(path)
     try:
         return Path(path).read_bytes()
     except OSError as error:

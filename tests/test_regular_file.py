@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
+from data.fonts import CaptionFont
+from data.image_header import read_header
+from data.images import read_bytes, read_image
 from data.json_files import read_json
 from data.label_files import read_text
 from data.regular_file import require_regular
@@ -25,7 +28,10 @@ def pipe(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("read", [require_regular, read_json, read_text, read_voc_xml])
+READERS = (require_regular, read_json, read_text, read_voc_xml, read_header, read_image, read_bytes)
+
+
+@pytest.mark.parametrize("read", [*READERS, CaptionFont])
 def test_a_pipe_is_named(pipe: Path, read) -> None:
     with pytest.raises(DataError) as error:
         read(pipe)
