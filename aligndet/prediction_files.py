@@ -114,11 +114,17 @@ def check_output(images: Path, inputs: Inputs, output: Path, pictures: Sequence[
         raise DataError(f"{output}: is a file; give --output a folder")
     if images.is_dir():
         check_apart(images, pictures)
+    results = output / RESULTS
+    if results.is_dir() or any(results in picture.parents for picture in pictures):
+        raise DataError(
+            f"{results}: is to be a file, but is the name of a folder; rename the folder of images "
+            "that is called so, or choose another --output"
+        )
     files = [inputs.root / entry["file_name"] for entry in inputs.entries]
     if inputs.source is not None:
         files.append(Path(inputs.source))
     # A file that would be overwritten is there already.
-    there = {p.resolve(): p for p in [*pictures, output / RESULTS] if os.path.lexists(p)}
+    there = {p.resolve(): p for p in [*pictures, results] if os.path.lexists(p)}
     for file in files if there else []:
         if file.resolve() in there:
             raise DataError(

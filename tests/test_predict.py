@@ -232,6 +232,14 @@ def test_names_outside_the_folder_have_pictures_in_the_output(images, tmp_path):
     assert len([f for f in files(tmp_path / "out") if f.endswith(".jpg")]) == 3
 
 
+def test_a_folder_called_like_the_results_is_named_before_the_work(images, tmp_path):
+    (images / "detections.json").mkdir()
+    Image.new("RGB", (30, 40)).save(images / "detections.json" / "a.png")
+    with pytest.raises(DataError, match=r"out/detections\.json: .*the name of a folder"):
+        predict(ThreeBoxes(), images, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_glyphs_are_said_once(images, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ThreeBoxes, "categories", Categories((4, 9), ("猫", "größe")))
     predict(ThreeBoxes(), images, tmp_path / "out")
