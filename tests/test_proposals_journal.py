@@ -134,3 +134,11 @@ def test_damage_while_the_journal_is_open_is_named(tmp_path: Path) -> None:
         assert journal.boxes("a.png").tolist() == [[0, 0, 1.25, 1]]
         with pytest.raises(DataError, match=r"j\.jsonl: the line of c\.png has changed"):
             journal.boxes("c.png")
+
+
+def test_a_place_where_no_journal_can_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "j.jsonl").mkdir()
+    for path in (tmp_path / "file" / "j.jsonl", tmp_path / "j.jsonl"):
+        with pytest.raises(DataError, match=r"j\.jsonl: cannot be written .*another place"):
+            Journal(path, "d", pytest.fail)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.atomic_files import cannot_write
 from data.counting import count
 from data.errors import DataError
 from data.proposals.workers import FileState, Found
@@ -44,20 +45,23 @@ class Journal:
         report: called with a sentence if an existing journal cannot be used, or only in part.
 
     Raises:
-        OSError: the file cannot be created.
+        StorageError: the file cannot be created or read.
     """
 
     def __init__(self, path: Path, digest: str, report: Callable[[str], None]) -> None:
         self.path = path
         self._lines: dict[str, _Line] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = {"journal": FORMAT, "digest": digest}
-        problem = self._load(header, report) if path.exists() else "is new"
-        # Unbuffered, so that add() returns when the line is out. A journal that is started anew is
-        # another file: a run that still writes to the old one keeps its own.
-        if problem:
-            path.unlink(missing_ok=True)
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            problem = self._load(header, report) if path.exists() else "is new"
+            # Unbuffered, so that add() returns when the line is out. A journal that is started anew
+            # is another file: a run that still writes to the old one keeps its own.
+            if problem:
+                path.unlink(missing_ok=True)
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        except OSError as error:
+            raise cannot_write(path, error) from None
         if problem:
             self._append(json.dumps(header, separators=(",", ":")).encode() + b"\n")
         if problem not in (None, "is new"):
