@@ -237,3 +237,25 @@ def test_impossible_values(options, words):
     with pytest.raises(ValueError, match="data") as error:
         DataConfig(**options)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("build", ["train", "val", "two_views", "image_files"])
+def test_files_outside_of_the_folder_are_read_only_if_that_is_allowed(split, tmp_path, build):
+    (tmp_path / "inner").mkdir()
+    with open(split.annotations, encoding="utf-8") as file:
+        content = json.load(file)
+    for entry in content["images"]:
+        entry["file_name"] = f"../{entry['file_name']}"
+    inner = tmp_path / "inner.json"
+    inner.write_text(json.dumps(content))
+    split = SplitConfig(str(tmp_path / "inner"), str(inner), str(inner))
+    config = DataConfig(train=split, val=split, skip_empty=False)
+    builders = {
+        "train": build_train,
+        "val": build_val,
+        "two_views": lambda config: build_two_views(config, None),
+        "image_files": lambda config: build_image_files(config, with_classes=False),
+    }
+    with pytest.raises(DataError, match=r"leads out of the folder .*data\.allow_outside=true"):
+        builders[build](config)
+    assert len(builders[build](dataclasses.replace(config, allow_outside=True))) == 3

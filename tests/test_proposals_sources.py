@@ -362,3 +362,20 @@ def test_names_written_elsewhere_meet_the_results_of_predict(
     assert content["images"] == IMAGES  # the names of the files
     assert [(a["image_id"], a["bbox"]) for a in content["annotations"]] == [(70, [10, 10, 20, 20])]
     assert "2 objects: recall at IoU 0.5 50.0 %" in capsys.readouterr().out
+
+
+def test_images_outside_of_the_folder_only_if_that_is_allowed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "a.png").rename(tmp_path / "a.png")
+    truth = coco(tmp_path, label(70, [10, 10, 40, 40]), label(30, [5, 5, 20, 20]))
+    content = json.loads(truth.read_text())
+    content["images"][1]["file_name"] = "../a.png"
+    write(truth, content)
+    arguments = ["--images", str(folder), "--output", str(tmp_path / "o.json"), "--workers", "1",
+                 "--source", "gt", "--annotations", str(truth)]  # fmt: skip
+    assert main(arguments) == 1
+    assert "truth.json: the file_name '../a.png' leads out" in capsys.readouterr().err
+    assert main([*arguments, "--allow-outside", "--recall", str(truth)]) == 0
+    images = json.loads((tmp_path / "o.json").read_text())["images"]
+    assert [entry["file_name"] for entry in images] == ["b.png", "../a.png"]
