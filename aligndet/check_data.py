@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -34,7 +34,7 @@ from aligndet.refused import MOST, Judged, judge
 from aligndet.start_block import label_lines
 from aligndet.strict_yaml import load_yaml
 from data.build import build_image_files, build_train, build_two_views, build_val
-from data.coco import CocoDataset
+from data.coco import CocoDataset, box_problem, part_inside
 from data.coco_json import load_coco
 from data.counting import count
 from data.errors import DataError
@@ -226,10 +226,7 @@ def print_perfect_score(annotations: str, crowd: str) -> list[str]:
         content = load_coco(annotations, crowd)
     except DataError:
         return []  # known by now
-    found = [
-        {key: entry[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
-        for entry in content["annotations"]
-    ]
+    found = _perfect_detections(content)
     try:
         score = average_precision(content, found)["AP"]
     except Exception as error:  # whatever it is, it would end the run after the training
@@ -238,6 +235,21 @@ def print_perfect_score(annotations: str, crowd: str) -> list[str]:
         return [f"{annotations}: has no object to find, so there is no AP; label some"]
     print(f"the labels scored against themselves: AP {score:.1f}")
     return []
+
+
+def _perfect_detections(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The usable boxes of a COCO JSON as results; like detections, they lie in their image."""
+    sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in content["images"]}
+    return [
+        {
+            "image_id": entry["image_id"],
+            "category_id": entry["category_id"],
+            "bbox": part_inside(entry["bbox"], *sizes[entry["image_id"]]),
+            "score": 1.0,
+        }
+        for entry in content["annotations"]
+        if box_problem(entry["bbox"], *sizes[entry["image_id"]]) is None
+    ]
 
 
 def _listed_images(config: Config, with_classes: bool) -> tuple[Sequence[str], list[str]]:

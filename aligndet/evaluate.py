@@ -225,7 +225,7 @@ def _numbered(
                 "id": number,
                 "image_id": images[entry["image_id"]],
                 "category_id": categories[entry["category_id"]],
-                "bbox": _inside(entry["bbox"], *sizes[entry["image_id"]]),
+                "bbox": part_inside(entry["bbox"], *sizes[entry["image_id"]]),
                 "area": min(entry.get("area", entry["bbox"][2] * entry["bbox"][3]), LARGEST_AREA),
                 "iscrowd": entry.get("iscrowd", 0),
             }
@@ -233,10 +233,6 @@ def _numbered(
         ],
     }
     return dataset, [_numbered_result(entry, images, categories) for entry in results]
-
-
-def _inside(bbox: Sequence[float], height: int | None, width: int | None) -> Sequence[float]:
-    return bbox if height is None or width is None else part_inside(bbox, height, width)
 
 
 def _numbered_result(

@@ -69,9 +69,12 @@ def box_problem(bbox: Sequence[float], height: int | None, width: int | None) ->
     return None
 
 
-def part_inside(bbox: Sequence[float], height: int, width: int) -> Sequence[float]:
-    """The part of an xywh box in an image of this size; the box itself if it lies inside."""
+def part_inside(bbox: Sequence[float], height: int | None, width: int | None) -> Sequence[float]:
+    """The part of a usable xywh box in an image of this size (None: unknown); the box itself if it
+    lies inside."""
     x, y, w, h = bbox
+    if height is None or width is None:
+        return bbox
     if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
         return bbox
     left, top = max(x, 0), max(y, 0)

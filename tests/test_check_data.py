@@ -167,6 +167,22 @@ def test_crowds_that_are_kept_can_be_scored(tmp_path, capsys):
     assert "set data.crowd=keep" in out
 
 
+def test_boxes_that_stick_out_or_have_no_area_do_not_lower_the_score(tmp_path, capsys):
+    """Training clips the first and, of val, leaves out the second."""
+
+    def stick_out(content, _):
+        content["annotations"][0]["bbox"] = [-60, 4, 100, 40]
+
+    def and_no_area(content, folder):
+        stick_out(content, folder)
+        content["annotations"][1]["bbox"] = [4, 4, 0, 40]
+
+    status, out = run(capsys, labelled(tmp_path, stick_out, and_no_area))
+    assert status == 0
+    assert "the labels scored against themselves: AP 100.0" in out
+    assert out.count("1 box that sticks out of its image (clipped)") == 2
+
+
 def test_train_and_val_must_agree(tmp_path, capsys):
     def change(content, folder):
         content["categories"][0]["name"] = "wolf"

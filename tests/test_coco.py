@@ -145,6 +145,7 @@ def test_the_part_of_a_box_inside_an_image():
     assert part_inside(inside, 30, 40) is inside  # not a digit of it changes
     assert part_inside([-5, -2.5, 100, 10], 30, 40) == [0, 0, 40, 7.5]
     assert part_inside([35, 25, 10, 10], 30, 40) == [35, 25, 5, 5]
+    assert part_inside([35, 25, 10, 10], None, None) == [35, 25, 10, 10]
 
 
 @pytest.mark.parametrize(
