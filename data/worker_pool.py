@@ -26,10 +26,11 @@ import torch
 
 from data.batch_channel import receive_batch, send_batch
 from data.errors import DataError
-from data.worker_process import begin_work, signals_held
+from data.worker_process import begin_work, is_stopped, signals_held
 
 AHEAD = 2  # batches that a worker loads before they are asked for
 WORKER_TIMEOUT = 600  # seconds; a worker that takes longer for a batch is given up
+STOPPED_TIMEOUT = 20  # seconds; a worker that is stopped (SIGSTOP) for longer is given up
 
 
 class WorkerError(DataError):
@@ -74,8 +75,8 @@ def load_in_processes(work: Work) -> Iterator[Any]:
 
     Raises:
         DataError: an input file cannot be used.
-        WorkerError: a worker cannot be started, is killed, gives nothing for `WORKER_TIMEOUT`
-            seconds, or meets another error.
+        WorkerError: a worker cannot be started, is killed or stopped, gives nothing for
+            `WORKER_TIMEOUT` seconds, or meets another error.
     """
     workers: list[_Worker] = []
     end = partial(_end, workers, os.getpid())
@@ -158,15 +159,24 @@ class _Worker:
         if self.thread is not None:
             self.thread.join(timeout=5)
         self.connection.close()
+        if self.process.exitcode is not None:  # else a disk holds it, which lets nobody end it
+            self.process.close()
 
     def _wait(self) -> Loaded | Failed | Ended | Lost:
-        # Seconds are counted, as the clock goes on while a run is suspended.
+        stopped = 0
+        # Seconds are counted, as the clock goes on while a whole run is suspended.
         for _ in range(WORKER_TIMEOUT):
             with contextlib.suppress(queue.Empty):
                 return self.received.get(timeout=1)
+            stopped = stopped + 1 if is_stopped(self.process.pid) else 0
+            if stopped == STOPPED_TIMEOUT:
+                raise WorkerError(
+                    f"loader process {self.process.pid} was stopped (SIGSTOP) and not continued "
+                    f"for {stopped} s; find out what stops processes here, or set data.workers=0"
+                )
         raise WorkerError(
-            f"loader process {self.process.pid} has loaded nothing for {WORKER_TIMEOUT} s: it is "
-            "stopped, or waits for a disk; look at both, or set data.workers=0"
+            f"loader process {self.process.pid} has loaded nothing for {WORKER_TIMEOUT} s; look "
+            "whether the disk of the images answers, or set data.workers=0"
         )
 
     def _receive(self, device: int | None) -> None:
@@ -177,7 +187,7 @@ class _Worker:
             while True:
                 self.received.put(receive_batch(self.connection, pin=device is not None))
         except Exception as error:  # raised in the training process, where it is waited for
-            self.received.put(Lost(error))
+            self.received.put(Lost(error.with_traceback(None)))  # its frames would keep us alive
 
     def _loss(self, reason: Exception) -> WorkerError:
         if not isinstance(reason, (EOFError, ConnectionError)):

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -54,6 +55,16 @@ def end_with_parent() -> None:
     """From now on, exit when the parent has ended, whatever this process waits for by then: a full
     or an empty queue would keep it alive for ever."""
     threading.Thread(target=_wait_for_the_end, daemon=True).start()
+
+
+def is_stopped(process: int) -> bool:
+    """Whether a process was stopped by a signal and not continued; False where /proc does not tell
+    (it does on Linux)."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] == "T"  # its name stands in parentheses
 
 
 def _wait_for_the_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -73,13 +74,15 @@ def test_an_iteration_that_is_left_ends_its_workers():
 @LINUX
 def test_a_batch_of_many_tensors_costs_few_open_files():
     dataset, workers = Plain(20, size=LEAST_SHARED), 2
+    gc.collect()  # of what other tests left
     before, most = len(os.listdir("/proc/self/fd")), 0
-    many = eval_loader(dataset, [1.0] * 20, list, 4, workers)  # a list of 4 tensors
-    for _ in iterate(many):
+    for batch in iterate(eval_loader(dataset, [1.0] * 20, list, 4, workers)):
+        assert len(batch) == 4  # tensors
         most = max(most, len(os.listdir("/proc/self/fd")))
     per_worker = 3 + AHEAD + 1  # a connection, two pipes to see its end; its batches
     assert most - before <= workers * per_worker + 1  # and the batch that is at hand
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    del batch
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -126,14 +129,33 @@ def test_a_worker_that_exits():
 
 
 @POSIX
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_worker_that_is_stopped(shared, monkeypatch):
-    monkeypatch.setattr(worker_pool, "WORKER_TIMEOUT", 1)
-    if not shared:
-        monkeypatch.delattr(os, "memfd_create", raising=False)
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("WORKER_TIMEOUT", "has loaded nothing for 1 s"),
+        pytest.param("STOPPED_TIMEOUT", "was stopped (SIGSTOP)", marks=LINUX),
+    ],
+)
+def test_a_worker_that_is_stopped(limit, expected, monkeypatch):
+    monkeypatch.setattr(worker_pool, limit, 1)
     got, message = loaded_before(Signalled("SIGSTOP"), WorkerError)
     assert got == [0, 1]
-    assert "has loaded nothing for 1 s" in message
+    assert expected in message
+
+
+@LINUX
+def test_a_worker_that_is_stopped_while_it_sends(monkeypatch):
+    """Its thread waits for the rest of a batch that never comes."""
+
+    def send_the_start(connection, batch):
+        connection.send((b"", 10**6, False))
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    monkeypatch.setattr(worker_pool, "STOPPED_TIMEOUT", 1)
+    monkeypatch.setattr(worker_pool, "send_batch", send_the_start)
+    got, message = loaded_before(Plain(), WorkerError)
+    assert got == []
+    assert "was stopped (SIGSTOP)" in message
 
 
 @POSIX

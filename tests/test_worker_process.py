@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
 
-from data.worker_process import FOR_THE_PARENT, signals_held
+from data.worker_process import FOR_THE_PARENT, is_stopped, signals_held
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signal masks")
 
@@ -36,6 +37,19 @@ def test_they_are_let_go_after_an_error():
     with pytest.raises(KeyError), signals_held():
         raise KeyError
     assert blocked() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_stopped_processes_are_known():
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        try:
+            assert not is_stopped(child.pid)
+            child.send_signal(signal.SIGSTOP)
+            os.waitpid(child.pid, os.WUNTRACED)
+            assert is_stopped(child.pid)
+        finally:
+            child.kill()
+    assert not is_stopped(child.pid)  # it is gone
 
 
 def test_a_terminals_and_a_schedulers_signals_are_among_them():
