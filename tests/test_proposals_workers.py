@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +15,7 @@ import torch
 from PIL import Image
 
 import data.proposals.workers
+from data.errors import DataError
 from data.images import ImageReading
 from data.proposals.propose import ProposalSettings, propose
 from data.proposals.workers import Bad, Job, propose_files, propose_files_on_device
@@ -90,3 +96,53 @@ def test_large_images_make_smaller_batches(folder: Path, monkeypatch: pytest.Mon
         sizes.clear()
         assert len(list(propose_files(folder, jobs, ProposalSettings(), batch=4))) == 5
         assert sizes == expected
+
+
+@pytest.fixture
+def searched_by(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A function that searches by a given function in two processes, and gives the error."""
+    forked = multiprocessing.get_context("fork")  # others would not see the function
+    monkeypatch.setattr(data.proposals.workers, "_process_context", lambda: forked)
+
+    def search(function: Callable[..., list[torch.Tensor]]) -> str:
+        monkeypatch.setattr(data.proposals.workers, "propose", function)
+        before = set(multiprocessing.active_children())
+        with pytest.raises(DataError) as error:
+            list(propose_files(folder, [Job("a.png")] * 4, ProposalSettings(), workers=2))
+        assert not set(multiprocessing.active_children()) - before
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return search
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_lost_processes_are_one_line(
+    searched_by: Callable[..., str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> list[torch.Tensor]:
+        raise KeyError("a\nbug")
+
+    def die(*_: object) -> list[torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
+
+    def stop(*_: object) -> list[torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return []
+
+    message = searched_by(fail)
+    assert message.startswith(f"{folder / 'a.png'}: the search for boxes failed here or in the 1 ")
+    assert "(KeyError: " in message
+    assert "was killed, perhaps for lack of memory" in searched_by(die)
+    monkeypatch.setattr(data.proposals.workers, "TIMEOUT", 1)
+    assert "no process of --workers has finished an image for 1 s" in searched_by(stop)
+
+
+def test_processes_that_cannot_be_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_semaphores(*_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(data.proposals.workers, "ProcessPoolExecutor", no_semaphores)
+    with pytest.raises(DataError, match="cannot be started .* --shm-size .* --workers 1"):
+        list(propose_files(folder, [Job("a.png")] * 4, ProposalSettings(), workers=2))

@@ -8,10 +8,9 @@ Legend: P proposals.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -30,7 +29,9 @@ from data.errors import DataError
 from data.images import AS_STORED, ImageReading, read_image
 from data.proposals.box_filter import filter_boxes, suppress_overlaps
 from data.proposals.propose import ProposalSettings, propose
+from data.worker_process import end_with_parent
 
+TIMEOUT = 600  # seconds without a finished chunk of images before the processes are given up
 MAX_PIXELS = 2**25  # of the decoded images of a batch, 100 MB; large images make smaller batches
 
 
@@ -111,7 +112,8 @@ def propose_files(
         reading: how the images are read.
 
     Raises:
-        DataError: a process was killed, usually for lack of memory.
+        DataError: processes cannot be started; one was killed, usually for lack of memory, is
+            stopped or stuck, or met an unknown error.
     """
     if workers > 1 and len(jobs) > 1:
         yield from _propose_in_processes(directory, jobs, settings, workers, batch, reading)
@@ -170,21 +172,51 @@ def _propose_in_processes(
     size = min(batch, -(-len(jobs) // workers))  # no process without work
     chunks = (jobs[i : i + size] for i in range(0, len(jobs), size))
     task = partial(_propose_chunk, directory, reading, settings, batch)
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), _process_context(), _start_process)
-    try:
+    with _process_pool(min(workers, len(jobs))) as pool:
         running = {pool.submit(task, chunk) for chunk in islice(chunks, 2 * workers)}
         while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            done, running = wait(running, TIMEOUT, FIRST_COMPLETED)
+            if not done:
+                raise DataError(
+                    f"no process of --workers has finished an image for {TIMEOUT} s; look whether "
+                    "one is stopped and whether the disk of the images answers, then run the "
+                    "command again: finished images are kept"
+                )
             running |= {pool.submit(task, chunk) for chunk in islice(chunks, len(done))}
             for future in done:
                 yield from future.result()
+
+
+@contextlib.contextmanager
+def _process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes, none of which is left behind.
+
+    Raises:
+        DataError: see `propose_files`.
+    """
+    others = set(multiprocessing.active_children())
+    pool = None
+    try:
+        pool = ProcessPoolExecutor(workers, _process_context(), _start_process)
+        yield pool
+        pool.shutdown()
     except BrokenProcessPool:
         raise DataError(
             "a process of --workers was killed, perhaps for lack of memory; run the command again "
             "with fewer --workers or a smaller --batch, finished images are kept"
         ) from None
+    except OSError as error:
+        raise DataError(
+            f"processes of --workers cannot be started ({error.strerror}); raise the limit "
+            "(`ulimit -n` for open files, `ulimit -u` for processes, --shm-size of a container "
+            "for /dev/shm), or set --workers 1"
+        ) from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Whatever stopped us: the pool itself would wait for processes that are stopped or stuck.
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
 
 
 def _process_context() -> multiprocessing.context.BaseContext:
@@ -199,15 +231,7 @@ def _process_context() -> multiprocessing.context.BaseContext:
 def _start_process() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all of them: one message will do
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Exit when the parent is killed: the queue of tasks would keep this process alive for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this runs in a child only
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _propose_chunk(
@@ -218,7 +242,14 @@ def _propose_chunk(
     jobs: Sequence[Job],
 ) -> list[Found | Bad]:
     reads = (_read(directory, reading, job) for job in jobs)
-    return list(_propose_reads(reads, settings, batch, torch.device("cpu")))
+    try:
+        return list(_propose_reads(reads, settings, batch, torch.device("cpu")))
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(
+            f"{directory / jobs[0].file}: the search for boxes failed here or in the "
+            f"{len(jobs) - 1} images after it ({what}); set --workers 1 for the traceback"
+        ) from None
 
 
 def _read(directory: Path, reading: ImageReading, job: Job) -> _Picture | Bad:
