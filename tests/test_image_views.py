@@ -10,6 +10,7 @@ from data.image_folder import ImageFiles, images_of_tree
 from data.image_views import ImageViews, collate_image_views
 from data.images import read_image
 from data.views import SampleKey
+from tests.helpers.without_tensors import sent
 
 
 @pytest.fixture
@@ -52,3 +53,11 @@ def test_a_batch(images):
     assert batch["indices"].tolist() == [4, 1, 2]
     assert batch["names"] == [images.files[index] for index in (4, 1, 2)]
     assert batch["labels"].tolist() == [-1, -1, -1]
+
+
+def test_it_is_sent_to_workers_without_tensors(images):
+    views = ImageViews(images, RandomCrop(16, 0.2, colour=True), views=2)
+    key = SampleKey(3, "a")
+    ours, expected = sent(views)[key]["views"], views[key]["views"]
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+    assert views.path(3) == images.root / images.files[3]

@@ -20,6 +20,7 @@ from data.proposals.propose import ProposalSettings
 from data.proposals.searched_images import SearchedImages
 from tests.helpers.assertions import assert_clean
 from tests.helpers.two_rectangles import draw
+from tests.helpers.without_tensors import sent
 
 
 @pytest.fixture
@@ -154,3 +155,10 @@ def test_a_complete_cache_that_cannot_be_written_is_used(source, folder, monkeyp
         SearchedImages(folder, ProposalCache(directory, ProposalSettings()))
     problem = "cannot be written (Read-only file system) and lacks the boxes of 2 of 5 images"
     assert_clean(error, directory, problem, f"{folder / 'a.png'}; set data.proposal_cache to")
+
+
+def test_it_is_sent_to_workers_without_tensors(source):
+    (theirs, expected), (ours, record) = source.read(1), sent(source).read(1)
+    assert np.array_equal(np.array(ours), np.array(theirs))
+    assert torch.equal(record.boxes, expected.boxes)
+    assert source.path(4) == source.images / "sub/c.bmp"

@@ -17,6 +17,7 @@ from data.views import (
     pad_images,
 )
 from tests.helpers.drawn_boxes import COLOURS, find, save_coco
+from tests.helpers.without_tensors import sent
 
 LANDSCAPE = (96, 64, [(9, 5, 40, 21), (70, 8, 88, 52), (12, 40, 60, 57)])
 PORTRAIT = (50, 90, [(3, 4, 20, 30), (24, 10, 45, 22), (8, 44, 30, 84), (36, 50, 46, 70)])
@@ -182,3 +183,18 @@ def test_collate_detection(coco):
     assert [len(t["labels"]) for t in batch["targets"]] == [3, 4, 0]
     for image, target in zip(batch["images"], batch["targets"], strict=True):
         assert_boxes_follow(image, target["boxes"])
+
+
+@pytest.mark.parametrize(
+    "dataset_of", [lambda c, a: DetectionDataset(c, a), lambda c, a: TwoViewDataset(c, a, None)]
+)
+def test_datasets_are_sent_to_workers_without_tensors(coco, dataset_of):
+    dataset = dataset_of(coco, Augment((32,), photometric=True))
+    key = SampleKey(1, "a")
+    ours, expected = sent(dataset)[key], dataset[key]
+    if isinstance(dataset, DetectionDataset):
+        ours, expected = [ours], [expected]
+    for mine, its in zip(ours, expected, strict=True):
+        assert torch.equal(mine["image"], its["image"])
+        assert torch.equal(mine["boxes"], its["boxes"])
+    assert dataset.path(1) == coco.images / coco.records[1].file_name
