@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 ROOT = Path(__file__).resolve().parent.parent
 UNINITIALISED = ("empty", "new_empty")  # their results may hold anything
+MARKS = ("full", "new_full", "masked_fill", "fill", "where", "tensor", "new_tensor")
 
 
 class Place(NamedTuple):
@@ -38,8 +39,8 @@ class Place(NamedTuple):
 class FirstNonFinite(TorchFunctionMode):
     """While it is open, watches all that PyTorch computes.
 
-    NaN counts everywhere, infinity only where gradients flow: code without gradients uses it as a
-    mark (`models/assign.py`).
+    NaN always counts. Infinity does if gradients flow, or if it is computed from finite values;
+    else it is a mark that was set on purpose (`models/assign.py`).
 
     Args:
         task: names the modules.
@@ -72,33 +73,31 @@ class FirstNonFinite(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Call the function and look at its result."""
+        from_finite = _finite((args, kwargs))  # before it may write into its inputs
         result = function(*args, **(kwargs or {}))
         name = getattr(function, "__name__", "")
         if self.value is None and not name.startswith(UNINITIALISED):
+            operation = resolve_name(function) or name
+            place = Place(operation, _our_line(), self._active[-1], from_finite)
             for tensor in _floats(result):
-                if _spoiled(tensor):
-                    self.value = self.value or self._place(function, (args, kwargs))
+                if not _finite(tensor):
+                    derived = from_finite and not name.startswith(MARKS)
+                    if tensor.requires_grad or derived or torch.isnan(tensor).any():
+                        self.value = self.value or place
                 elif tensor.requires_grad and not tensor.is_leaf:
-                    self._watch_gradient(tensor, self._place(function, ()))
+                    self._watch_gradient(tensor, place)
         return result
 
     def _watch_gradient(self, tensor: Tensor, place: Place) -> None:
         def look(gradient: Tensor) -> None:
-            if self.gradient is None and not torch.isfinite(gradient).all():
+            if self.gradient is None and not _finite(gradient):
                 self.gradient = place
 
         tensor.register_hook(look)
 
-    def _place(self, function: Callable[..., Any], inputs: Any) -> Place:
-        name = resolve_name(function) or getattr(function, "__name__", str(function))
-        finite = all(torch.isfinite(tensor).all() for tensor in _floats(inputs))
-        return Place(name, _our_line(), self._active[-1], bool(finite))
 
-
-def _spoiled(tensor: Tensor) -> bool:
-    if tensor.requires_grad:
-        return not torch.isfinite(tensor).all()
-    return bool(torch.isnan(tensor).any())
+def _finite(value: Any) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in _floats(value))
 
 
 def _floats(value: Any) -> Iterator[Tensor]:

@@ -59,6 +59,13 @@ def test_a_value_outside_all_modules():
     assert "in module" not in str(search.value)
 
 
+def test_a_function_that_writes_into_its_input():
+    with FirstNonFinite(Task()) as search:
+        torch.full((2,), 3e38).mul_(10.0)
+    assert search.value.operation == "torch.Tensor.mul_"
+    assert search.value.from_finite
+
+
 def test_inputs_that_are_not_finite_themselves():
     """What no function has computed is seen where it is first used."""
     task = Task()
@@ -69,6 +76,18 @@ def test_inputs_that_are_not_finite_themselves():
     assert search.value.operation == "torch.Tensor.mul"
     assert not search.value.from_finite
     assert "not finite either" in str(search.value)
+
+
+def test_an_infinity_without_gradients():
+    """As in the target branch, whose NaN would come only later."""
+    task = Task()
+    with torch.no_grad(), FirstNonFinite(task) as search:
+        huge = torch.full((2,), 3e38)
+        sums = huge + huge
+        assert torch.isnan(sums - sums).all()
+    line = line_of(test_an_infinity_without_gradients, "huge + huge")
+    assert search.value.line.startswith(f"tests/test_first_nonfinite.py:{line} in ")
+    assert search.value.from_finite
 
 
 def test_a_gradient():
