@@ -155,3 +155,21 @@ def test_a_run_prints_them(tmp_path, capsys):
     assert capsys.readouterr().err.count("warning: the loss is ") == 1
     run_line(config, Line(), resume="none")
     assert "warning" not in capsys.readouterr().err
+
+
+def test_pre_training_on_boxes_of_one_image_in_eight(
+    tmp_path, dataset, write_config, script, capsys
+):
+    """The warning comes out of a real run, once."""
+    content = json.loads((dataset / "proposals.json").read_text())
+    first = content["images"][0]["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == first]
+    proposals = tmp_path / "proposals.json"
+    proposals.write_text(json.dumps(content))
+    path = write_config(
+        tmp_path / "run", data__train__proposals=str(proposals), schedule__iterations=6
+    )
+    script("pretrain", "--config", path)
+    shown = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert len(shown) == 1
+    assert "of the images have no box and teach nothing" in shown[0]
