@@ -313,8 +313,8 @@ def is_lost_rank(error: RuntimeError) -> bool:
 
 
 def bit_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor's values read as whole numbers (modulo 2^64): a change of any one value
-    changes it."""
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    words = tensor.detach().reshape(-1).view(whole[tensor.element_size()])
+    """The sum of the bit patterns of a tensor's values as whole numbers (modulo 2^64): any single
+    change of a value changes it."""
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    words = tensor.detach().reshape(-1).view(integers[tensor.element_size()])
     return words.sum(dtype=torch.int64)

@@ -109,6 +109,17 @@ def test_a_sum_of_bits_shows_every_change():
             assert dist.bit_sum(changed) != dist.bit_sum(values)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_sum_of_bits_of_other_types(dtype):
+    """Of an odd number of values, and of every memory format; the last bit of a value counts."""
+    values = torch.ones(1, 3, 3, 1, dtype=dtype)
+    nearly = values.clone()
+    nearly[0, 1, 1, 0] -= torch.finfo(dtype).eps / 2
+    assert dist.bit_sum(nearly) != dist.bit_sum(values)
+    last = nearly.to(memory_format=torch.channels_last)
+    assert dist.bit_sum(last) == dist.bit_sum(nearly)
+
+
 def test_unknown_device_is_refused():
     with pytest.raises(ValueError, match="device is 'tpu'; set it to auto, cpu or cuda"):
         dist.process_group("tpu").__enter__()
