@@ -21,6 +21,7 @@ from data.images import (
 from data.pixel_values import check_layout, value_kind
 from data.png_chunks import check_lengths
 from data.regular_file import require_regular
+from data.tiff_strips import check_strips
 
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # by Pillow's format
 # Pixels that a byte can hold at most: a block of a JPEG takes a bit (with arithmetic coding less,
@@ -78,6 +79,8 @@ def read_header(path: str | Path, whole: bool = False, max_pixels: int | None = 
                 _check_length(file, image)
             if _has_late_exif(file, image) or (whole and not _has_end(file, image)):
                 image.load()
+                if image.format == "TIFF":
+                    check_strips(file, image)
             return Header(image.height, image.width, orientation(image), deep, several)
     except BadImage:
         raise

@@ -165,6 +165,8 @@ def _decode(file: BinaryIO, path: str | Path, reading: ImageReading) -> Image.Im
         with Image.open(source) as image:
             check_size(path, image, reading.max_pixels)
             rgb = open_rgb(source, image, reading.value_range)
+            if isinstance(source, io.BytesIO) and image.format == "PNG":
+                png_chunks.check_rows(image, source.getvalue())
             turn = TURNS.get(orientation(image)) if reading.exif == "apply" else None
             return rgb if turn is None else rgb.transpose(turn)
     except BadImage:

@@ -1,14 +1,23 @@
 """Is a PNG as it was written? Its chunks have checksums, of which Pillow leaves out those of the
-pixels: changed bits give another picture, and a part that is missing may stay black."""
+pixels: changed bits give another picture. Rows for which there are no data stay black."""
 
 from __future__ import annotations
 
+import struct
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FRAME = 12  # bytes of a chunk besides its body: length, name, checksum
 LAST = b"IEND"
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the kind of colour
+# First column and row, and steps between columns and rows, of the parts of an interlaced picture.
+PARTS = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+         (0, 1, 1, 2)]  # fmt: skip
 
 
 def check_chunks(content: bytes) -> None:
@@ -17,15 +26,36 @@ def check_chunks(content: bytes) -> None:
     Raises:
         ValueError: one is damaged, or the file ends before the last one.
     """
-    view, place, name = memoryview(content), len(SIGNATURE), b""
-    while name != LAST:
-        length, name = _head(content[place : place + 8])
-        body = view[place + 4 : place + 8 + length]
-        place += FRAME + length
-        if place > len(content):
-            raise ValueError("the file ends within a chunk")
-        if zlib.crc32(body) != int.from_bytes(view[place - 4 : place], "big"):
+    for name, body, checksum in _chunks(content):
+        if zlib.crc32(body, zlib.crc32(name)) != checksum:
             raise ValueError(f"wrong checksum of a chunk, {name!r}")
+
+
+def check_rows(image: Image.Image, content: bytes) -> None:
+    """Make sure that there are data for all rows of a decoded PNG.
+
+    Only if one of the last two rows is black, which both kinds of PNG leave to the end, the data
+    are inflated again to count them.
+
+    Args:
+        image: as Pillow decoded it, not converted.
+        content: the file.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    last = np.asarray(image.crop((0, max(0, image.height - 2), *image.size)))
+    if last.reshape(len(last), -1).any(axis=1).all():
+        return
+    packed = []
+    for name, body, _ in _chunks(content):
+        if name == b"IDAT":
+            packed.append(body)
+        elif name == b"IHDR":
+            header = struct.unpack(">IIBBBBB", body[:13])
+    needed = _inflated_size(*header)
+    if len(zlib.decompressobj().decompress(b"".join(packed), needed)) < needed:
+        raise ValueError("data of the last rows are missing")
 
 
 def check_lengths(file: BinaryIO, size: int, most: int) -> None:
@@ -48,6 +78,30 @@ def check_lengths(file: BinaryIO, size: int, most: int) -> None:
             raise ValueError("the file ends within a chunk")
         if name == LAST:
             return
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
+    """Name, body and checksum of each chunk up to the last one."""
+    view, place, name = memoryview(content), len(SIGNATURE), b""
+    while name != LAST:
+        length, name = _head(content[place : place + 8])
+        end = place + FRAME + length
+        if end > len(content):
+            raise ValueError("the file ends within a chunk")
+        yield name, view[place + 8 : end - 4], int.from_bytes(view[end - 4 : end], "big")
+        place = end
+
+
+def _inflated_size(
+    width: int, height: int, bits: int, colour: int, _packing: int, _filter: int, interlaced: int
+) -> int:
+    """Bytes of all rows, each with its filter."""
+    total = 0
+    for x, y, across, down in PARTS if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + -(-columns * bits * CHANNELS[colour] // 8))
+    return total
 
 
 def _head(head: bytes) -> tuple[int, bytes]:
