@@ -86,9 +86,7 @@ class DataConfig:
     @property
     def reading(self) -> ImageReading:
         """How all images are read."""
-        return ImageReading(
-            self.exif, self.value_range, self.max_pixels, self.on_bad_image
-        )
+        return ImageReading(self.exif, self.value_range, self.max_pixels, self.on_bad_image)
 
     @property
     def eval_short_side(self) -> int:

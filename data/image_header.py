@@ -10,12 +10,15 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image
 
 from data.images import (
+    MAX_PIXELS,
     SIDEWAYS,
     UNREADABLE,
     BadImage,
     ImageReading,
+    allow_pixels,
     check_size,
     orientation,
+    too_large,
     unusable,
 )
 from data.pixel_values import check_layout, value_kind
@@ -69,6 +72,8 @@ def read_header(path: str | Path, whole: bool = False, max_pixels: int | None = 
     """
     require_regular(path)
     try:
+        if max_pixels is not None:
+            allow_pixels(max_pixels)
         with open(path, "rb") as file, Image.open(file) as image:
             if max_pixels is not None:
                 check_size(path, image, max_pixels)
@@ -84,6 +89,8 @@ def read_header(path: str | Path, whole: bool = False, max_pixels: int | None = 
             return Header(image.height, image.width, orientation(image), deep, several)
     except BadImage:
         raise
+    except Image.DecompressionBombError:  # from twice Pillow's own limit on
+        raise too_large(path, "", max_pixels or MAX_PIXELS) from None
     except UNREADABLE as error:
         raise unusable(path, error) from None
 

@@ -162,6 +162,7 @@ def decode_image(
 def _decode(file: BinaryIO, path: str | Path, reading: ImageReading) -> Image.Image:
     try:
         source = _checked(file)
+        allow_pixels(reading.max_pixels)
         with Image.open(source) as image:
             check_size(path, image, reading.max_pixels)
             rgb = open_rgb(source, image, reading.value_range)
@@ -171,6 +172,8 @@ def _decode(file: BinaryIO, path: str | Path, reading: ImageReading) -> Image.Im
             return rgb if turn is None else rgb.transpose(turn)
     except BadImage:
         raise
+    except Image.DecompressionBombError:  # from twice Pillow's own limit on
+        raise too_large(path, "", reading.max_pixels) from None
     except UNREADABLE as error:
         raise unusable(path, error) from None
 
@@ -189,15 +192,25 @@ def _checked(file: BinaryIO) -> BinaryIO:
     return file
 
 
+def allow_pixels(most: int) -> None:
+    """Let Pillow open pictures of so many pixels, which is more than it may do by itself."""
+    if Image.MAX_IMAGE_PIXELS is not None and most > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most
+
+
 def check_size(path: str | Path, image: Image.Image, most: int) -> None:
     """Refuse an opened image that claims more pixels, by a BadImage; nothing is decoded yet."""
     if image.width * image.height > most:
-        raise BadImage(
-            f"{path}: image claims {image.width:,} x {image.height:,} pixels, more than the "
-            f"{most:,} of data.max_pixels (--max-pixels of the commands); raise it, or replace the "
-            "image or remove its entry",
-            path,
-        )
+        raise too_large(path, f"{image.width:,} x {image.height:,} pixels, ", most)
+
+
+def too_large(path: str | Path, size: str, most: int) -> BadImage:
+    """The error to raise for a file that claims more than `most` pixels."""
+    return BadImage(
+        f"{path}: image claims {size}more than the {most:,} pixels of data.max_pixels "
+        "(--max-pixels of the commands); raise it, or replace the image or remove its entry",
+        path,
+    )
 
 
 def orientation(image: Image.Image) -> int:

@@ -14,6 +14,7 @@ from PIL import Image
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FRAME = 12  # bytes of a chunk besides its body: length, name, checksum
 LAST = b"IEND"
+BLOCK = 1 << 20  # bytes that are inflated at once
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the kind of colour
 # First column and row, and steps between columns and rows, of the parts of an interlaced picture.
 PARTS = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
@@ -47,14 +48,14 @@ def check_rows(image: Image.Image, content: bytes) -> None:
     last = np.asarray(image.crop((0, max(0, image.height - 2), *image.size)))
     if last.reshape(len(last), -1).any(axis=1).all():
         return
-    packed = []
+    needed, stream = 0, zlib.decompressobj()
     for name, body, _ in _chunks(content):
-        if name == b"IDAT":
-            packed.append(body)
-        elif name == b"IHDR":
-            header = struct.unpack(">IIBBBBB", body[:13])
-    needed = _inflated_size(*header)
-    if len(zlib.decompressobj().decompress(b"".join(packed), needed)) < needed:
+        if name == b"IHDR":
+            needed = _inflated_size(*struct.unpack(">IIBBBBB", body[:13]))
+        while name == b"IDAT" and body and needed > 0:
+            needed -= len(stream.decompress(body, BLOCK))
+            body = stream.unconsumed_tail
+    if needed > 0:
         raise ValueError("data of the last rows are missing")
 
 

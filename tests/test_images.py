@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from data.errors import DataError
+from data.image_header import read_header
 from data.images import BadImage, ImageReading, decode_image, read_bytes, read_image
 from tests.helpers.assertions import assert_clean
 from tests.helpers.image_files import CODINGS, encoded, oriented, photo
@@ -126,7 +127,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, name):
     with pytest.raises(BadImage) as error:
         read_image(tmp_path / name, ImageReading(max_pixels=599))
     assert_clean(
-        error, tmp_path / name, "claims 30 x 20 pixels, more than the 599 of data.max_pixels",
+        error, tmp_path / name, "claims 30 x 20 pixels, more than the 599 pixels of data.max_pix",
         "--max-pixels", "remove its entry",
     )  # fmt: skip
 
@@ -144,6 +145,20 @@ def test_pillow_says_nothing_of_large_pictures_and_broken_exif(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.splitlines()[0] == "(10000, 9000)"
+
+
+def test_more_pixels_than_pillow_opens_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # restored at the end
+    photo(30, 20).save(tmp_path / "a.png")
+    for read in (read_image, lambda path, reading: read_header(path, True, reading.max_pixels)):
+        Image.MAX_IMAGE_PIXELS = 100
+        with pytest.raises(BadImage) as error:
+            read(tmp_path / "a.png", ImageReading(max_pixels=150))
+        assert_clean(
+            error, tmp_path / "a.png", "claims more than the 150 pixels of data.max_pixels"
+        )
+        assert Image.MAX_IMAGE_PIXELS == 100
+        read(tmp_path / "a.png", ImageReading(max_pixels=600))
 
 
 def test_damage_that_pillow_passes_over_is_an_error(tmp_path):
