@@ -96,12 +96,18 @@ def read_header(path: str | Path, whole: bool = False, max_pixels: int | None = 
 
 
 def _check_length(file: BinaryIO, image: Image.Image) -> None:
-    """Refuse a JPEG or PNG that is too short for the picture or chunks that it claims."""
+    """Refuse a JPEG, PNG or BMP that is too short for what it claims."""
     size = file.seek(0, os.SEEK_END)
     if size < image.width * image.height // MOST_PIXELS.get(image.format or "", sys.maxsize):
         raise ValueError(f"{size:,} bytes are too few for {image.width} x {image.height} pixels")
     if image.format == "PNG":
         check_lengths(file, size, CHUNKS)
+    if image.format == "BMP" and image.tile[0][0] == "raw":
+        file.seek(2)
+        claimed = int.from_bytes(file.read(4), "little")
+        start, (_, row, _) = image.tile[0][2:4]
+        if size < min(claimed, start + row * image.height):  # some leave out the last padding
+            raise ValueError(f"it has {size:,} bytes, not {claimed:,}")
 
 
 def _has_end(file: BinaryIO, image: Image.Image) -> bool:

@@ -128,7 +128,7 @@ def test_the_end_of_a_truncated_file_shows_only_if_asked(tmp_path):
 
 def test_files_too_short_for_what_they_claim_are_found(tmp_path):
     """Without decoding: three kinds of damage that leave the end marker."""
-    jpeg, png = (encoded(photo(9, 6), format=kind) for kind in ("JPEG", "PNG"))
+    jpeg, png, bmp = (encoded(photo(9, 6), format=kind) for kind in ("JPEG", "PNG", "BMP"))
     frame = jpeg.index(b"\xff\xc0")
     claim = struct.pack(">HH", 9000, 9000)
     header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
@@ -136,6 +136,7 @@ def test_files_too_short_for_what_they_claim_are_found(tmp_path):
         "claim.jpg": jpeg[: frame + 5] + claim + jpeg[frame + 9 :],
         "claim.png": png[:8] + png_chunk(b"IHDR", header) + png[33:],
         "half.png": png[: len(png) // 2] + png[-12:],
+        "byte.bmp": bmp[:-1],  # of the padding: the pixels alone would do
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -158,5 +159,7 @@ def test_the_limit_of_pixels(tmp_path):
     photo(30, 20).save(tmp_path / "a.jpg")
     for limit in (None, 600):
         assert read_header(tmp_path / "a.jpg", max_pixels=limit).width == 30
-    with pytest.raises(BadImage, match=r"a\.jpg: image claims 30 x 20 .* 599 pixels of data\.max_pixels"):
+    with pytest.raises(
+        BadImage, match=r"a\.jpg: image claims 30 x 20 .* 599 pixels of data\.max_pixels"
+    ):
         read_header(tmp_path / "a.jpg", max_pixels=599)

@@ -80,13 +80,42 @@ def test_a_missing_scan_is_an_error():
             guard_scans(content[:end] + END)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_part_between_restart_markers_is_missed(mode, subsampling, progressive):
+    """libjpeg goes on with the next part, and leaves the rest of this one grey."""
+    options = {"subsampling": subsampling, "progressive": progressive, "restart_marker_blocks": 4}
+    content = encoded(picture(mode), format="JPEG", **options)
+    assert np.array_equal(decode(guard_scans(content)), decode(content))
+    layout = read_layout(content)
+    assert layout.complete
+    assert not layout.one_part
+    marks = [end for end in layout.ends if content[end + 1] in range(0xD0, 0xD8)]
+    mark = marks[len(marks) // 3]
+    begin = max(end for end in layout.ends if end < mark) + 2
+    lost = content[: begin + (mark - begin) // 3].rstrip(b"\xff") + content[mark:]
+    without = content[:mark] + content[mark + 2 :]
+    renamed = content[: mark + 1] + bytes([content[mark + 1] ^ 1]) + content[mark + 2 :]
+    for damaged in (lost, without, renamed):
+        with pytest.raises((OSError, ValueError)):
+            decode(guard_scans(damaged))
+
+
+def test_a_restart_marker_where_there_should_be_none():
+    content = encoded(picture(), format="JPEG")
+    half = len(content) // 2
+    with pytest.raises(OSError, match="truncated"):
+        decode(guard_scans(content[:half].rstrip(b"\xff") + b"\xff\xd3" + content[half:]))
+
+
 def test_layouts():
     content = encoded(picture(), format="JPEG")
     assert read_layout(content) == Layout((len(content) - 2,), True, True, True)
     assert read_layout(content[:-2]) == Layout((len(content) - 2,), True, False, True)
     layout = read_layout(encoded(picture(), format="JPEG", progressive=True))
     # libjpeg's script: 10 scans for three channels.
-    assert (len(layout.ends), layout.one_scan, layout.refined) == (10, False, True)
+    assert (len(layout.ends), layout.one_part, layout.complete) == (10, False, True)
     assert guard_scans(content) == content[:-2] + PADDING
 
 
