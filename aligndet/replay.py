@@ -34,6 +34,11 @@ from data.loaders import to_device
 from models import build_detector
 
 DEPTH = 3  # of the names in the table of gradients
+ENTRIES = {  # of a file, and their types
+    **dict.fromkeys(("step", "rank", "processes", "threads"), int),
+    **dict.fromkeys(("config", "model", "losses"), dict),
+    **{"stage": str, "num_classes": (int, type(None)), "loss_scale": float, "parts": list},
+}
 
 
 def main() -> None:
@@ -65,6 +70,9 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged, or no file of PyTorch; {remedy}") from None
     if not isinstance(content, dict) or not {"parts", "model", "losses"} <= content.keys():
         raise ValueError(f"{path}: not a step of a run; {remedy}")
+    wrong = [key for key, kind in ENTRIES.items() if not isinstance(content.get(key), kind)]
+    if wrong or not content["parts"] or min(content["processes"], content["threads"]) < 1:
+        raise ValueError(f"{path}: damaged ({names(wrong) or 'empty entries'}); {remedy}")
     return content
 
 

@@ -161,4 +161,7 @@ def test_files_that_are_no_step(tmp_path, error_of, diverged):
     assert "holds no nonfinite.pt" in error_of("aligndet.replay", tmp_path)
     model = {name: value for name, value in diverged["model"].items() if "centerness" not in name}
     assert "another version of this project" in error(changed(diverged, model=model))
+    assert "damaged ('threads', 'config')" in error(changed(diverged, threads="1", config=None))
+    assert "damaged (empty entries)" in error(changed(diverged, parts=[]))
+    assert "damaged (empty entries)" in error(changed(diverged, processes=0))
     assert "the unknown stage 'yolo'" in error(changed(diverged, stage="yolo"))
