@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from data.counting import names
 from data.image_folder import ImageFiles
 from data.loaders import to_device
 from models import build_detector
+from models.weights_file import read_weights_file
 
 DEPTH = 3  # of the names in the table of gradients
 ENTRIES = {  # of a file, and their types
@@ -62,12 +62,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = checkpoint.file_of(path, "nonfinite.pt", "FILE")
     remedy = "give the nonfinite.pt of a run directory"
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; {remedy}") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
-        raise ValueError(f"{path}: damaged, or no file of PyTorch; {remedy}") from None
+    content = read_weights_file(path, remedy)
     if not isinstance(content, dict) or not {"parts", "model", "losses"} <= content.keys():
         raise ValueError(f"{path}: not a step of a run; {remedy}")
     wrong = [key for key, kind in ENTRIES.items() if not isinstance(content.get(key), kind)]
