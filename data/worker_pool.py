@@ -90,14 +90,15 @@ def load_in_processes(work: Work) -> Iterator[Any]:
             worker.ask()
             yield outcome.batch
     finally:
-        atexit.unregister(end)
         end()
+        atexit.unregister(end)
 
 
 def _start(workers: list[_Worker], work: Work) -> None:
     try:
         for number in range(work.workers):
             workers.append(_Worker(work, number))
+            workers[-1].start()  # when it is listed, as a signal's handler may raise anywhere
     except OSError as error:
         raise WorkerError(
             f"{work.workers} loader processes cannot be started ({error.strerror}); raise the "
@@ -114,9 +115,10 @@ def _end(workers: list[_Worker], owner: int) -> None:
     if os.getpid() != owner:
         return  # a process that was forked meanwhile has a copy of the list
     for worker in workers:
-        worker.process.kill()
+        worker.kill()
     for worker in workers:
         worker.join()
+    workers.clear()
 
 
 class _Worker:
@@ -124,18 +126,22 @@ class _Worker:
 
     def __init__(self, work: Work, number: int) -> None:
         context = multiprocessing.get_context()
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(work, number, theirs), daemon=True)
-        with signals_held(), theirs:
-            self.process.start()
+        self.connection, self.theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(work, number, self.theirs), daemon=True)
         self.received: queue.SimpleQueue[Loaded | Failed | Ended | Lost] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the process, which holds the only other end of the connection then."""
+        with signals_held(), self.theirs:
+            self.process.start()
 
     def listen(self, pin: bool) -> None:
         """Receive from now on, and have the first batches loaded."""
         device = torch.cuda.current_device() if pin else None
         self.thread = threading.Thread(target=self._receive, args=(device,), daemon=True)
-        self.thread.start()
+        with signals_held():  # for good: they are for the main thread
+            self.thread.start()
         for _ in range(AHEAD):
             self.ask()
 
@@ -153,14 +159,18 @@ class _Worker:
             raise self._loss(outcome.reason)
         return outcome
 
+    def kill(self) -> None:
+        """End the process, if it has started."""
+        if self.process.pid is not None:
+            self.process.kill()
+
     def join(self) -> None:
         """Wait for the end of the process, and of the thread, which ends with the connection."""
-        self.process.join(timeout=5)
+        if self.process.pid is not None:
+            self.process.join(timeout=5)
         if self.thread is not None:
             self.thread.join(timeout=5)
         self.connection.close()
-        if self.process.exitcode is not None:  # else a disk holds it, which lets nobody end it
-            self.process.close()
 
     def _wait(self) -> Loaded | Failed | Ended | Lost:
         stopped = 0

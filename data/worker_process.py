@@ -26,7 +26,8 @@ FOR_THE_PARENT = tuple(
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold back the signals for the parent; around the start of a process, which inherits that.
+    """Hold back the signals for the parent; around the start of a process or a thread, which
+    inherits that.
 
     A process that is still starting would otherwise run its parent's handlers, or die.
     """

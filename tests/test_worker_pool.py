@@ -165,6 +165,34 @@ def test_signals_to_the_whole_group_leave_workers_alone():
     assert first_values(iterate(loader(dataset))) == list(range(6))
 
 
+class Interruption(BaseException):
+    """What a handler raises."""
+
+
+@POSIX
+@pytest.mark.parametrize("when", ["start", "ask", "take", "join"])
+def test_a_handler_that_raises_leaves_no_worker(when, monkeypatch):
+    def interrupted(*arguments):
+        original(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def interrupt(*_):
+        raise Interruption
+
+    original = getattr(worker_pool._Worker, when)
+    monkeypatch.setattr(worker_pool._Worker, when, interrupted)
+    running, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(Interruption):
+            list(iterate(loader(Plain())))
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    for process in set(multiprocessing.active_children()) - running:
+        process.join()  # it was killed, or ended by itself, a moment ago
+        assert process.exitcode in (0, -signal.SIGKILL)
+
+
 @POSIX
 def test_signals_of_the_parent_are_as_before():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
