@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,24 @@ def save(content: dict[str, Any], path: str | Path, previous: Path | None = None
             leaves a complete file under one of the two names.
 
     Raises:
-        OSError: it cannot be written; the old file stays.
+        StorageError: it cannot be written; the old file stays.
     """
     path = Path(path)
-    with open_atomic(path, binary=True) as file:
+    with open_atomic(path, binary=True, size=bytes_of(content)) as file:
         torch.save(checksum.with_checksum(content), file)
         if previous is not None and path.exists():
             file.flush()
             os.fsync(file.fileno())  # the new file is complete before the old one moves
             keep_as(path, previous)
+
+
+def bytes_of(content: Any) -> int:
+    """Bytes of all tensors in nested containers, which is nearly the size of their file."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes
+    if isinstance(content, Mapping):
+        return sum(map(bytes_of, content.values()))
+    return sum(map(bytes_of, content)) if isinstance(content, (list, tuple)) else 0
 
 
 def keep_as(path: Path, previous: Path) -> None:

@@ -123,7 +123,7 @@ def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "image_sizes": sizes,
         "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
         "image_ids": [sample["image_id"] for sample in samples],
-        "names": [sample["name"] for sample in samples],
+        "names": _names(samples),
         "original_sizes": [sample["original_size"] for sample in samples],
     }
 
@@ -142,5 +142,10 @@ def _collate_view(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "images": images,
         "image_sizes": sizes,
         "boxes": [sample["boxes"] for sample in samples],
-        "names": [sample["name"] for sample in samples],
+        "names": _names(samples),
     }
+
+
+def _names(samples: list[dict[str, Any]]) -> list[str]:
+    """The samples' file names; a dataset that is not ours may have none."""
+    return [sample["name"] for sample in samples if "name" in sample]

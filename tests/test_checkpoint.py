@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aligndet import checkpoint
+from data.errors import StorageError
 from models import checksum
 from models.weight_errors import DamagedFile
 
@@ -31,7 +32,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         checkpoint.save({"model": {}, "step": 2}, path)
     assert checkpoint.load(path, "--resume")["step"] == 1
 
@@ -124,3 +125,11 @@ def test_a_missing_entry_is_named(tmp_path):
     torch.save({"model": {}, "stage": "box"}, tmp_path / "w.pt")
     with pytest.raises(ValueError, match=r"w\.pt: has no entry 'config'; give --init another file"):
         checkpoint.load(tmp_path / "w.pt", "--init")
+
+
+def test_the_size_of_a_file_is_known_before_it_is_written(tmp_path):
+    tensors = {"model": {"a": torch.zeros(250_000)}, "optimizer": [{"b": torch.zeros(7_000)}, 3]}
+    checkpoint.save(tensors, tmp_path / "a.pt")
+    size = (tmp_path / "a.pt").stat().st_size
+    assert checkpoint.bytes_of(tensors) == 4 * 257_000
+    assert checkpoint.bytes_of(tensors) == pytest.approx(size, rel=0.01)
