@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from aligndet import checkpoint, cli
+from aligndet.transfer import first_misfit
 from models.backbone import build_backbone
 from models.backbone_fit import first_problem
 
@@ -36,7 +37,8 @@ def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
     name = content["config"]["backbone"]
     with torch.device("meta"):
         ours = build_backbone(name, "bn").state_dict()
-    if problem := first_problem(weights, ours):
+    theirs = {key: value for key, value in weights.items() if key in ours}
+    if problem := first_problem(weights, ours) or first_misfit(theirs, ours, fresh=ours):
         raise ValueError(
             f"{path}: its weights are not those of the {name} in its config ({problem}); give "
             "--weights another weights.pt"

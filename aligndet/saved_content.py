@@ -21,7 +21,9 @@ from models.backbone_fit import first_bad_value
 from models.checks import require_choice, require_range
 from models.detector import DETECTORS, ModelConfig
 from models.from_mapping import from_mapping
+from models.plain_content import entries
 
+PLAIN = (Mapping, list, tuple, str, bool, int, float, type(None))
 MOST_PIXELS = 100_000  # of a side of the images in evaluation
 
 
@@ -72,6 +74,14 @@ def check_backbone_config(config: Any) -> None:
 def check_model_config(config: Any) -> None:
     """See `saved_model_config`."""
     saved_model_config(config)
+
+
+def check_run_config(config: Any) -> None:
+    """Nested sections of plain values; `RunDirectory.find` compares them with those of the run."""
+    check_mapping(config)
+    for _, key, value in entries(config):
+        if not isinstance(key, str | int) or not isinstance(value, PLAIN):
+            raise ValueError(f"has {key!r:.40}: {type(value).__name__}, which is no setting")
 
 
 def saved_model_config(config: Any) -> ModelConfig:
@@ -210,7 +220,7 @@ STAGES: dict[str, dict[str, Check]] = {
 STATE: dict[str, Check] = {
     "step": whole_number(0),
     "optimizer": check_mapping,
-    "config": check_mapping,
+    "config": check_run_config,
     "processes": whole_number(1),
 }
 OPTIONAL: dict[str, Check] = {

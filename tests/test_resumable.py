@@ -12,6 +12,7 @@ from torch import nn
 from aligndet.config import Config
 from aligndet.optim import OptimConfig, ScheduleConfig, build_optimizer
 from aligndet.resumable import check_resumable
+from aligndet.run_directory import RunDirectory
 from train import State
 
 PATH = Path("run/last.pt")
@@ -68,7 +69,7 @@ def test_a_new_run():
     check_resumable(PATH, None, task(), config(), TOTAL)
 
 
-def test_it_says_what_state_would_find(monkeypatch):
+def test_what_passes_can_be_restored():
     """GradScaler's state is empty on a CPU unless it is enabled; its keys are those we check."""
     scaler = torch.amp.GradScaler("cpu", enabled=True)
     assert scaler.state_dict().keys() == SCALER.keys()
@@ -76,7 +77,9 @@ def test_it_says_what_state_would_find(monkeypatch):
     content = state(settings)
     check_resumable(PATH, content, model, settings, TOTAL)
     optimizer = build_optimizer(model, settings.optim)
-    assert State(model, optimizer, torch.amp.GradScaler(enabled=False)).restore(content) == 2
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    run = RunDirectory("run")
+    assert State(model, optimizer, off, run, settings).restore(content) == 2
     assert torch.equal(model[0].weight, content["model"]["0.weight"])
 
 

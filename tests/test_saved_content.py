@@ -105,7 +105,11 @@ WRONG = [
     ("detector", "AP", [None, "x", NAN, True, torch.ones(1)]),
     ("state", "step", [-1, 1.5, "1", None, True, torch.tensor(1)]),
     ("state", "optimizer", [None, [], 3]),
-    ("state", "config", [None, "x"]),
+    (
+        "state",
+        "config",
+        [None, "x", {"a": torch.ones(2)}, {"a": {"b": [torch.ones(1)]}}, {None: 1}],
+    ),
     ("state", "processes", [0, True, 1.0, None]),
     ("state", "scaler", [None, 3]),
     ("state", "inputs", [None, {3: "a"}, {"a": 3}, ["a"]]),
