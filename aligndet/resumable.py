@@ -101,6 +101,9 @@ def group_problem(saved: Any, ours: Mapping[str, Any]) -> str | None:
     """
     if not isinstance(saved, Mapping) or saved.get("params") != ours["params"]:
         return "its optimiser has other groups of parameters"
+    lr = saved.get("lr")
+    if type(lr) not in (int, float) or not math.isfinite(lr):
+        return f"its optimiser has lr={lr!r:.30}"
     for key in (ours.keys() & saved.keys()) - {"lr", "params"}:
         same = type(saved[key]) is type(ours[key]) and saved[key] == ours[key]
         if not same:
