@@ -31,6 +31,7 @@ from PIL import Image
 
 START = b"\xff\xd8\xff"
 END = 0xD9  # a second byte of a marker, like the following
+END_MARKER = bytes([0xFF, END])
 SCAN, INTERVAL = 0xDA, 0xDD
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # start of frame, all codings
 PROGRESSIVE = 0xC2
@@ -68,7 +69,10 @@ def guard_scans(content: bytes) -> bytes:
     if layout is None or not layout.ended:  # Pillow finds out by itself
         return content
     if layout.one_part:
-        return content[: layout.ends[0]] + PADDING
+        end = layout.ends[0]
+        if content[end : end + 2] != END_MARKER:
+            _pixels(content)  # an odd marker: Pillow has to take the whole file as well
+        return content[:end] + PADDING
     key = zlib.crc32(content), len(content)
     if key not in _whole:
         if not layout.complete or _pixels(content) != _pixels(_filled(content, layout.ends)):
