@@ -42,8 +42,8 @@ def lines(folder):
 def test_a_run_directory(tmp_path, config, script, capsys, method):
     script("pretrain", "--stage", "image", "--config", config(tmp_path / "run", method))
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    checkpoints = {"last.pt", "last.pt.1"}
-    assert files == {"config.yaml", "metrics.jsonl", "weights.pt", "results.json"} | checkpoints
+    state = {"last.pt", "last.pt.1", ".lock"}
+    assert files == {"config.yaml", "metrics.jsonl", "weights.pt", "results.json"} | state
     steps = [line for line in lines(tmp_path / "run") if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     terms = {"moco_v2": {"loss_contrast", "retrieval", "cos_positive"}}

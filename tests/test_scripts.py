@@ -19,11 +19,13 @@ import finetune
 from aligndet.box_domain import BoxDomain
 from aligndet.config import load_config
 from aligndet.evaluate import AP_KEYS
+from aligndet.run_directory import RunDirectory
 from data.build import build_val
 from models import build_backbone, build_detector
 from tests.helpers.oracle_detector import OracleDetector
 
 ROOT = Path(__file__).parent.parent
+STATE = ("last.pt", "last.pt.1", ".lock")  # of a run
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
@@ -83,7 +85,7 @@ def lines(run_directory):
 def test_pretraining_writes_a_run_directory(pipeline, write_config):
     folder, out = pipeline
     files = {path.name for path in (folder / "pretrain").iterdir()}
-    assert files == {"config.yaml", "metrics.jsonl", "last.pt", "last.pt.1", "weights.pt"}
+    assert files == {"config.yaml", "metrics.jsonl", "weights.pt", *STATE}
     assert load_config(folder / "pretrain" / "config.yaml") == load_config(folder / "pretrain.yaml")
     written = lines(folder / "pretrain")
     assert [line["step"] for line in written] == [1, 2, 3, 4]
@@ -122,7 +124,7 @@ def test_finetuning_writes_a_run_directory(pipeline):
     files = {path.name for path in (folder / "finetune").iterdir()}
     assert files == {
         *("config.yaml", "metrics.jsonl", "manifest.json"),
-        *("last.pt", "last.pt.1", "weights.pt", "weights_best.pt"),
+        *("weights.pt", "weights_best.pt", *STATE),
         *("results.json", "per_class.json", "detections.json"),
     }
     written = lines(folder / "finetune")
@@ -350,5 +352,7 @@ def test_crowds_that_are_kept_are_scored(tmp_path, dataset, write_config):
     path = write_config(tmp_path / "run", data__val__annotations=str(tmp_path / "val.json"))
     config = load_config(path, ["data.crowd=keep"])
     val = build_val(config.data)
-    score = finetune.scorer(OracleDetector(val), config, val, torch.device("cpu"))
+    run_directory = RunDirectory(config.output_dir)
+    oracle, cpu = OracleDetector(val), torch.device("cpu")
+    score = finetune.scorer(oracle, config, val, cpu, run_directory)
     assert score().scores["AP"] == pytest.approx(100.0)

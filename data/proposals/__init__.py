@@ -8,6 +8,6 @@ lists the images and where their boxes come from, `workers` spreads the search o
 For one image: `propose` finds boxes, filters them (`box_filter`) and ranks them.
 
 During training: `searched_images` is a folder of images whose boxes are found when an image is
-first read; `cache` keeps them on disk, and `python -m data.proposals.cache_folders` shows what is
-kept and removes what is out of date.
+first read; `cache` keeps them on disk, and `cache_folders`, a command, shows what is kept and
+removes what is out of date.
 """
