@@ -176,8 +176,8 @@ def state_dicts(
 
 
 def array(value: object) -> bool:
-    """Whether it is an array of numbers."""
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    """Whether it is an array of numbers; complex ones too, which would else count as missing."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiubc"
 
 
 def as_tensor(value: Tensor | np.ndarray) -> Tensor:

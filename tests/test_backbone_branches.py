@@ -260,3 +260,8 @@ def test_a_detector_of_torchvision(tmp_path):
     state, report = load(tmp_path, theirs, "resnet50")
     check_complete(state, {k.removeprefix("backbone.body."): v for k, v in theirs.items()})
     assert report.layout == "a detector of torchvision (backbone.body.)"
+
+
+def test_complex_arrays_are_not_taken_for_missing():
+    ((_, found),) = state_dicts({"bn.num_batches_tracked": np.ones((), np.complex64)})
+    assert found["bn.num_batches_tracked"].is_complex()
