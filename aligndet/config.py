@@ -21,6 +21,7 @@ from aligndet.amp import AMP_DTYPES
 from aligndet.box_domain import BoxDomainConfig
 from aligndet.evaluate import EvaluationConfig
 from aligndet.image_domain import ImageDomainConfig
+from aligndet.last_checkpoint import whole_checkpoint
 from aligndet.optim import OptimConfig, ScheduleConfig
 from aligndet.overrides import apply_override
 from aligndet.strict_yaml import load_yaml
@@ -110,9 +111,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), init: str | Non
     config = build_config(content)
     if init is None:
         return config
-    last = os.path.join(config.output_dir, "last.pt")
-    if not os.path.exists(init) and os.path.exists(last):
-        init = last  # a run that is resumed needs no other file
+    if not os.path.exists(init):  # a run that is resumed needs no other file
+        init = whole_checkpoint(Path(config.output_dir)) or init
     content["model"] = model_like(init, content.get("model", {}))
     return build_config(content)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,15 @@ def find_checkpoint(resume: str, folder: Path) -> Found | None:
     if problems:
         raise ValueError(problems[0])
     return found
+
+
+def whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in a run directory that is not damaged, if there is one."""
+    for path in (folder / LAST, folder / PREVIOUS):
+        if path.exists():
+            with contextlib.suppress(DamagedFile):
+                return _read(path).path
+    return None
 
 
 def _choose(resume: str, folder: Path) -> Found | None:

@@ -1,4 +1,4 @@
-"""What the checks of a run's numbers cost: share of the time of a training loop, on CPU.
+"""What the checks of a run cost: share of the time of a training loop, on CPU.
 
 `PYTHONPATH=. python benchmarks/checks.py`: box-domain pre-training of FCOS on a ResNet-18, 2 images
 of 192 x 256 with 50 boxes each, in `train.fit` as users run it. The calls of each check are timed
@@ -28,7 +28,7 @@ from aligndet.health import Health
 from aligndet.nonfinite import FiniteGuard
 from aligndet.run_directory import RunDirectory
 from data.views import collate_views
-from models import build_detector
+from models import build_detector, checksum
 
 CHECKS = (
     (FiniteGuard, "check_loss"),
@@ -37,8 +37,13 @@ CHECKS = (
     (SkippedSteps, "_count"),
     (SkippedSteps, "log"),
     (Health, "watch"),
+    (train.stopping, "requested"),
+    (train.dist, "highest_over_ranks"),
+    (train.dist, "check_same_weights"),
+    (checksum, "with_checksum"),  # of each checkpoint
 )
-SAVED_EVERY = 500  # steps, by default; `check_weights` is called at the end here as well
+AT_CHECKPOINTS = ("check_weights", "check_same_weights", "with_checksum")
+SAVED_EVERY = 500  # steps, by default; here there is one checkpoint, at the end
 
 
 class Noise:
@@ -111,10 +116,10 @@ def main() -> None:
     print(f"a step takes {1000 * step:.0f} ms; of that")
     shares = []
     for _, name in CHECKS:
-        calls_in = SAVED_EVERY if name == "check_weights" else args.steps
+        calls_in = SAVED_EVERY if name in AT_CHECKPOINTS else args.steps
         mine = statistics.median(seconds[name] for _, seconds in results) / calls_in
         shares.append(mine / step)
-        print(f"  {name:16}{1000 * mine:9.4f} ms  {mine / step:9.4%}")
+        print(f"  {name:20}{1000 * mine:9.4f} ms  {mine / step:9.4%}")
     print(f"all checks take {sum(shares):.4%} of a step")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aligndet import checkpoint, dist
-from aligndet.last_checkpoint import find_checkpoint
+from aligndet.last_checkpoint import find_checkpoint, whole_checkpoint
 
 
 def state(step):
@@ -181,3 +181,11 @@ def test_a_kill_at_any_moment_leaves_a_whole_one(run, monkeypatch, killed_at, li
     assert found.state["step"] == (6 if written else 4)
     if written:
         assert find_checkpoint(str(run / "last.pt.1"), run).state["step"] == 4
+
+
+def test_the_newest_whole_one(run):
+    assert whole_checkpoint(run) == run / "last.pt"
+    cut(run / "last.pt")
+    assert whole_checkpoint(run) == run / "last.pt.1"
+    cut(run / "last.pt.1")
+    assert whole_checkpoint(run) is None
