@@ -246,7 +246,7 @@ class State:
 
     def kept(self, step: int) -> str:
         """What a stopped run has kept, for its last message."""
-        return f"{count(step, 'step')} of it saved in {self.run.last}"
+        return f"saved {count(step, 'step')} in {self.run.last}"
 
     @contextlib.contextmanager
     def saved_on_error(self, step: int) -> Iterator[None]:

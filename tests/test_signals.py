@@ -76,7 +76,7 @@ def test_a_signal_ends_a_run_between_two_steps(tmp_path, write_config, stage):
     name = "Ctrl-C" if number == signal.SIGINT else number.name
     done = steps_in(run)[-1]
     assert said == [
-        f"stopped by {name}; {done:,} steps of it saved in {run / 'last.pt'}; go on with: "
+        f"stopped by {name}; saved {done:,} steps in {run / 'last.pt'}; go on with: "
         + ("torchrun ... " if ranks == 2 else "python ")
         + " ".join([RUNS[stage][0], "--config", str(config), *RUNS[stage][1]])
     ], err

@@ -261,7 +261,7 @@ def test_a_signal_saves_the_steps_done(tmp_path, place):
     with stopping.signals(), pytest.raises(stopping.Stopped) as stop:
         run_line(config, **own)
     done = {"batch": 2, "forward": 3}[place]  # a step that has begun is ended
-    assert str(stop.value).startswith(f"stopped by SIGTERM; {done} steps")
+    assert str(stop.value).startswith(f"stopped by SIGTERM; saved {done} steps in ")
     assert stop.value.status == 143
     assert torch.load(f"{config.output_dir}/last.pt", weights_only=True)["step"] == done
     resumed, run = run_line(config)
