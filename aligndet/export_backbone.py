@@ -38,7 +38,7 @@ def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
     with torch.device("meta"):
         ours = build_backbone(name, "bn").state_dict()
     theirs = {key: value for key, value in weights.items() if key in ours}
-    if problem := first_problem(weights, ours) or first_misfit(theirs, ours, fresh=ours):
+    if problem := first_problem(weights, ours) or first_misfit(theirs, ours):
         raise ValueError(
             f"{path}: its weights are not those of the {name} in its config ({problem}); give "
             "--weights another weights.pt"

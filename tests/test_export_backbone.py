@@ -114,3 +114,13 @@ def test_weights_that_are_not_of_the_backbone_in_the_config(tmp_path, error_of):
     message = error_of(*command, tmp_path / "odd.pt")
     assert "odd.pt: its weights are not those of the resnet34 in its config (layer1.2." in message
     assert not (tmp_path / "out.pth").exists()
+
+
+def test_a_file_of_ours_lacks_nothing_not_even_a_step_counter(tmp_path, error_of):
+    moco(tmp_path / "weights.pt")
+    content = torch.load(tmp_path / "weights.pt", weights_only=True)
+    del content["model"]["bn1.num_batches_tracked"], content["checksum"]
+    torch.save(content, tmp_path / "odd.pt")
+    command = ("aligndet.export_backbone", "--output", tmp_path / "out.pth", "--weights")
+    message = error_of(*command, tmp_path / "odd.pt")
+    assert "(bn1.num_batches_tracked is missing from the file)" in message
