@@ -95,6 +95,7 @@ def process_group(device_name: str = "auto") -> Iterator[torch.device]:
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=STEP_TIMEOUT,
             device_id=device if on_gpu else None,
+            **_meeting_place(ranks),
         )
         _notices = Notices() if world_size() > 1 else None
     except (RuntimeError, ValueError) as error:
@@ -131,6 +132,20 @@ def announced_ranks() -> dict[str, int]:
                 "or unset WORLD_SIZE for a single process"
             )
     return {name: int(value) for name, value in given.items()}
+
+
+def _meeting_place(ranks: dict[str, int]) -> dict[str, Any]:
+    """Where the processes of one machine meet; of several, torchrun makes a new store each time.
+
+    On one machine it goes on with the same store when it restarts the processes, and the addresses
+    of those that are gone are still in it.
+    """
+    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(ranks["WORLD_SIZE"])
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not on_one_machine:
+        return {}
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"aligndet/attempt {attempt}", _store(STEP_TIMEOUT))
+    return {"store": store, "rank": ranks["RANK"], "world_size": ranks["WORLD_SIZE"]}
 
 
 def synchronised(module: torch.nn.Module) -> DistributedDataParallel:
@@ -267,9 +282,9 @@ class Notices:
             time.sleep(POLL)
 
 
-def _store() -> dist.TCPStore:
+def _store(timeout: timedelta = timedelta(seconds=10)) -> dist.TCPStore:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
+    return dist.TCPStore(address, port, is_master=False, timeout=timeout)
 
 
 def highest_over_ranks(number: int) -> int:

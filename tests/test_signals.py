@@ -23,11 +23,12 @@ RUNS = {
 }
 
 
-def start(stage, config):
+def start(stage, config, *of_torchrun):
     script, options, _, ranks = RUNS[stage]
+    torchrun = (*TORCHRUN, *of_torchrun) if ranks == 2 else ()
     environment = {key: value for key, value in os.environ.items() if key != "WORLD_SIZE"}
     return subprocess.Popen(
-        [sys.executable, *(TORCHRUN if ranks == 2 else ()), script, "--config", config, *options],
+        [sys.executable, *torchrun, script, "--config", config, *options],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -104,3 +105,28 @@ def test_before_the_first_step_there_is_nothing_to_save(tmp_path, write_config):
     assert "--resume auto" in done.stderr
     assert done.stderr.count("\n") == 1 + code.count("\n")
     assert not (run / "last.pt").exists()
+
+
+def children(pid):
+    """The processes that a process has started."""
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_torchrun_restarts_the_ranks_when_one_is_killed(tmp_path, write_config):
+    """The store in which they met has the addresses of the first ones."""
+    run = tmp_path / "run"
+    config = write_config(
+        run,
+        schedule__iterations=12,
+        loop__log_every=1,
+        loop__checkpoint_every=2,
+        data__batch_size=1,
+    )
+    process = start("finetune", str(config), "--max-restarts=1")
+    while len(steps_in(run)) < 5 and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert steps_in(run) == list(range(1, 13))
