@@ -8,7 +8,9 @@ import io
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import torch
 from tqdm import tqdm
@@ -17,6 +19,9 @@ from aligndet import dist
 from data import stopping
 from data.errors import DataError
 from data.plain_text import printable
+from data.processes import is_quiet
+
+LATE = 2.0  # seconds that a rank leaves to the one whose end it has noticed
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -45,15 +50,22 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
         with stopping.signals():
             yield
     except kinds as error:
-        if dist.first_to_claim("error"):
-            # Not into an open progress bar's line.
-            tqdm.write(f"error: {printable(str(error))}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _end(f"error: {error}", 1, late=isinstance(error, dist.LostRank))
     except stopping.Stopped as stop:
+        how = "go on with" if stop.state else "start again with"
+        _end(f"{stop}; {how}: {same_command()}", stop.status)
+
+
+def _end(line: str, status: int, late: bool = False) -> NoReturn:
+    """Print the last line and end; `late` leaves it to another process if that has something to
+    say, too. Not even torchrun, which ends the other ranks when one has failed, cuts it short."""
+    with stopping.held():
+        if late:
+            time.sleep(LATE)
         if dist.first_to_claim("error"):
-            how = "go on with" if stop.state else "start again with"
-            tqdm.write(f"{stop}; {how}: {same_command()}", file=sys.stderr)
-        raise SystemExit(stop.status) from None
+            # Not into the line of an open progress bar, which may be another process's.
+            tqdm.write("\n" * is_quiet() + printable(line), file=sys.stderr)
+        raise SystemExit(status) from None
 
 
 @contextlib.contextmanager
@@ -76,7 +88,7 @@ def explained_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if dist.is_lost_rank(error):
-            raise dist.RankError(
+            raise dist.LostRank(
                 f"rank {dist.rank()} has lost another one, which has ended, was killed (perhaps "
                 "for lack of memory) or did not answer for "
                 f"{dist.STEP_TIMEOUT.seconds // 60} minutes; "

@@ -43,6 +43,10 @@ class RankError(ValueError):
     """Ranks do not agree where they must."""
 
 
+class LostRank(RankError):
+    """Another rank has ended, or is too late."""
+
+
 def choose_device(name: str, index: int = 0) -> torch.device:
     """The device of this process.
 

@@ -15,7 +15,7 @@ from data.errors import DataError
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    for name in ("WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -59,6 +59,12 @@ def test_errors_are_one_line(capsys):
     assert message == "error: a.png: is cut off\n"
 
 
+def test_the_bar_of_another_rank_is_not_continued(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    message = ended(capsys, 1, lambda: throw(DataError("a.png: is cut off")))
+    assert message == "\nerror: a.png: is cut off\n"
+
+
 def test_signals_are_one_line(capsys):
     message = ended(capsys, 143, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert message == f"stopped by SIGTERM; start again with: {cli.same_command()}\n"
@@ -80,8 +86,22 @@ def test_memory_has_a_remedy(capsys, error):
 def test_a_rank_that_is_gone_has_a_remedy(capsys, monkeypatch, text):
     monkeypatch.setattr(dist, "in_group", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
+    monkeypatch.setattr(cli, "LATE", 0.0)
     message = ended(capsys, 1, lambda: throw(RuntimeError(f"[gloo/pair.cc:538] {text} [::1]")))
     assert message.startswith("error: rank 3 has lost another one")
+
+
+def test_a_signal_does_not_cut_the_last_line_short(capsys, monkeypatch):
+    """torchrun sends it to a rank that is about to say why it failed."""
+
+    def claim(name):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr(dist, "first_to_claim", claim)
+    assert ended(capsys, 1, lambda: throw(DataError("a.png: is cut off"))).startswith(
+        "error: a.png"
+    )
 
 
 def test_other_errors_keep_their_traceback():
