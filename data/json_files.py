@@ -45,7 +45,11 @@ def read_json(path: str | Path) -> Any:
         raise DataError(
             f"{path}: not valid JSON (its brackets are nested too deeply); write the file again"
         ) from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); make it readable, or give another file"
+        ) from None
+    except ValueError as error:
         raise DataError(
             f"{path}: not valid JSON ({_reason(path, error)}); write the file again"
         ) from None

@@ -221,3 +221,11 @@ def test_what_is_not_skipped(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"0\.jpg: .* \(and 1 more file like it\)"):
         check_images(tmp_path, names, SKIP)
+
+
+def test_programs_that_are_not_ours_find_it_in_data_images():
+    from data.images import check_images as by_its_old_name
+
+    assert by_its_old_name is check_images
+    with pytest.raises(ImportError):
+        from data.images import no_such_thing  # noqa: F401

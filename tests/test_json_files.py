@@ -56,7 +56,7 @@ def test_missing_file_and_folder_in_its_place(tmp_path):
     assert_clean(error, tmp_path / "gone.json", "no such file", "give the path")
     with pytest.raises(DataError) as error:
         read_json(tmp_path)
-    assert_clean(error, tmp_path, "not valid JSON", "directory")
+    assert_clean(error, tmp_path, "cannot be read (Is a directory)", "make it readable")
 
 
 def test_write_json_makes_folders_and_replaces(tmp_path):
