@@ -147,13 +147,16 @@ def two_ranks(rank, folder, port):
     """Rank 0 comes late to a broadcast; then the weights of rank 1 change in one bit."""
     usual = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ.update({**usual, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-    dist.STEP_TIMEOUT = timedelta(seconds=3)
+    dist.STEP_TIMEOUT = timedelta(seconds=8)
+    (folder / f"ready{rank}").touch()
+    while not (folder / f"ready{1 - rank}").exists():  # processes may be slow to start
+        time.sleep(0.01)
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     for parameter in module.parameters():
         torch.nn.init.constant_(parameter, 0.5)
     with dist.process_group("cpu"):
         if rank == 0:
-            time.sleep(5)
+            time.sleep(10)
         said = [dist.broadcast_object(f"of rank {rank}"), dist.highest_over_ranks(3 - rank)]
         dist.check_same_weights(module)
         if rank == 1:
