@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.atomic_files import cannot_write
 from data.images import BadFile
 
 
@@ -24,7 +25,11 @@ class SkippedImages:
         self.known: set[str] = set()
 
     def note(self, bad: Sequence[BadFile]) -> None:
-        """List those that are not listed yet, and say so."""
+        """List those that are not listed yet, and say so.
+
+        Raises:
+            StorageError: the list cannot be written.
+        """
         if all(file.file in self.known for file in bad):
             return
         self._read()
@@ -49,9 +54,12 @@ class SkippedImages:
                 continue  # cut off by a kill; the file is met again
 
     def _append(self, line: str) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab+", buffering=0) as file:  # one write: ranks' lines do not mix
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            cut = file.read() not in (b"", b"\n")  # by a kill
-            file.write((b"\n" if cut else b"") + line.encode() + b"\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab+", buffering=0) as file:  # one write: ranks' lines do not mix
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                cut = file.read() not in (b"", b"\n")  # by a kill
+                file.write((b"\n" if cut else b"") + line.encode() + b"\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from None

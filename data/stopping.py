@@ -31,7 +31,7 @@ class Stopped(BaseException):
 
     Args:
         number: of the signal.
-        state: what is kept, for the message, such as `step 12 is saved in runs/x/last.pt`.
+        state: what is kept, for the message, such as `saved 12 steps in runs/x/last.pt`.
     """
 
     def __init__(self, number: int, state: str = "") -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from aligndet.skipped_images import SkippedImages
+from data.errors import StorageError
 from data.images import BadFile
 
 A, B, C = (BadFile(f"{name}.jpg", f"{name}.jpg: bad\x1b") for name in "abc")
@@ -57,3 +60,9 @@ def test_a_run_that_starts_over_has_a_new_list(tmp_path):
     skipped.remove()
     skipped.note((B,))
     assert listed(skipped.path) == ["b.jpg"]
+
+
+def test_a_list_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(StorageError, match=r"run/skipped_images\.jsonl: cannot be written \("):
+        SkippedImages(tmp_path / "run" / "skipped_images.jsonl").note([A])
