@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
@@ -46,41 +47,39 @@ class GroupedBatchSampler(Sampler[list[SampleKey]]):
         seed: int = 0,
         start_step: int = 0,
     ) -> None:
-        groups: dict[bool, list[int]] = {}
-        for index, ratio in enumerate(aspect_ratios):
-            groups.setdefault(ratio > 1, []).append(index)
+        portrait = np.asarray(aspect_ratios) > 1
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.seed, self.start_step = seed, start_step
         self.global_batch = batch_size * world_size
-        self.groups = [groups[key] for key in sorted(groups)]
+        groups = [(portrait == kind).nonzero()[0] for kind in (False, True)]  # (N,) indices
+        self.groups = [group for group in groups if len(group)]
         if min(map(len, self.groups)) < self.global_batch:
-            self.groups = [list(range(len(aspect_ratios)))]
+            self.groups = [np.arange(len(portrait))]
         self.steps_per_epoch = sum(-(-len(group) // self.global_batch) for group in self.groups)
 
-    def global_batches(self, epoch: int) -> list[list[int]]:
-        """All global batches of an epoch: lists of record indices."""
+    def global_batches(self, epoch: int) -> np.ndarray:
+        """All global batches of an epoch, (steps, images) record indices."""
         rng = random.Random(f"order {self.seed} {epoch}")
         batches = []
         for group in self.groups:
-            order = rng.sample(group, len(group))
-            for start in range(0, len(order), self.global_batch):
-                batch = order[start : start + self.global_batch]
-                filled = [order[i % len(order)] for i in range(self.global_batch - len(batch))]
-                batches.append(batch + filled)
-        rng.shuffle(batches)
-        return batches
+            order = group[rng.sample(range(len(group)), len(group))]
+            batches.append(
+                np.resize(order, (-(-len(order) // self.global_batch), self.global_batch))
+            )
+        steps = list(range(self.steps_per_epoch))
+        rng.shuffle(steps)
+        return np.concatenate(batches)[steps]
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, first = divmod(self.start_step, self.steps_per_epoch)
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         while True:
-            for step, batch in enumerate(self.global_batches(epoch)[first:], start=first):
+            for step, batch in enumerate(self.global_batches(epoch)[first:, mine], start=first):
                 # The place in the step is part of the seed: a filled batch may repeat an image.
-                keys = [
+                yield [
                     SampleKey(index, f"sample {self.seed} {epoch} {step} {place}")
-                    for place, index in enumerate(batch)
+                    for place, index in enumerate(batch.tolist(), start=mine.start)
                 ]
-                yield keys[mine]
             epoch, first = epoch + 1, 0
 
 
