@@ -36,7 +36,6 @@ from aligndet.transfer import (
 from data.bad_images import LeavingOut, NotingCollate
 from data.build import build_train, build_val
 from data.coco import Categories
-from data.coco_json import load_coco
 from data.counting import count
 from data.errors import DataError
 from data.loaders import eval_loader
@@ -179,7 +178,7 @@ def scorer(
         dist.rank(),
         dist.world_size(),
     )
-    annotations = load_coco(val.coco.annotations, val.coco.crowd)
+    annotations = val.coco.content()
     where = val.coco.categories, device
     return partial(evaluate, detector, loader, annotations, *where, config.amp, run.skipped.note)
 

@@ -34,7 +34,8 @@ from aligndet.refused import MOST, Judged, judge
 from aligndet.start_block import label_lines
 from aligndet.strict_yaml import load_yaml
 from data.build import build_image_files, build_train, build_two_views, build_val
-from data.coco import CocoDataset, box_problem, part_inside
+from data.coco import CocoDataset
+from data.coco_boxes import box_problem, part_inside
 from data.coco_json import load_coco
 from data.counting import count
 from data.errors import DataError
@@ -131,12 +132,11 @@ def check_labelled(
     if coco is not None:
         records = coco.records
         sides = data.short_sides if name == "train" else (data.eval_short_side,)
-        labels = [label for record in records for label in record.labels.tolist()]
         lines = [
             *label_lines(coco),
-            *data_page.class_lines(coco.categories.names, labels),
-            data_page.per_image_line([len(r.boxes) for r in records], "boxes"),
-            *data_page.size_lines([(r.height, r.width) for r in records], sides, data.max_side),
+            *data_page.class_lines(coco.categories.names, records.labels().tolist()),
+            data_page.per_image_line(records.box_counts().tolist(), "boxes"),
+            *data_page.size_lines(_sizes(coco), sides, data.max_side),
         ]
         say_all(lines)
     return coco, problems
@@ -162,13 +162,11 @@ def check_box_domain(config: Config) -> list[str]:
     coco = judged.accepted
     if coco is None:
         return problems
-    records = coco.records
+    numbers = coco.records.box_counts().tolist()
     lines = [
         *label_lines(coco),
-        data_page.per_image_line([len(r.boxes[:limit]) for r in records], "proposals used"),
-        *data_page.size_lines(
-            [(r.height, r.width) for r in records], data.short_sides, data.max_side
-        ),
+        data_page.per_image_line([min(n, limit or n) for n in numbers], "proposals used"),
+        *data_page.size_lines(_sizes(coco), data.short_sides, data.max_side),
     ]
     say_all(lines)
     problems += print_positives(config, coco, 1, limit)
@@ -363,4 +361,8 @@ def _read_file(
 
 
 def _paths(coco: CocoDataset) -> set[str]:
-    return {os.path.realpath(coco.images / record.file_name) for record in coco.records}
+    return {os.path.realpath(coco.images / file) for file in coco.records.file_names}
+
+
+def _sizes(coco: CocoDataset) -> list[tuple[int, int]]:
+    return [(height, width) for height, width in coco.records.sizes.tolist()]

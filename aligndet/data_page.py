@@ -9,6 +9,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from statistics import median
 
 import torch
@@ -106,8 +107,10 @@ def positives_lines(
         limit: only the first boxes of an image are taken; None: all.
     """
     rng = random.Random("positives")
-    with_boxes = [record for record in records if len(record.boxes)]
-    chosen = with_boxes if len(with_boxes) <= SAMPLE else rng.sample(with_boxes, SAMPLE)
+    drawn = len(records) > SAMPLE
+    order = rng.sample(range(len(records)), len(records)) if drawn else range(len(records))
+    # Not all of them are made: they may be many.
+    chosen = list(islice((r for r in map(records.__getitem__, order) if len(r.boxes)), SAMPLE))
     sizes, positives = [], []
     for record in tqdm(chosen, "positives", unit="image", leave=False):
         height, width = resized_size(record.height, record.width, rng.choice(short_sides), max_side)
@@ -119,7 +122,7 @@ def positives_lines(
     if not chosen:
         return []
     size, count = torch.cat(sizes), torch.cat(positives)
-    part = f" ({len(chosen):,} images, drawn at random)" if len(chosen) < len(with_boxes) else ""
+    part = f" ({len(chosen):,} images, drawn at random)" if drawn else ""
     lines = [
         f"positives ({UNITS[name]}) per box, by the root of its area, pixels of the network{part}:",
         f"{'size':>10} {'boxes':>8} {'positives':>10} {'boxes with none':>16}",

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from aligndet import dist
 from aligndet.amp import autocast
 from data.bad_images import Note, say_nothing, without_news
-from data.coco import Categories, box_problem, part_inside, read_categories
+from data.coco import Categories, read_categories
+from data.coco_boxes import box_problem, part_inside
 from data.counting import count
 from data.loaders import Loader, iterate, to_device
 from data.plain_text import printable

@@ -13,18 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image
 
+from data.coco_boxes import box_problem
 from data.coco_contents import Contents
+from data.coco_file import open_coco
 from data.coco_ids import Id, id_order
-from data.coco_json import load_coco, name_of, read_coco
+from data.coco_json import CROWD, load_coco
 from data.counting import listing
 from data.errors import DataError, DatasetError
 from data.file_names import locate_files
 from data.image_check import StatedSizes, check_images, check_made_with
 from data.images import AS_STORED, ImageReading, read_listed
-from data.records import Record, Records
+from data.records import Block, Record, Records
+from data.texts import Texts
 
 # `load_coco` and `Record` are imported from here by programs that are not ours.
 __all__ = ["Categories", "CocoDataset", "Record", "box_problem", "load_coco", "read_categories"]
@@ -49,56 +52,6 @@ def read_categories(content: Mapping[str, Any]) -> Categories:
     """Categories of a loaded COCO JSON in the order of their ids, numbers before text."""
     entries = sorted(content["categories"], key=lambda entry: id_order(entry["id"]))
     return Categories(tuple(e["id"] for e in entries), tuple(str(e["name"]) for e in entries))
-
-
-ROUNDING = 0.5  # pixels that a box may stick out of its image without a word
-MIN_SIDE = 0.01  # pixels; float32 coordinates could lose a side smaller than this
-
-
-def box_problem(bbox: Sequence[float], height: int | None, width: int | None) -> str | None:
-    """Why an xywh box cannot be used in an image of this size (None: unknown), or None."""
-    x, y, w, h = bbox
-    if w <= 0 or h <= 0:
-        return "has no area"
-    if height is None or width is None:
-        return None
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return f"lies outside the image of {width} x {height} pixels"
-    if min(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)) < MIN_SIDE:
-        return "has next to no area inside the image"
-    return None
-
-
-def part_inside(bbox: Sequence[float], height: int | None, width: int | None) -> Sequence[float]:
-    """The part of a usable xywh box in an image of this size (None: unknown); the box itself if it
-    lies inside."""
-    x, y, w, h = bbox
-    if height is None or width is None:
-        return bbox
-    if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
-        return bbox
-    left, top = max(x, 0), max(y, 0)
-    return [left, top, min(x + w, width) - left, min(y + h, height) - top]
-
-
-def fill_sizes(
-    directory: str | Path, entries: Sequence[dict[str, Any]], reading: ImageReading = AS_STORED
-) -> int:
-    """Set width and height of the images of unknown size from the files' headers.
-
-    Returns:
-        How many images had no size.
-
-    Raises:
-        DataError: a file is unusable, whatever `reading` says of such files: without a size its
-            boxes cannot be checked.
-    """
-    unknown = [entry for entry in entries if entry["width"] is None]
-    reading = replace(reading, on_bad_image="error")
-    checked = check_images(directory, [entry["file_name"] for entry in unknown], reading)
-    for entry, (height, width) in zip(unknown, checked.sizes, strict=True):
-        entry.update(height=height, width=width)
-    return len(unknown)
 
 
 class CocoDataset:
@@ -135,70 +88,45 @@ class CocoDataset:
     ) -> None:
         self.images, self.annotations = Path(images), Path(annotations)
         self.crowd, self.reading = crowd, reading
-        content, mended = read_coco(annotations, crowd)
-        check_made_with(annotations, content, reading)
-        self.categories = read_categories(content)
-        by_image = _by_image(content)
-        entries = [e for e in content["images"] if by_image[e["id"]] or not skip_empty]
-        names = [entry["file_name"] for entry in entries]
+        if crowd not in CROWD:
+            raise ValueError(f"crowd is {crowd!r}; set it to {' or '.join(CROWD)}")
+        keep = crowd == "keep"
+        self.coco = coco = open_coco(annotations)
+        check_made_with(annotations, {"info": coco.info}, reading)
+        self.categories = Categories(coco.category_ids, coco.category_names)
+        chosen = coco.images_with_boxes(keep) if skip_empty else np.arange(len(coco))
+        all_names = list(coco.names)
+        names = [all_names[image] for image in chosen.tolist()]
         files = locate_files(images, names, annotations, allow_outside=allow_outside)
-        for entry, file in zip(entries, files, strict=True):
-            entry["file_name"] = file
-        sizes = fill_sizes(images, entries, reading)
-        label_of = {category_id: i for i, category_id in enumerate(self.categories.ids)}
-        records = Records(self._record(e, by_image[e["id"]], label_of, bad_boxes) for e in entries)
-        with_boxes = int((records.box_counts > 0).sum())
-        self.records = Records(r for r in records if len(r.boxes)) if skip_empty else records
+        sizes, unknown = fill_sizes(images, files, coco.sizes[chosen], reading)
+        records = Records(coco, chosen, Texts.of(files), sizes, keep)
+        found = _look_through(records, annotations, bad_boxes)
+        self.records = records.among(found.with_boxes.nonzero()[0]) if skip_empty else records
+        with_boxes = int(found.with_boxes.sum())
         self.contents = Contents(
             images=len(self.records),
-            boxes=len(self.records.boxes),
+            boxes=int(found.per_class.sum()),
             classes=len(self.categories),
-            empty_images=len(content["images"]) - with_boxes,
+            empty_images=len(coco) - with_boxes,
             skip_empty=skip_empty,
-            crowds=sum(a["iscrowd"] for a in content["annotations"]),
-            bad_boxes=sum(len(by_image[e["id"]]) for e in entries) - len(records.boxes),
-            sizes=sizes,
-            **mended,
-            **_renamed(names, records.file_names),
-            **_oddities(entries, by_image, records, self.categories),
+            crowds=0 if keep else coco.crowds(),
+            bad_boxes=found.bad,
+            clipped=found.clipped,
+            corners=found.corners,
+            sizes=unknown,
+            kept_crowds=coco.crowds() if keep else 0,
+            repeated_boxes=coco.repeated["all" if keep else "ordinary"],
+            **coco.mended,
+            **_renamed(names, files),
+            **_oddities(files, found.per_class, self.categories),
         )
-        self._check_usable(len(content["images"]))
-        stated = StatedSizes(annotations, self.records.sizes)
+        self._check_usable(len(coco), found.largest)
+        stated = StatedSizes(annotations, [tuple(size) for size in self.records.sizes.tolist()])
         checked = check_images(self.images, self.records.file_names, reading, stated)
         self.notes, self.bad = checked.notes, checked.bad
+        coco.packed.forget()
 
-    def _record(
-        self,
-        entry: dict[str, Any],
-        annotations: Sequence[dict[str, Any]],
-        label_of: Mapping[Id, int],
-        bad_boxes: str,
-    ) -> Record:
-        """The record of an image, its boxes clipped and bad ones left out."""
-        height, width = entry["height"], entry["width"]
-        boxes, labels = [], []
-        for annotation in annotations:
-            problem = box_problem(annotation["bbox"], height, width)
-            if problem and bad_boxes == "error":
-                raise DataError(
-                    f"{self.annotations}: the box {annotation['bbox']} of "
-                    f"{name_of(annotation)} {problem}; correct it, or set "
-                    "data.bad_boxes=drop to leave such boxes out"
-                )
-            if not problem:
-                x, y, w, h = annotation["bbox"]
-                boxes.append([max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)])
-                labels.append(label_of[annotation["category_id"]])
-        return Record(
-            image_id=entry["id"],
-            file_name=entry["file_name"],
-            height=height,
-            width=width,
-            boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-            labels=torch.tensor(labels, dtype=torch.int64),
-        )
-
-    def _check_usable(self, listed: int) -> None:
+    def _check_usable(self, listed: int, largest: float) -> None:
         """There must be an image, and a box if the file has any; boxes must be in pixels."""
         counts = self.contents
         if not counts.boxes and counts.left_out:
@@ -214,7 +142,7 @@ class CocoDataset:
         if not self.records:
             what = "no image with a usable box" if listed else "no image"
             raise DatasetError(f"{self.annotations}: holds {what}; give a file that lists some")
-        if counts.boxes and self.records.boxes.max() <= 1:
+        if counts.boxes and largest <= 1:
             raise DatasetError(
                 f"{self.annotations}: all boxes lie between 0 and 1; give 'bbox' in pixels, "
                 "not as fractions of the image"
@@ -245,16 +173,82 @@ class CocoDataset:
     @property
     def aspect_ratios(self) -> list[float]:
         """Height / width of every image."""
-        return [height / width for height, width in self.records.sizes]
+        height, width = self.records.sizes.T
+        return (height / width).tolist()
+
+    def content(self) -> dict[str, Any]:
+        """What `load_coco` reads from the annotations, as far as evaluation needs it; it lists all
+        images and boxes of the file."""
+        return self.coco.as_dict(self.crowd == "keep")
 
 
-def _by_image(content: Mapping[str, Any]) -> dict[Id, list[dict[str, Any]]]:
-    """The annotations of each image, crowds left out."""
-    by_image: dict[Id, list[dict[str, Any]]] = {entry["id"]: [] for entry in content["images"]}
-    for annotation in content["annotations"]:
-        if not annotation["iscrowd"]:
-            by_image[annotation["image_id"]].append(annotation)
-    return by_image
+def fill_sizes(
+    directory: str | Path, files: Sequence[str], sizes: np.ndarray, reading: ImageReading
+) -> tuple[np.ndarray, int]:
+    """(N, 2) (height, width) of all images, unknown ones from the files' headers, and how many
+    these are.
+
+    Raises:
+        DataError: a file is unusable, whatever `reading` says of such files: without a size its
+            boxes cannot be checked.
+    """
+    unknown = (sizes == 0).any(axis=1).nonzero()[0]
+    if not len(unknown):
+        return sizes, 0
+    reading = replace(reading, on_bad_image="error")
+    checked = check_images(directory, [files[image] for image in unknown.tolist()], reading)
+    filled = sizes.copy()
+    filled[unknown] = checked.sizes
+    return filled, len(unknown)
+
+
+@dataclass
+class _Found:
+    """What there is in records."""
+
+    with_boxes: np.ndarray  # (N,) bool, whether an image has a box that is used
+    per_class: np.ndarray  # (K,) how many boxes are used
+    bad: int = 0
+    clipped: int = 0
+    corners: int = 0
+    largest: float = 0.0  # coordinate of a box that is used
+
+
+def _look_through(records: Records, annotations: str | Path, bad_boxes: str) -> _Found:
+    """Judge all boxes.
+
+    Raises:
+        DataError: a box cannot be used, and `bad_boxes` is `error`.
+    """
+    classes = len(records.coco.category_ids)
+    found = _Found(np.zeros(len(records), bool), np.zeros(classes, np.int64))
+    for block in records.blocks():
+        judged, counted = block.judged, block.used | ~block.judged.usable
+        if not records.keep_crowd:
+            counted &= ~block.boxes.crowd
+        bad = counted & ~judged.usable
+        if bad_boxes == "error" and bad.any():
+            raise _bad_box(records, block, int(bad.argmax()), annotations)
+        found.bad += int(bad.sum())
+        found.clipped += int((judged.clipped & counted).sum())
+        found.corners += int((judged.like_corners & counted).sum())
+        found.with_boxes[block.places] = block.used_counts > 0
+        found.per_class += np.bincount(block.labels, minlength=classes)
+        found.largest = max(found.largest, block.corners.max(initial=0).item())
+    return found
+
+
+def _bad_box(records: Records, block: Block, row: int, annotations: str | Path) -> DataError:
+    place = block.places[int(np.searchsorted(block.counts.cumsum(), row, "right"))]
+    before = row - int(block.counts[: place - block.places.start].sum())
+    number = int(records.coco.starts[records.images[place]]) + before
+    bbox = [int(v) if v == int(v) else v for v in block.boxes.xywh[row].tolist()]
+    problem = box_problem(bbox, *records.sizes[place].tolist())
+    box_id = records.coco.box_ids(slice(number, number + 1))[0]
+    return DataError(
+        f"{annotations}: the box {bbox} of annotation {box_id} {problem}; correct it, or set "
+        "data.bad_boxes=drop to leave such boxes out"
+    )
 
 
 def _renamed(names: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
@@ -264,45 +258,14 @@ def _renamed(names: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
 
 
 def _oddities(
-    entries: Sequence[dict[str, Any]],
-    by_image: Mapping[Id, Sequence[dict[str, Any]]],
-    records: Records,
-    categories: Categories,
+    files: Sequence[str], per_class: np.ndarray, categories: Categories
 ) -> dict[str, Any]:
     """What is worth a look, for `Contents`."""
-    per_class = Counter(records.labels.tolist())
-    per_name = Counter(categories.names)
-    per_file = Counter(records.file_names)
+    per_name, per_file = Counter(categories.names), Counter(files)
     return {
         "shared_files": sum(number > 1 for number in per_file.values()),
-        "repeated_boxes": sum(
-            len(annotations) - len({(a["category_id"], *a["bbox"]) for a in annotations})
-            for annotations in by_image.values()
+        "unused": tuple(
+            n for n, number in zip(categories.names, per_class, strict=True) if not number
         ),
-        "clipped": sum(
-            _sticks_out(annotation["bbox"], entry["height"], entry["width"])
-            for entry in entries
-            for annotation in by_image[entry["id"]]
-        ),
-        "corners": sum(
-            _like_corners(annotation["bbox"], entry["height"], entry["width"])
-            for entry in entries
-            for annotation in by_image[entry["id"]]
-        ),
-        "unused": tuple(n for i, n in enumerate(categories.names) if not per_class[i]),
         "same_names": tuple(name for name, number in per_name.items() if number > 1),
     }
-
-
-def _sticks_out(bbox: Sequence[float], height: int, width: int) -> bool:
-    """Whether a usable box reaches out of the image by more than rounding explains."""
-    x, y, w, h = bbox
-    out = max(-x, -y, x + w - width, y + h - height) > ROUNDING
-    return out and box_problem(bbox, height, width) is None
-
-
-def _like_corners(bbox: Sequence[float], height: int, width: int) -> bool:
-    """Whether four numbers reach far out of the image as xywh, but not as two corners."""
-    x, y, x2, y2 = bbox
-    inside = 0 <= x < x2 <= width and 0 <= y < y2 <= height
-    return inside and (x + x2 > 1.1 * width or y + y2 > 1.1 * height)

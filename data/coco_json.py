@@ -70,7 +70,7 @@ def read_image_list(path: str | Path) -> list[Entry]:
         DataError: see `load_coco`.
     """
     content = read_json(path)
-    _check_list(path, content, "images")
+    check_list(path, content, "images")
     return _clean_images(path, content["images"], Counter())
 
 
@@ -81,7 +81,7 @@ def read_file_names(path: str | Path) -> list[str]:
         DataError: the file is missing, not JSON, not COCO, or an image has no name.
     """
     content = read_json(path)
-    _check_list(path, content, "images")
+    check_list(path, content, "images")
     return [_file_name(path, entry) for entry in content["images"]]
 
 
@@ -99,19 +99,28 @@ def clean_coco(path: str | Path, content: Any, crowd: str = "ignore") -> Counter
     if crowd not in CROWD:
         raise ValueError(f"crowd is {crowd!r}; set it to {' or '.join(CROWD)}")
     for key in ("images", "annotations", "categories"):
-        _check_list(path, content, key)
+        check_list(path, content, key)
     mended: Counter[str] = Counter()
     content["images"] = _clean_images(path, content["images"], mended)
-    content["categories"] = _clean_categories(path, content["categories"], mended)
+    content["categories"] = clean_categories(path, content["categories"], mended)
     images = ListedIds(entry["id"] for entry in content["images"])
     categories = ListedIds(entry["id"] for entry in content["categories"])
     for entry in content["annotations"]:
-        _clean_annotation(path, entry, images, categories, crowd, mended)
+        clean_annotation(path, entry, mended)
+        for field, listed in (("image_id", images), ("category_id", categories)):
+            found = listed.find(entry[field])
+            if found is None:
+                raise unlisted(path, entry, field)
+            entry[field] = found
+        if crowd == "keep":
+            mended["kept_crowds"] += entry["iscrowd"]
+            entry["iscrowd"] = 0
     _number_annotations(content["annotations"], mended)
     return mended
 
 
-def _check_list(path: str | Path, content: Any, key: str) -> None:
+def check_list(path: str | Path, content: Any, key: str) -> None:
+    """Raise a DataError if the content of a JSON is no object with such a list."""
     if not isinstance(content, dict):
         raise DataError(
             f"{path}: not a COCO JSON, its top level is not an object{_foreign(content)}; "
@@ -147,11 +156,22 @@ def _foreign(content: Any) -> str:
 
 def _clean_images(path: str | Path, entries: list[Any], mended: Counter[str]) -> list[Entry]:
     for entry in entries:
-        _require(path, entry, "images", "id", canonical_id, "an integer or text")
-        entry["file_name"] = _file_name(path, entry)
-        size = [read_size(entry.get(field)) for field in ("width", "height")]
-        entry["width"], entry["height"] = size if None not in size else (None, None)
-    return _unique(path, entries, "images", "file_name", mended)
+        clean = clean_image(path, entry)
+        entry.update(clean)
+    return without_repeats(path, entries, "images", "file_name", mended)
+
+
+def clean_image(path: str | Path, entry: Any) -> Entry:
+    """The fields of an image that are read, in the form above.
+
+    Raises:
+        DataError: see `load_coco`.
+    """
+    _require(path, entry, "images", "id", canonical_id, "an integer or text")
+    name = _file_name(path, entry)
+    size = [read_size(entry.get(field)) for field in ("width", "height")]
+    width, height = size if None not in size else (None, None)
+    return {"id": entry["id"], "file_name": name, "width": width, "height": height}
 
 
 def _file_name(path: str | Path, entry: Any) -> str:
@@ -161,11 +181,16 @@ def _file_name(path: str | Path, entry: Any) -> str:
     return entry["file_name"]
 
 
-def _clean_categories(path: str | Path, entries: list[Any], mended: Counter[str]) -> list[Entry]:
+def clean_categories(path: str | Path, entries: list[Any], mended: Counter[str]) -> list[Entry]:
+    """The categories in the form above, corrected in place.
+
+    Raises:
+        DataError: see `load_coco`.
+    """
     for entry in entries:
         _require(path, entry, "categories", "id", canonical_id, "an integer or text")
         _require(path, entry, "categories", "name", _category_name, "text")
-    return _unique(path, entries, "categories", "name", mended)
+    return without_repeats(path, entries, "categories", "name", mended)
 
 
 def _category_name(value: Any) -> str | None:
@@ -189,7 +214,7 @@ def _require(
     entry[field] = value
 
 
-def _unique(
+def without_repeats(
     path: str | Path, entries: list[Entry], key: str, field: str, mended: Counter[str]
 ) -> list[Entry]:
     """The entries with each id once; an entry may be repeated, but not with another `field`."""
@@ -205,37 +230,31 @@ def _unique(
     return list(first.values())
 
 
-def _clean_annotation(
-    path: str | Path,
-    entry: Any,
-    images: ListedIds,
-    categories: ListedIds,
-    crowd: str,
-    mended: Counter[str],
-) -> None:
-    for field, listed, key in (
-        ("image_id", images, "images"),
-        ("category_id", categories, "categories"),
-    ):
+def clean_annotation(path: str | Path, entry: Any, mended: Counter[str]) -> None:
+    """Bring an annotation into the form above, in place, but for what needs the rest of the file:
+    whether the ids it refers to are listed, and its own.
+
+    Raises:
+        DataError: see `load_coco`.
+    """
+    for field in ("image_id", "category_id"):
         _require(path, entry, "annotations", field, canonical_id, "an integer or text")
-        found = listed.find(entry[field])
-        if found is None:
-            one = "image" if key == "images" else "category"
-            raise DataError(
-                f"{path}: {name_of(entry)} has {field} {show(entry[field])}, which is not in "
-                f"'{key}'; add the {one} or remove the annotation"
-            )
-        entry[field] = found
     entry["bbox"] = _bbox(path, entry, mended)
     entry["iscrowd"] = max(_flag(path, entry, "iscrowd"), _flag(path, entry, "ignore"))
-    if crowd == "keep":
-        mended["kept_crowds"] += entry["iscrowd"]
-        entry["iscrowd"] = 0
     area = read_number(entry.get("area"), AREA_LIMIT)
     if area is None or area <= 0:
         area = max(entry["bbox"][2], 0) * max(entry["bbox"][3], 0)
         mended["areas"] += 1
     entry["area"] = float(area)
+
+
+def unlisted(path: str | Path, entry: Entry, field: str) -> DataError:
+    """The error to raise for an annotation whose image or category is not listed."""
+    key, one = {"image_id": ("images", "image"), "category_id": ("categories", "category")}[field]
+    return DataError(
+        f"{path}: {name_of(entry)} has {field} {show(entry[field])}, which is not in '{key}'; add "
+        f"the {one} or remove the annotation"
+    )
 
 
 def _bbox(path: str | Path, entry: Entry, mended: Counter[str]) -> list[float]:

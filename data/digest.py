@@ -22,8 +22,14 @@ def digest_of(source: Source) -> str:
         result.update(repr((tuple(source.files), tuple(labels))).encode())
         return result.hexdigest()
     result.update(repr(source.categories).encode())
-    for record in source.records:
-        result.update(repr((record.file_name, record.height, record.width)).encode())
-        result.update(record.boxes.numpy().tobytes())
-        result.update(record.labels.numpy().tobytes())
+    records = source.records
+    names = iter(records.file_names)
+    for block in records.blocks():
+        corners, labels = block.corners, block.labels
+        ends = block.used_counts.cumsum().tolist()
+        sizes = records.sizes[block.places.start : block.places.stop].tolist()
+        for start, end, size in zip([0, *ends], ends, sizes, strict=False):
+            result.update(repr((next(names), *size)).encode())
+            result.update(corners[start:end].tobytes())
+            result.update(labels[start:end].tobytes())
     return result.hexdigest()

@@ -7,11 +7,13 @@ as it is.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from data.errors import DataError
 
@@ -42,6 +44,43 @@ class ChecksumWriter:
         self.file.write(f', "{FIELD}": {json.dumps(field)}}}')
 
 
+class Checksum:
+    """Compares what is read with a file's checksum.
+
+    Args:
+        path: of the file, for the message.
+        found: a match of `AT_END`, or None: there is no checksum.
+        place: bytes before the match.
+    """
+
+    def __init__(self, path: str | Path, found: re.Match[bytes] | None, place: int) -> None:
+        has_one = found is not None and place == int(found[1])
+        self.path, self.expected = path, int(found[2], 16) if has_one else None
+        self.left, self.crc32 = place if has_one else 0, 0
+
+    def update(self, content: bytes) -> None:
+        """Take the next bytes of the file."""
+        mine = memoryview(content)[: self.left]
+        self.crc32, self.left = zlib.crc32(mine, self.crc32), self.left - len(mine)
+
+    def check(self) -> None:
+        """Raise a DataError if what was read is not what the checksum says."""
+        if self.expected is not None and self.crc32 != self.expected:
+            raise DataError(
+                f"{self.path}: is damaged, its checksum is that of another content; write the file "
+                f"again (or remove its last field, '{FIELD}', if it was edited)"
+            )
+
+
+def checksum_of(path: str | Path, file: BinaryIO) -> Checksum:
+    """The checksum that an open file states; most have none. Leaves the file at its start."""
+    end = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, end - LONGEST))
+    found = AT_END.search(file.read())
+    file.seek(0)
+    return Checksum(path, found, start + found.start() if found else 0)
+
+
 def check_text(path: str | Path, content: bytes) -> None:
     """Raise a DataError if a file's content is not what its checksum says; most files have none.
 
@@ -49,14 +88,9 @@ def check_text(path: str | Path, content: bytes) -> None:
         path: of the file, for the message.
         content: all of it.
     """
-    found = AT_END.search(content, max(0, len(content) - LONGEST))
-    if found is None or found.start() != int(found[1]):
-        return
-    if zlib.crc32(memoryview(content)[: found.start()]) != int(found[2], 16):
-        raise DataError(
-            f"{path}: is damaged, its checksum is that of another content; write the file again "
-            f"(or remove its last field, '{FIELD}', if it was edited)"
-        )
+    checksum = checksum_of(path, io.BytesIO(content))
+    checksum.update(content)
+    checksum.check()
 
 
 def without_checksum(content: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,25 @@ def read_json(path: str | Path) -> Any:
         DataError: the file is missing, cannot be read, is not JSON, or is damaged (if it has a
             checksum, see `data.json_checksum`).
     """
-    require_regular(path)
-    try:
+    with readable(path):
         content = Path(path).read_bytes()
-        if len(content) >= LARGE_FILE and not is_quiet():
-            say(f"reading {path} ({len(content) / 1e6:,.0f} MB)", sys.stderr)
         check_text(path, content)
         return without_checksum(json.loads(content))  # finds out the encoding
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Around the reading of a JSON file: announces a large one, and says what is wrong.
+
+    Raises:
+        DataError: see `read_json`.
+    """
+    require_regular(path)
+    try:
+        size = Path(path).stat().st_size
+        if size >= LARGE_FILE and not is_quiet():
+            say(f"reading {path} ({size / 1e6:,.0f} MB)", sys.stderr)
+        yield
     except DataError:
         raise
     except FileNotFoundError:

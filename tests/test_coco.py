@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.coco import CocoDataset, part_inside, read_categories
+from data.coco import CocoDataset, read_categories
+from data.coco_boxes import part_inside
 from data.coco_contents import Contents
 from data.errors import DataError
 from data.images import ImageReading

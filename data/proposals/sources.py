@@ -79,7 +79,10 @@ def list_work(
         given, total = _labels(content)
     else:
         given, total = _results(source, images, entries, annotations, allow_outside)
-    fill_sizes(images, entries, reading)
+    sizes = np.array([(e["height"] or 0, e["width"] or 0) for e in entries]).reshape(-1, 2)
+    sizes, _ = fill_sizes(images, [e["file_name"] for e in entries], sizes, reading)
+    for entry, (height, width) in zip(entries, sizes.tolist(), strict=True):
+        entry.update(height=height, width=width)
     boxes = [_clip(given[entry["id"]], entry) for entry in entries]
     jobs = [_job(entry, clipped) for entry, clipped in zip(entries, boxes, strict=True)]
     lost = total - sum(map(len, boxes))
