@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data.checked_files import checked_headers
 from data.counting import count, more_like_it
 from data.errors import DataError, raise_first
 from data.image_header import Header, read_header
@@ -20,6 +21,7 @@ from data.processes import is_quiet
 from data.value_check import check_values
 
 MADE_WITH = "images_read_with"  # key of a COCO JSON's `info`
+TOGETHER = 32  # files that a thread takes at once
 PATIENCE = 3  # seconds until a bar shows how many files are left
 
 
@@ -64,11 +66,10 @@ def check_images(
             reading says to skip files with unusable content: the first one that is missing, or
             nothing is left.
     """
-    root = Path(directory)
+    root, files = Path(directory), list(files)
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; set data.*.images to the folder of the images")
-    paths = [root / file for file in files]
-    found = read_headers(paths, whole=True, most=reading.max_pixels)
+    found = _checked(root, files, reading.max_pixels)
     bad = [result for result in found if isinstance(result, BadImage)]
     skip = reading.on_bad_image == "skip" and len(bad) < len(found)
     refused = [result for result in found if isinstance(result, DataError)]
@@ -82,7 +83,7 @@ def check_images(
     if bad:
         notes.insert(0, f"{count(len(bad), 'image')} to skip, the first: {bad[0]}")
     return CheckedImages(
-        tuple(_size(*pair, reading) for pair in zip(paths, found, strict=True)),
+        tuple(_size(root, *pair, reading) for pair in zip(files, found, strict=True)),
         tuple(notes),
         tuple(error.bad_file for error in bad),
     )
@@ -215,10 +216,25 @@ def _notes(
     return notes + check_values(root, deep, reading)
 
 
-def _size(path: Path, found: Header | DataError, reading: ImageReading) -> tuple[int, int]:
+def _size(
+    root: Path, file: str, found: Header | DataError, reading: ImageReading
+) -> tuple[int, int]:
     """(height, width) of a file, as far as it is known of one that is to be skipped."""
-    header = read_headers([path])[0] if isinstance(found, DataError) else found
+    header = read_headers([root / file])[0] if isinstance(found, DataError) else found
     return header.size(reading) if isinstance(header, Header) else (1, 1)
+
+
+def _checked(root: Path, files: Sequence[str], most: int) -> list[Header | DataError]:
+    """The header of each file if it is whole, or why it cannot be used."""
+
+    def read(some: Sequence[str]) -> list[Header | DataError]:
+        return read_headers([root / file for file in some], whole=True, most=most)
+
+    found = checked_headers(root, files, read)
+    for place, header in enumerate(found):
+        if isinstance(header, Header) and header.height * header.width > most:
+            (found[place],) = read([files[place]])  # remembered from a run with another limit
+    return found
 
 
 def read_headers(
@@ -232,7 +248,15 @@ def read_headers(
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        found = pool.map(attempt, files)
-        bar = {"leave": False, "delay": PATIENCE, "disable": is_quiet()}
-        return list(tqdm(found, "check images", len(files), **bar))
+    def some(start: int) -> list[Header | DataError]:
+        return list(map(attempt, files[start : start + TOGETHER]))
+
+    found: list[Header | DataError] = []
+    bar = tqdm(
+        total=len(files), desc="check images", leave=False, delay=PATIENCE, disable=is_quiet()
+    )
+    with bar, ThreadPoolExecutor(max_workers=8) as pool:
+        for part in pool.map(some, range(0, len(files), TOGETHER)):
+            found += part
+            bar.update(len(part))
+    return found

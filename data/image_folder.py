@@ -11,6 +11,7 @@ from data.errors import DataError
 from data.file_names import locate_files
 from data.image_check import check_images
 from data.images import AS_STORED, BadFile, ImageReading
+from data.texts import Texts
 from data.walk import walk_images
 
 
@@ -19,7 +20,7 @@ class ImageFiles:
     """Image files below a folder, each with its class if classes are known."""
 
     root: Path
-    files: tuple[str, ...]  # relative to root
+    files: Sequence[str]  # relative to root
     classes: tuple[str, ...] = ()  # names; empty: there are no labels
     labels: tuple[int, ...] = ()  # of each file, 0..len(classes) - 1
     reading: ImageReading = AS_STORED
@@ -99,4 +100,6 @@ def _checked(
 ) -> ImageFiles:
     checked = check_images(directory, files, reading)
     notes = checked.notes if said is None else (said, *checked.notes)
-    return ImageFiles(Path(directory), tuple(files), classes, labels, reading, notes, checked.bad)
+    return ImageFiles(
+        Path(directory), Texts.of(files), classes, labels, reading, notes, checked.bad
+    )

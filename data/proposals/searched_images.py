@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from data.image_check import PATIENCE, check_images
 from data.images import BadImage, decode_image, read_bytes
 from data.processes import is_quiet
 from data.proposals.cache import ProposalCache
+from data.texts import Texts
 from data.walk import walk_images
 
 
@@ -36,9 +38,9 @@ class SearchedImages:
     def __init__(self, images: str | Path, cache: ProposalCache) -> None:
         self.images, self.cache = Path(images), cache
         found = walk_images(images)
-        self.files = list(found.files)
+        self.files = Texts.of(found.files)
         checked = check_images(images, self.files, cache.reading)
-        self.sizes, self.bad = checked.sizes, checked.bad
+        self.sizes, self.bad = np.array(checked.sizes), checked.bad  # (N, 2) (height, width)
         said = found.sentence()
         self.notes = checked.notes if said is None else (said, *checked.notes)
         if cache.problem is not None:
@@ -69,7 +71,7 @@ class SearchedImages:
 
         def lacks(index: int) -> bool:
             content = read_bytes(self.path(index))
-            if self.cache.kept(content, *self.sizes[index]) is not None:
+            if self.cache.kept(content, *self.sizes[index].tolist()) is not None:
                 return False
             try:
                 decode_image(content, self.path(index), self.cache.reading)
@@ -92,4 +94,5 @@ class SearchedImages:
     @property
     def aspect_ratios(self) -> list[float]:
         """Height / width of every image."""
-        return [height / width for height, width in self.sizes]
+        height, width = self.sizes.T
+        return (height / width).tolist()
