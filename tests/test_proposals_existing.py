@@ -263,7 +263,7 @@ def test_boxes_are_those_that_were_found(tmp_path: Path) -> None:
     content = json.loads(output.read_text())
     content.pop("info")
     output.write_text(json.dumps(content))
-    existing = take_existing(output, work, expected, True, False, lambda sentence: None)
+    existing = take_existing(output, work, expected, True, False, False, lambda sentence: None)
     assert existing is not None
     assert existing.count == sum(map(len, kept.values())) > 50
     for file, boxes in kept.items():

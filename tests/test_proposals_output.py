@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.proposals.output import annotations_of
+from data import coco_file
+from data.coco import CocoDataset
+from data.coco_file import open_coco
+from data.digest import digest_of
+from data.packed_file import is_packed
+from data.proposals.output import annotations_of, xywh_of
 from tests.helpers.proposal_command import (
     journal_of,
     names,
@@ -25,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_coco_annotations_by_hand() -> None:
-    boxes = np.array([[1, 2, 4, 8], [0, 0, 2.5, 1.25]])
+    boxes = xywh_of(np.array([[1, 2, 4, 8], [0, 0, 2.5, 1.25]]))
     common = {"image_id": 7, "category_id": 1, "iscrowd": 0}
     assert list(annotations_of(7, boxes)) == [
         {"bbox": [1, 2, 3, 6], "area": 18, "score": 1.0, **common},
@@ -51,8 +56,11 @@ def test_bad_images_are_named_and_left_out(
     assert "3 of 5 images can't be used" in first
     assert ("--skip-bad" in first) == (not skip)
     assert len(reasons) == 3
-    for reason, words in zip(reasons, ["b.png: image is truncated", "d.jpg: image is truncated",
-                                       "e.png: image is missing"], strict=True):
+    for reason, words in zip(
+        reasons,
+        ["b.png: image is truncated", "d.jpg: image is truncated", "e.png: image is missing"],
+        strict=True,
+    ):
         assert words in reason
     assert names(output) == ["a.png", "sub/c.png"]
     assert journal_of(output).exists() == (not skip)
@@ -144,3 +152,37 @@ def test_wrong_size_in_annotations_is_a_bad_image(
     assert "resuming" not in stderr
     assert "b.png: image has 80 x 60 pixels but is listed as 60 x 80" in stderr
     assert names(output) == ["a.png"]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_json_and_packed_say_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    if large:
+        monkeypatch.setattr(coco_file, "LARGE_FILE", 100)
+    command = ("--images", folder, "--workers", 1)
+    assert run(*command, "--output", tmp_path / "a.json") == 0
+    assert run(*command, "--output", tmp_path / "a.packed", "--format", "packed") == 0
+    monkeypatch.setattr(coco_file, "pack_coco", None if large else coco_file.pack_coco)
+    first, second = (open_coco(tmp_path / name).as_dict() for name in ("a.json", "a.packed"))
+    assert first == second
+    assert (tmp_path / "a.json.packed").exists() == large
+    datasets = [CocoDataset(folder, tmp_path / name) for name in ("a.json", "a.packed")]
+    assert digest_of(datasets[0]) == digest_of(datasets[1])
+
+
+def test_a_packed_output_is_known_again(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    command = ("--images", folder, "--workers", 1, "--format", "packed")
+    assert run(*command, "--output", tmp_path / "a.packed") == 0
+    before = (tmp_path / "a.packed").read_bytes()
+    monkeypatch.setattr("data.proposals.command.propose_files", None)  # nothing is searched
+    assert run(*command, "--output", tmp_path / "a.packed") == 0
+    assert (tmp_path / "a.packed").read_bytes() == before
+
+
+def test_a_file_of_the_other_format_is_written_anew(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a"
+    command = ("--images", folder, "--workers", 1, "--output", output)
+    for form in ("json", "packed", "json"):
+        assert run(*command, "--format", form) == 0
+        assert is_packed(output) == (form == "packed")

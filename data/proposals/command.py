@@ -1,8 +1,8 @@
 """Boxes for your own images in one command: selective search, filter, NMS, COCO JSON.
 
     python -m data.proposals --images DIR --output FILE.json [--source search|gt|RESULTS.json]
-        [--annotations FILE.json] [--filter ratio3size0008] [--nms 0.5] [--max-boxes N]
-        [--search fast|thorough] [--workers N] [--batch N] [--device cpu|cuda]
+        [--format json|packed] [--annotations FILE.json] [--filter ratio3size0008] [--nms 0.5]
+        [--max-boxes N] [--search fast|thorough] [--workers N] [--batch N] [--device cpu|cuda]
         [--exif stored|apply] [--value-range LOW HIGH]
         [--skip-bad] [--allow-outside] [--recall ANNOTATIONS.json] [--draw DIR] [--font FILE]
 
@@ -170,10 +170,11 @@ def _run(
         run_digest(None, work, settings, reading),
         {"search_version": SEARCH_VERSION, **asdict(settings), **reading.look()},
     )
+    packed = options.format == "packed"
     path = output.with_name(f".{output.name}.partial.jsonl")
     if not path.exists():
         as_it_is = bool(options.recall or options.draw)
-        existing = take_existing(output, work, made, as_it_is, options.skip_bad, _say)
+        existing = take_existing(output, work, made, as_it_is, options.skip_bad, packed, _say)
         if existing is not None:
             _show(options, reading, truth, existing.files, existing.boxes)
             print_summary(output, len(existing.files), existing.count, start)
@@ -190,7 +191,7 @@ def _run(
         entries = {entry["file_name"]: entry for entry in work.entries}
         images = [_complete(entries[file], journal.size(file)) for file in files]
         info = {**reading_entry(reading), **without(made, bad)}
-        boxes = write_proposals(images, journal.boxes, output, info)
+        boxes = write_proposals(images, journal.boxes, output, info, packed)
         _show(options, reading, truth, files, journal.boxes)
         print_summary(output, len(files), boxes, start)
         if bad and not options.skip_bad:

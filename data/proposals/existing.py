@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from data.coco_file import open_coco
 from data.coco_json import load_coco
 from data.errors import DataError
+from data.packed_coco import PackedCoco
+from data.packed_file import is_packed
 from data.proposals.sources import Work
 
 RECORD = "proposals"  # in the file's `info`
@@ -27,17 +30,13 @@ class Existing:
     """The images and boxes of a file of proposals."""
 
     files: list[str]  # of the images
-    annotations: Mapping[str, list[dict[str, Any]]]  # by file, best first
-
-    @property
-    def count(self) -> int:
-        """The number of boxes."""
-        return sum(map(len, self.annotations.values()))
+    count: int  # of the boxes
+    xywh: Callable[[str], np.ndarray]  # (P, 4) float64 boxes of an image, best first
 
     def boxes(self, file: str) -> np.ndarray:
         """(P, 4) float64 xyxy boxes of an image, best first, as they were before they were
         written."""
-        xywh = np.array([a["bbox"] for a in self.annotations[file]], dtype=float).reshape(-1, 4)
+        xywh = self.xywh(file)
         return np.concatenate([xywh[:, :2], (xywh[:, :2] + xywh[:, 2:]).round(2)], axis=1)
 
 
@@ -74,6 +73,7 @@ def take_existing(
     expected: Mapping[str, Any],
     as_it_is: bool,
     skip_bad: bool,
+    packed: bool,
     say: Callable[[str], None],
 ) -> Existing | None:
     """Read the output of an earlier run, if it is what this one would write.
@@ -83,23 +83,23 @@ def take_existing(
         work: the images of this run.
         expected: `record` of this run, with no image left out.
         as_it_is: also take a file without a record, if it lists only images of this run.
+        packed: whether this one would write a packed file; one of the other format is not taken.
         skip_bad: also take a file that lacks images which could not be used.
         say: called with a sentence about the file.
 
     Returns:
         Its boxes; None if they must be found again.
     """
-    if not output.exists():
+    if not output.exists() or is_packed(output) != packed:
         return None
     try:
-        content = load_coco(output)
+        coco = open_coco(output)
     except DataError as error:
         say(f"{error}: searching again")
         return None
-    info = content.get("info")
-    theirs = info.get(RECORD) if isinstance(info, dict) else None
+    theirs = coco.info.get(RECORD) if isinstance(coco.info, dict) else None
     if not isinstance(theirs, dict) or theirs.keys() != expected[RECORD].keys():
-        files = {entry["file_name"] for entry in content["images"]}
+        files = set(coco.names)
         known = files <= {job.file for job in work.jobs}
         if not (as_it_is and files and known):
             return None
@@ -107,19 +107,19 @@ def take_existing(
             f"{output}: does not say how it was made; its boxes are taken as they are. Delete it "
             "to search again"
         )
-        return _existing(content)
-    difference = _difference(content, theirs, work, expected[RECORD])
+        return _ours(coco) if is_packed(output) else _of_others(load_coco(output))
+    difference = _difference(coco, theirs, work, expected[RECORD])
     if difference:
         say(f"{output}: was made with {difference}; searching again")
         return None
     if theirs["left_out"] and not skip_bad:
         return None  # perhaps they have been mended
     say(f"{output}: has the boxes of the same images and options; nothing is searched")
-    return _existing(content)
+    return _ours(coco)
 
 
 def _difference(
-    content: Mapping[str, Any], theirs: Mapping[str, Any], work: Work, ours: Mapping[str, Any]
+    coco: PackedCoco, theirs: Mapping[str, Any], work: Work, ours: Mapping[str, Any]
 ) -> str | None:
     changed = [
         f"{key} {json.dumps(theirs['options'].get(key))}, not {json.dumps(value)}"
@@ -130,14 +130,26 @@ def _difference(
         return "; ".join(changed)
     left_out = set(theirs["left_out"])
     entries = [entry for entry in work.entries if entry["file_name"] not in left_out]
-    same = len(entries) == len(content["images"]) and all(
-        {**written, **entry} == written
-        for written, entry in zip(content["images"], entries, strict=True)
+    same = len(entries) == len(coco) and all(
+        {**written, **{key: entry[key] for key in written.keys() & entry.keys()}} == written
+        for written, entry in zip(coco.images(), entries, strict=True)
     )
     return None if same and theirs["digest"] == ours["digest"] else "other images or given boxes"
 
 
-def _existing(content: Mapping[str, Any]) -> Existing:
+def _ours(coco: PackedCoco) -> Existing:
+    """A file whose boxes are in the order in which they were found."""
+    places = {file: place for place, file in enumerate(coco.names)}
+
+    def xywh(file: str) -> np.ndarray:
+        start, end = coco.starts[places[file] : places[file] + 2].tolist()
+        return coco.boxes(slice(start, end)).xywh
+
+    return Existing(list(places), int(coco.starts[-1]), xywh)
+
+
+def _of_others(content: Mapping[str, Any]) -> Existing:
+    """A file of another program: its scores say which boxes are better."""
     annotations: dict[Any, list[dict[str, Any]]] = {e["id"]: [] for e in content["images"]}
     for annotation in content["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
@@ -145,4 +157,9 @@ def _existing(content: Mapping[str, Any]) -> Existing:
         if all(isinstance(annotation.get("score"), (int, float)) for annotation in own):
             own.sort(key=lambda annotation: -annotation["score"])
     files = [entry["file_name"] for entry in content["images"]]
-    return Existing(files, dict(zip(files, annotations.values(), strict=True)))
+    by_file = dict(zip(files, annotations.values(), strict=True))
+
+    def xywh(file: str) -> np.ndarray:
+        return np.array([a["bbox"] for a in by_file[file]], dtype=float).reshape(-1, 4)
+
+    return Existing(files, len(content["annotations"]), xywh)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from data.atomic_files import open_atomic
+from data.box_columns import BoxColumns, Values
+from data.coco_file import keep_packed
+from data.coco_packing import write_packed
 from data.json_checksum import ChecksumWriter
 from data.plain_text import printable, say
 from data.proposals.workers import Bad
@@ -28,45 +31,98 @@ def write_proposals(
     boxes_of: Callable[[str], np.ndarray],
     output: Path,
     info: dict[str, Any],
+    packed: bool = False,
 ) -> int:
-    """Write COCO JSON all or nothing; only one image's boxes are in memory at a time.
+    """Write a COCO file all or nothing; only one image's boxes are in memory at a time.
 
     Args:
         images: complete COCO entries.
         boxes_of: gives (P, 4) float64 xyxy boxes in pixels for a file name, best first.
         output: file to write.
         info: how it was made.
+        packed: write the packed form instead of JSON (`data.packed_coco`); a large JSON gets it
+            as well, beside it.
 
     Returns:
         The number of boxes.
     """
-    count = 0
-    with open_atomic(output) as opened:
-        file = ChecksumWriter(opened)
-        file.write(f'{{"info": {json.dumps(info)}, "images": {json.dumps(images)}, ')
-        file.write('"annotations": [')
+    columns = BoxColumns()
+
+    def write(file: IO[bytes], source: dict[str, Any] | None = None) -> None:
+        write_packed(file, images, CATEGORIES, columns, info, source=source)
+
+    def boxes() -> Iterator[tuple[dict[str, Any], np.ndarray]]:
         for image in tqdm(images, desc="writing", unit="image", delay=2, leave=False):
-            for annotation in annotations_of(image["id"], boxes_of(image["file_name"])):
-                file.write(", " if count else "")
-                count += 1
-                file.write(json.dumps({"id": count, **annotation}))
-        file.write(f'], "categories": {json.dumps(CATEGORIES)}')
-        file.end()
-    return count
+            xywh = xywh_of(boxes_of(image["file_name"]))
+            columns.add(values_of(image["id"], xywh, len(columns)))
+            yield image, xywh
+
+    if packed:
+        for _ in boxes():
+            pass
+        with open_atomic(output, binary=True) as file:
+            write(file)
+        return len(columns)
+    with open_atomic(output) as opened:
+        _write_json(opened, images, boxes(), info)
+    keep_packed(output, write)
+    return len(columns)
 
 
-def annotations_of(image_id: int | str, boxes: np.ndarray) -> Iterator[dict[str, Any]]:
-    """COCO annotations, without `id`, of ranked boxes (P, 4) xyxy."""
-    for rank, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-        w, h = round(x2 - x1, 2), round(y2 - y1, 2)
+def _write_json(
+    opened: IO[str],
+    images: Sequence[dict[str, Any]],
+    boxes: Iterable[tuple[dict[str, Any], np.ndarray]],
+    info: dict[str, Any],
+) -> None:
+    file = ChecksumWriter(opened)
+    file.write(f'{{"info": {json.dumps(info)}, "images": {json.dumps(images)}, ')
+    file.write('"annotations": [')
+    count = 0
+    for image, xywh in boxes:
+        for annotation in annotations_of(image["id"], xywh):
+            file.write(", " if count else "")
+            count += 1
+            file.write(json.dumps({"id": count, **annotation}))
+    file.write(f'], "categories": {json.dumps(CATEGORIES)}')
+    file.end()
+
+
+def xywh_of(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (P, 4) xyxy as they are written, xywh with sides of two decimals."""
+    return np.concatenate([boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]).round(2)], axis=1)
+
+
+def annotations_of(image_id: int | str, xywh: np.ndarray) -> Iterator[dict[str, Any]]:
+    """COCO annotations, without `id`, of ranked boxes (P, 4)."""
+    for rank, (x, y, w, h) in enumerate(xywh.tolist()):
         yield {
             "image_id": image_id,
             "category_id": 1,
-            "bbox": [x1, y1, w, h],
+            "bbox": [x, y, w, h],
             "area": round(w * h, 2),
             "iscrowd": 0,
-            "score": round(1 - rank / len(boxes), 6),
+            "score": round(1 - rank / len(xywh), 6),
         }
+
+
+def values_of(image_id: int | str, xywh: np.ndarray, before: int) -> Values:
+    """The same as columns.
+
+    Args:
+        image_id: of the boxes.
+        xywh: (P, 4).
+        before: how many boxes come before them.
+    """
+    number = len(xywh)
+    return Values(
+        [image_id] * number,
+        [1] * number,
+        xywh,
+        np.zeros(number, bool),
+        (xywh[:, 2] * xywh[:, 3]).round(2),
+        np.arange(before, before + number) + 1,
+    )
 
 
 def report_bad(bad: Sequence[Bad], total: int, output: Path, skip: bool) -> None:
