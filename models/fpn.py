@@ -57,8 +57,7 @@ class FPN(nn.Module):
         """List of (N, C_i, H_i, W_i), finest first, to a list of (N, C, H_j, W_j)."""
         merged = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
         for i in range(len(merged) - 1, 0, -1):  # coarsest to finest
-            size = merged[i - 1].shape[-2:]
-            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=size, mode="nearest")
+            merged[i - 1] = merged[i - 1] + enlarged(merged[i], merged[i - 1].shape[-2:])
         levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
         return levels + self._extra_levels(features[-1], levels[-1])
 
@@ -74,6 +73,13 @@ class FPN(nn.Module):
             p6 = self.p6(below.to(self.p6.weight.dtype))
             p7 = self.p7(F.relu(p6))
         return [p6.to(p5.dtype), p7.to(p5.dtype)]
+
+
+def enlarged(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) with its values repeated to (height, width) `size`, in the same precision."""
+    # Autocast would make it float32 on a GPU, and so the sum: twice the bytes, for copied numbers.
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, size=size, mode="nearest")
 
 
 def conv(in_channels: int, channels: int, kernel_size: int, norm: str) -> nn.Module:

@@ -2,11 +2,13 @@ from collections import OrderedDict
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from models.fpn import FPN, FPNConfig
+from models.fpn import FPN, FPNConfig, enlarged
 
 IN_CHANNELS = (12, 20, 28)
 CHANNELS = 16
@@ -66,6 +68,33 @@ def test_bfloat16_of_narrow_maps(extra):
     for level, reference in zip(levels, expected, strict=True):
         assert level.dtype == torch.bfloat16
         torch.testing.assert_close(level.float(), reference, rtol=0.1, atol=0.1)
+
+
+class AsOnCuda(TorchFunctionMode):
+    """Autocast of a GPU, as far as a CPU's is different: it interpolates in float32."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.interpolate and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def test_enlarging_keeps_half_precision():
+    """A sum with a float32 map would be float32, and cost twice the memory."""
+    fpn, merged = FPN(IN_CHANNELS, FPNConfig(CHANNELS, "none")), []
+    for layer in fpn.output:
+        layer.register_forward_pre_hook(lambda module, args: merged.append(args[0].dtype))
+    with AsOnCuda(), torch.autocast("cpu", torch.bfloat16):
+        fpn(feature_maps())
+    assert merged == [torch.bfloat16] * 3
+
+
+@pytest.mark.parametrize("size", [(10, 14), (9, 13), (5, 7)])
+def test_enlarged_repeats_values(size):
+    x = torch.randn(2, 3, 5, 7).bfloat16()
+    rows = torch.arange(size[0]) * 5 // size[0]
+    columns = torch.arange(size[1]) * 7 // size[1]
+    assert torch.equal(enlarged(x, size), x[:, :, rows][..., columns])
 
 
 def test_levels_and_sizes():
