@@ -41,15 +41,18 @@ class Pairs(NamedTuple):
     rows: Tensor  # (R,) indices into them: the queries
     ids: Tensor  # (R,)
     weights: Tensor  # (R,) of each pair of that query: 1 / (pairs of the id * number of ids)
+    num_positives: Tensor  # (R,) target samples with the id
     pool: Tensor  # (B, D) samples to contrast with, constants; the first S are the target samples
     pool_ids: Tensor  # (B,)
     num_keys: int  # S
 
-    def blocks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, ids and weights of as many queries at a time as fit in memory."""
+    def blocks(self) -> list[tuple[Tensor, Tensor, Tensor, int]]:
+        """Rows, ids, weights and the number of pairs of as many queries at a time as fit in
+        memory."""
         size = max(1, ENTRIES_AT_ONCE // max(1, len(self.pool)))
         parts = (self.rows.split(size), self.ids.split(size), self.weights.split(size))
-        return list(zip(*parts, strict=True))
+        counts = torch.stack([block.sum() for block in self.num_positives.split(size)]).tolist()
+        return list(zip(*parts, counts, strict=True))
 
 
 def instance_contrastive_loss(
@@ -93,12 +96,11 @@ def find_pairs(
             If off, as in the paper, each process contrasts only its own images.
     """
     query, key = query.float(), key.detach().float()
-    size = int(torch.cat([query_ids, key_ids, query_ids.new_zeros(1)]).max()) + 1
-    in_query = torch.bincount(query_ids[query_ids >= 0], minlength=size)  # samples of each id
-    in_key = torch.bincount(key_ids[key_ids >= 0], minlength=size)
-    in_pairs = in_query * in_key
-    rows = ((query_ids >= 0) & (in_pairs[query_ids.clamp(min=0)] > 0)).nonzero().flatten()
-    num_ids = (in_pairs > 0).sum().float()
+    in_query = occurrences(query_ids, query_ids)  # (Q,) online samples with the id of each
+    in_key = occurrences(query_ids, key_ids)  # (Q,) target samples with it: its positives
+    paired = (query_ids >= 0) & (in_key > 0)
+    rows = paired.nonzero().squeeze(1)
+    num_ids = (paired / in_query).sum().round()  # the samples of an id count 1 together
     pool = torch.cat([key, query.detach()])
     pool_ids = torch.cat([key_ids, query_ids])
     if across_ranks and dist.is_available() and dist.is_initialized():
@@ -109,8 +111,14 @@ def find_pairs(
         num_ids = mean_over_ranks(num_ids)
     else:
         num_ids = num_ids.clamp(min=1.0)
-    weights = 1.0 / (in_pairs[query_ids[rows]] * num_ids)
-    return Pairs(query, rows, query_ids[rows], weights, pool, pool_ids, len(key))
+    weights = 1.0 / ((in_query * in_key)[rows] * num_ids)
+    return Pairs(query, rows, query_ids[rows], weights, in_key[rows], pool, pool_ids, len(key))
+
+
+def occurrences(ids: Tensor, among: Tensor) -> Tensor:
+    """How often each of the `ids` (Q,) occurs in `among` (S,): (Q,) int64."""
+    ordered = among.sort().values
+    return torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
 
 
 def contrastive_loss(pairs: Pairs, temperature: float) -> Tensor:
@@ -123,8 +131,8 @@ def contrastive_loss(pairs: Pairs, temperature: float) -> Tensor:
     samples, blocks = pairs.samples, pairs.blocks()
     with torch.autocast(samples.device.type, enabled=False):
         loss = samples.sum() * 0.0
-        for rows, ids, weights in blocks:
-            args = (samples[rows], ids, weights, pairs.pool, pairs.pool_ids, pairs.num_keys)
+        for rows, *of_block in blocks:
+            args = (samples[rows], *of_block, pairs.pool, pairs.pool_ids, pairs.num_keys)
             if len(blocks) == 1 or not samples.requires_grad:
                 loss = loss + _loss_of_block(*args, temperature)
             else:  # recomputing the similarities in the backward pass keeps one block in memory
@@ -136,6 +144,7 @@ def _loss_of_block(
     queries: Tensor,
     ids: Tensor,
     weights: Tensor,
+    num_pairs: int,
     pool: Tensor,
     pool_ids: Tensor,
     num_keys: int,
@@ -144,7 +153,8 @@ def _loss_of_block(
     similarity = (queries / tau) @ pool.T  # (R, B)
     same = ids[:, None] == pool_ids  # (R, B)
     negatives = similarity.masked_fill(same, NO_NEGATIVE).logsumexp(dim=1)  # (R,)
-    row, positive = same[:, :num_keys].nonzero(as_tuple=True)  # few of the R * S are pairs
+    # Few of the R * S are pairs. Unlike `nonzero`, this does not wait until a GPU has counted them.
+    row, positive = same[:, :num_keys].nonzero_static(size=num_pairs).unbind(1)
     return F.softplus(negatives[row] - similarity[row, positive]) @ weights[row]
 
 
@@ -164,19 +174,19 @@ def contrastive_statistics(pairs: Pairs, temperature: float) -> dict[str, Tensor
         queries, ids = pairs.samples[pairs.rows], pairs.ids
         key, key_ids = pairs.pool[: pairs.num_keys], pairs.pool_ids[: pairs.num_keys]
         # A sum of cosines is a product with a sum; only the nearest sample needs every cosine.
-        key_sums, num_positives = _sums_by_id(key, key_ids, ids)
+        key_sums, _ = _sums_by_id(key, key_ids, ids)
         same_sums, num_same = _sums_by_id(pairs.pool, pairs.pool_ids, ids)
         num_negatives = len(pairs.pool) - num_same  # (R,)
         floor = F.softplus(num_negatives.log() - 1.0 / temperature)
         to_negatives = (queries * (pairs.pool.sum(dim=0) - same_sums)).sum(dim=1)
         found = queries.new_zeros(())
-        for rows, row_ids, _ in pairs.blocks() if len(ids) else ():
+        for rows, row_ids, *_ in pairs.blocks() if len(ids) else ():
             similarity = pairs.samples[rows] @ key.T
             nearest = similarity.masked_fill(key_ids < 0, -2.0).argmax(dim=1)
             found = found + (key_ids[nearest] == row_ids).sum()
         count = max(1, len(ids))
         return {
-            "contrast_floor": (floor * num_positives) @ pairs.weights,
+            "contrast_floor": (floor * pairs.num_positives) @ pairs.weights,
             "cos_positive": (queries * key_sums).sum(dim=1) @ pairs.weights,
             "cos_negative": (to_negatives / num_negatives.clamp(min=1)).sum() / count,
             "retrieval": found / count,
@@ -187,24 +197,28 @@ def contrastive_statistics(pairs: Pairs, temperature: float) -> dict[str, Tensor
 
 def _sums_by_id(samples: Tensor, sample_ids: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """For each of the `ids` (R,), all >= 0: sum (R, D) and number (R,) of the samples with it."""
-    size = int(torch.cat([ids, ids.new_zeros(1)]).max()) + 1
+    known, place_of_id = ids.unique(return_inverse=True)  # ascending
+    place = torch.searchsorted(known, sample_ids)
     # The extra last row collects the samples that have none of the ids.
-    place = torch.where((sample_ids >= 0) & (sample_ids < size), sample_ids, size)
-    sums = samples.new_zeros(size + 1, samples.shape[1]).index_add_(0, place, samples)
-    counts = torch.bincount(place, minlength=size + 1)
-    return sums[ids], counts[ids]
+    found = F.pad(known, (0, 1), value=BACKGROUND)[place] == sample_ids
+    place = torch.where(found, place, len(known))
+    sums = samples.new_zeros(len(known) + 1, samples.shape[1]).index_add_(0, place, samples)
+    counts = torch.bincount(place, minlength=len(known) + 1)
+    return sums[place_of_id], counts[place_of_id]
 
 
 def gather_from_other_ranks(samples: Tensor) -> Tensor:
     """The rows of all other ranks, (sum of their counts, D), detached; counts may differ."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    counts = [torch.zeros(1, dtype=torch.int64, device=samples.device) for _ in range(world_size)]
-    dist.all_gather(counts, torch.tensor([len(samples)], device=samples.device))
-    longest = max(int(count) for count in counts)
-    padded = F.pad(samples.detach(), (0, 0, 0, longest - len(samples))).contiguous()
-    gathered = [torch.empty_like(padded) for _ in range(world_size)]
-    dist.all_gather(gathered, padded)
-    return torch.cat(
-        [samples.new_zeros(0, samples.shape[1])]
-        + [g[: int(n)] for r, (g, n) in enumerate(zip(gathered, counts, strict=True)) if r != rank]
-    )
+    mine = torch.full((1,), len(samples), device=samples.device)
+    counts = torch.cat(gather(mine)).tolist()  # a GPU is waited for here only
+    padded = F.pad(samples.detach(), (0, 0, 0, max(counts) - len(samples)))
+    of_ranks = [rows[:count] for rows, count in zip(gather(padded), counts, strict=True)]
+    of_ranks[dist.get_rank()] = samples.new_zeros(0, samples.shape[1])
+    return torch.cat(of_ranks)
+
+
+def gather(tensor: Tensor) -> list[Tensor]:
+    """The tensor of each rank, all of one shape."""
+    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, tensor.contiguous())
+    return gathered

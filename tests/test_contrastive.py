@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from losses import contrastive
-from losses.contrastive import contrastive_statistics, find_pairs, instance_contrastive_loss
+from losses.contrastive import (
+    contrastive_statistics,
+    find_pairs,
+    instance_contrastive_loss,
+    occurrences,
+)
 
 
 def slow_loss(query, key, query_ids, key_ids, tau):
@@ -41,6 +46,7 @@ CASES = {
     "id 256 is not background": ([255, 256, 256, 300, -1], [256, 300, 255, 255, -1]),
     "without background": ([0, 1], [1, 0]),
     "without negatives": ([0, 0], [0, 0, 0]),
+    "ids of any size": ([2**62, 7, -1, 2**40, 7], [7, 2**40, -1, 2**62, 2**62]),
 }
 
 
@@ -67,6 +73,20 @@ def test_equals_the_equation_with_more_than_256_instances(monkeypatch):
     (expected_gradient,) = torch.autograd.grad(expected, query)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradient, expected_gradient, atol=1e-12, rtol=1e-9)
+
+
+def test_occurrences_by_hand():
+    ids, among = torch.tensor([5, -1, 2**50, 0]), torch.tensor([0, 5, -1, 5, 2**50, 5])
+    assert occurrences(ids, among).tolist() == [3, 1, 1, 1]
+    assert occurrences(ids, among[:0]).tolist() == [0, 0, 0, 0]
+    assert occurrences(ids[:0], among).shape == (0,)
+
+
+def test_many_samples_of_an_id_count_as_one_id():
+    """Each of 1,000 ids has 49 samples: their 49ths add up to 1,000 exactly."""
+    ids = torch.arange(1000).repeat_interleave(49)
+    pairs = find_pairs(torch.zeros(len(ids), 1), torch.zeros(1000, 1), ids, torch.arange(1000))
+    assert (pairs.weights == 1 / torch.tensor(49.0 * 1000)).all()
 
 
 @pytest.mark.parametrize(
