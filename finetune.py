@@ -177,6 +177,7 @@ def scorer(
         config.data.workers,
         dist.rank(),
         dist.world_size(),
+        pin_memory=device.type == "cuda",
     )
     annotations = val.coco.content()
     where = val.coco.categories, device

@@ -39,7 +39,7 @@ class FeatureScale(nn.Module):
         without features."""
         squares = torch.stack([x.float().square().sum() for x in features]).sum()
         total = mean_over_ranks(squares, minimum=0.0)
-        count = mean_over_ranks(total.new_tensor(sum(x.numel() for x in features)))
+        count = mean_over_ranks(total.new_full((), sum(x.numel() for x in features)))
         rms = (total / count).sqrt()
         rms = torch.where(rms > 0, rms, self.now)  # a step without features changes nothing
         started = self.at_start > 0

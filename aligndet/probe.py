@@ -104,6 +104,7 @@ def extract_features(
         workers,
         dist.rank(),
         dist.world_size(),
+        pin_memory=device.type == "cuda",
     )
     was_training = backbone.training
     backbone.eval()
@@ -112,7 +113,7 @@ def extract_features(
         iterate(loader), "features", len(loader), leave=False, disable=not dist.is_main()
     ):
         with autocast(device, amp):
-            values = pooled_features(backbone, batch["views"][0].to(device))
+            values = pooled_features(backbone, batch["views"][0].to(device, non_blocking=True))
         share.append((batch["indices"], values.float().cpu()))
     backbone.train(was_training)
     everything = [part for ranks_share in dist.gather_objects(share) for part in ranks_share]

@@ -19,6 +19,9 @@ from torch.utils.data import Dataset, Sampler
 from data.views import SampleKey
 from data.worker_pool import load_in_processes
 
+# Entries of a batch that are used as numbers of the host: a GPU would have to be asked for them.
+ON_HOST = ("image_sizes",)
+
 
 class GroupedBatchSampler(Sampler[list[SampleKey]]):
     """Endless batches of images that are all portrait or all landscape, for little padding.
@@ -119,12 +122,13 @@ def eval_loader(
     workers: int,
     rank: int = 0,
     world_size: int = 1,
+    pin_memory: bool = False,
 ) -> Loader:
     """This rank's share of the images, each once, sorted by aspect ratio for little padding."""
     order = sorted(range(len(aspect_ratios)), key=lambda index: (aspect_ratios[index], index))
     keys = [SampleKey(index, f"eval {index}") for index in order[rank::world_size]]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return Loader(dataset, batches, collate, workers)
+    return Loader(dataset, batches, collate, workers, pin_memory)
 
 
 def iterate(loader: Loader) -> Iterator[Any]:
@@ -141,11 +145,14 @@ def iterate(loader: Loader) -> Iterator[Any]:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor in nested dicts, lists and tuples."""
+    """Move every tensor in nested dicts, lists and tuples, except those of the `ON_HOST` keys."""
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
+        return {
+            key: value if key in ON_HOST else to_device(value, device)
+            for key, value in batch.items()
+        }
     if isinstance(batch, (list, tuple)):
         return type(batch)(to_device(value, device) for value in batch)
     return batch

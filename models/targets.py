@@ -20,7 +20,7 @@ def check_targets(
     image_sizes: Tensor | Sequence[tuple[int, int]],
     num_classes: int,
 ) -> None:
-    """Check the targets of a batch; on a GPU this waits for it once, whatever N is.
+    """Check the targets of a batch; on a GPU this waits for it once if the sizes are on the host.
 
     Args:
         targets: see a detector's `forward`.
@@ -39,10 +39,10 @@ def check_targets(
         check_form(f"targets[{index}]", target, images.device)
     boxes = torch.cat([target["boxes"] for target in targets])  # (B, 4)
     labels = torch.cat([target["labels"] for target in targets])  # (B,)
-    counts = torch.tensor([len(target["labels"]) for target in targets], device=images.device)
-    sizes = torch.as_tensor(image_sizes, device=images.device)  # (N, 2)
-    # Without output_size this would wait for the GPU, too.
-    of_box = sizes.repeat_interleave(counts, dim=0, output_size=len(labels))  # (B, 2)
+    sizes = torch.as_tensor(image_sizes).cpu()  # (N, 2)
+    counts = torch.tensor([len(target["labels"]) for target in targets])
+    of_box = sizes.repeat_interleave(counts, dim=0)  # (B, 2)
+    of_box = of_box.to(images.device, non_blocking=True)
     sound = sound_boxes(boxes, labels, of_box, num_classes)  # (B,)
     if not sound.all():
         complain(targets, sizes, num_classes, int(sound.logical_not().nonzero()[0]))

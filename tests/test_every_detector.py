@@ -45,6 +45,19 @@ def test_targets_alone_choose_what_forward_returns(name, training):
 
 
 @every_detector
+def test_image_sizes_may_be_a_tensor_or_pairs_of_numbers(name):
+    model = small_detector(name, score_threshold=0.0).eval()
+    pairs = [tuple(size) for size in SIZES.tolist()]
+    for one, other in zip(model(batch(), SIZES), model(batch(), pairs), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    torch.manual_seed(0)
+    losses = model(batch(), SIZES, TARGETS)
+    torch.manual_seed(0)
+    same = model(batch(), pairs, TARGETS)
+    assert all(torch.equal(losses[key], same[key]) for key in losses)
+
+
+@every_detector
 def test_detections_lie_in_the_true_image(name):
     found = small_detector(name, score_threshold=0.0)(batch(), SIZES)
     assert len(found) == 2

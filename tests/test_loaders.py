@@ -283,6 +283,22 @@ def test_to_device_moves_what_is_nested():
     assert batch["a"].device.type == "cpu"
 
 
+def test_image_sizes_stay_on_the_host():
+    """The models use them as numbers, for which a GPU would have to be asked."""
+    sizes = torch.tensor([[4, 6]])
+    views = ({"images": torch.ones(1, 3, 4, 6), "image_sizes": sizes}, {"image_sizes": sizes})
+    moved = to_device(views, torch.device("meta"))
+    assert moved[0]["images"].device.type == "meta"
+    assert all(view["image_sizes"] is sizes for view in moved)
+
+
+def test_evaluation_pins_if_asked():
+    def pins(**options):
+        return eval_loader(Keys(4), [1.0] * 4, list, 2, workers=1, **options).pin_memory
+
+    assert [pins(), pins(pin_memory=False), pins(pin_memory=True)] == [False, False, True]
+
+
 def test_sample_key_names_its_parts():
     key = take(GroupedBatchSampler([1.0], 1), 1)[0][0]
     assert isinstance(key, SampleKey)
