@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from aligndet.feature_scale import FeatureScale, unnormalised_layer
 from aligndet.projectors import AnchorProjector, conv_projector, fc_projector
 from models.anchors import flatten_predictions
-from models.assign import matched_values
+from models.assign import look_up
 from models.checks import require_choice
 from models.faster_rcnn import FasterRCNN, add_boxes
 from models.fcos import FCOS
+from models.masks import true_indices
 from models.retinanet import RetinaNet
-from models.sampling import random_part, sample_balanced
+from models.sampling import over_batch, random_part, sample_balanced
 
 PROJECTOR = "projector."  # prefix of its weights in a weights.pt; fine-tuning drops them
 
@@ -37,7 +38,7 @@ class BranchOutput(NamedTuple):
     embeddings: Tensor  # (S, D) L2-normalised, float32
     ids: Tensor  # (S,) instance id >= 0, or -1 for background
     losses: dict[str, Tensor]  # the detector's own box losses; empty for the target branch
-    statistics: dict[str, Tensor]  # scalars to log
+    matched: Sequence[Tensor]  # per image (A,) box of each prediction, sampled or not, or negative
 
 
 class Adapter(nn.Module):
@@ -106,15 +107,15 @@ class Adapter(nn.Module):
             boxes: (M, 4) xyxy proposals of each image, in pixels of this view.
             ids: (M,) their instance ids, unique in the batch.
             with_losses: whether the box losses are wanted (online branch) or not (target).
-
-        Returns:
-            Its statistics are `positives`, the number of predictions assigned to a box, sampled or
-            not, and `feature_growth` where features can drift.
         """
         raise NotImplementedError
 
     def statistics(self, matched: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What to log for a view, from the box of each of its predictions, (A,) per image."""
+        """What to log for a view, from the box of each of its predictions, (A,) per image.
+
+        `positives` is the number of predictions assigned to a box, `feature_growth` there where
+        features can drift; scalars.
+        """
         positives = torch.stack([(m >= 0).sum() for m in matched]).sum().float()
         growth = {} if self.scale is None else {"feature_growth": self.scale.growth()}
         return {"positives": positives, **growth}
@@ -140,8 +141,8 @@ class FCOSAdapter(Adapter):
         embeddings = flatten_predictions([self.projector(x) for x in cls_features], per_cell=1)
         points, strides = detector.points_for(pyramid)
         matched = detector.assign(points, strides, boxes)  # (N, A) box index or BACKGROUND
-        point_ids = ids_of_matched(matched, ids).flatten()  # (N * A,) image-major, like embeddings
-        chosen = sample_balanced(point_ids, self.samples, positive_fraction=1.0)
+        point_ids = torch.cat(look_up(ids, matched))  # (N * A,) image-major, like embeddings
+        (chosen,) = sample_balanced([point_ids], self.samples, positive_fraction=1.0)
         losses = {}
         if with_losses:
             distances, centerness = head.boxes_from(box_features)
@@ -150,7 +151,7 @@ class FCOSAdapter(Adapter):
             unit_length(embeddings.flatten(0, 1)[chosen]),  # of (N, A, D)
             point_ids[chosen],
             losses,
-            self.statistics(matched),
+            matched,
         )
 
 
@@ -179,10 +180,9 @@ class RetinaNetAdapter(Adapter):
         cls_features, box_features = head.towers(pyramid)
         anchors = detector.anchors_for(pyramid)  # (A, 4)
         matched = detector.assign(anchors, boxes)  # (N, A) box index, BACKGROUND or IGNORE
-        anchor_ids = ids_of_matched(matched, ids)  # (N, A)
-        of_image = [sample_balanced(row, self.samples, positive_fraction=1.0) for row in anchor_ids]
-        # (S,) indices into the anchors of all images, image by image.
-        chosen = torch.cat([n * len(anchors) + index for n, index in enumerate(of_image)])
+        anchor_ids = look_up(ids, matched)  # per image (A,)
+        of_image = sample_balanced(anchor_ids, self.samples, positive_fraction=1.0)
+        chosen = over_batch(of_image, len(anchors))  # (S,) into the anchors of all images
         losses = {}
         if with_losses:
             if self.scale is not None:
@@ -191,9 +191,9 @@ class RetinaNetAdapter(Adapter):
             losses = detector.box_losses(deltas, anchors, matched, boxes)
         return BranchOutput(
             unit_length(self.projector(cls_features, chosen)),
-            anchor_ids.flatten()[chosen],
+            torch.cat(anchor_ids)[chosen],
             losses,
-            self.statistics(matched),
+            matched,
         )
 
 
@@ -228,7 +228,7 @@ class FasterRCNNAdapter(Adapter):
         found = rpn.propose(proposed, image_sizes, config.topk_train, config.proposals_train)
         rois = add_boxes(found, boxes)
         matched = roi_head.assign(rois, boxes)  # per image (R,) box index or BACKGROUND
-        chosen = [random_part((m >= 0).nonzero().flatten(), self.samples) for m in matched]
+        chosen = [random_part(p, self.samples) for p in true_indices([m >= 0 for m in matched])]
         rois = [r[index] for r, index in zip(rois, chosen, strict=True)]
         roi_matched = [m[index] for m, index in zip(matched, chosen, strict=True)]
         box_features = roi_head.box_features(pyramid[:-1], rois)  # (P, F)
@@ -241,9 +241,9 @@ class FasterRCNNAdapter(Adapter):
             losses |= roi_head.box_losses(deltas, rois, roi_matched, boxes)
         return BranchOutput(
             unit_length(self.projector(box_features)),
-            matched_values(ids, roi_matched),
+            torch.cat(look_up(ids, roi_matched)),  # all are positives
             losses,
-            self.statistics(matched),
+            matched,
         )
 
 
@@ -258,24 +258,6 @@ def adapter_class(detector: str) -> type[Adapter]:
     """
     require_choice("model.detector for pre-training", detector, ADAPTERS)
     return ADAPTERS[detector]
-
-
-def ids_of_matched(matched: Tensor, ids: Sequence[Tensor]) -> Tensor:
-    """Look up instance ids where fine-tuning looks up class labels. `matched_values` returns
-    only the positives; here background and ignored predictions keep their places.
-
-    Args:
-        matched: (N, A) index of the assigned box within its image, -1 background, -2 ignore.
-        ids: (M,) instance ids of the boxes of each image.
-
-    Returns:
-        (N, A) instance ids; negative entries stay as they are.
-    """
-    result = matched.clone()
-    for row, image_ids in zip(result, ids, strict=True):
-        positive = row >= 0
-        row[positive] = image_ids[row[positive]]
-    return result
 
 
 def unit_length(embeddings: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aligndet.adapters import adapter_class
+from aligndet.adapters import BranchOutput, adapter_class
 from aligndet.momentum import momentum_at, update_target
-from losses.contrastive import contrastive_loss, contrastive_statistics, find_pairs
+from losses.contrastive import Pairs, contrastive_loss, contrastive_statistics, find_pairs
 from models.checks import require_range
 
 
@@ -68,18 +68,18 @@ class BoxDomain(nn.Module):
         self.target = copy.deepcopy(self.online).requires_grad_(False)
 
     def forward(
-        self, batch: tuple[dict[str, Any], dict[str, Any]]
+        self, batch: tuple[dict[str, Any], dict[str, Any]], with_statistics: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One step's losses.
 
         Args:
             batch: two views, each a dict of `images` (N, 3, H, W), `image_sizes` (N, 2) and
                 `boxes`: per image (M, 4) xyxy; box k of both views is the same instance.
+            with_statistics: whether this step logs statistics.
 
         Returns:
             Losses to sum, `loss_contrast` and the detector's own; and statistics to log, see
-            `contrastive_statistics` and `Adapter.forward`, and `without_boxes`: the share of the
-            images.
+            `statistics`.
         """
         view1, view2 = batch
         ids = instance_ids(view1["boxes"])
@@ -98,11 +98,26 @@ class BoxDomain(nn.Module):
         contrast = contrastive_loss(pairs, config.temperature)
         losses = {"loss_contrast": config.contrast_weight * contrast}
         losses |= {name: config.box_weight * loss for name, loss in online.losses.items()}
-        statistics = contrastive_statistics(pairs, config.temperature)
-        statistics["contrast_minus_floor"] = contrast.detach() - statistics["contrast_floor"]
-        empty = sum(len(boxes) == 0 for boxes in view1["boxes"]) / len(view1["boxes"])
-        statistics["without_boxes"] = contrast.new_full((), empty)
-        return losses, statistics | online.statistics
+        if not with_statistics:
+            return losses, {}
+        return losses, self.statistics(pairs, contrast, online, view1["boxes"])
+
+    def statistics(
+        self, pairs: Pairs, contrast: Tensor, online: BranchOutput, boxes: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Scalars to log: those of `contrastive_statistics` and `Adapter.statistics`,
+        `contrast_minus_floor`, and `without_boxes`, the share of the images.
+
+        Args:
+            pairs, contrast: the contrastive loss, not yet weighted, and what it is of.
+            online: output of the online branch.
+            boxes: of each image, (M, 4).
+        """
+        values = contrastive_statistics(pairs, self.config.temperature)
+        values["contrast_minus_floor"] = contrast.detach() - values["contrast_floor"]
+        empty = sum(len(of_image) == 0 for of_image in boxes) / len(boxes)
+        values["without_boxes"] = contrast.new_full((), empty)
+        return values | self.online.statistics(online.matched)
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
         """Move the target towards the online branch; call after each optimiser step.

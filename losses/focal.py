@@ -34,3 +34,15 @@ def sigmoid_focal_loss(
     if alpha >= 0:
         loss = loss * torch.where(positive, alpha, 1 - alpha)
     return loss.sum() / normalizer
+
+
+def one_hot(classes: Tensor, num_classes: int) -> Tensor:
+    """The targets of elements of known class, (..., K) bool.
+
+    Args:
+        classes: (...) int64 in 0..K-1, or negative for background, which belongs to no class.
+        num_classes: K.
+    """
+    targets = torch.zeros(*classes.shape, num_classes, dtype=torch.bool, device=classes.device)
+    foreground = classes >= 0
+    return targets.scatter_(-1, classes.clamp(min=0)[..., None], foreground[..., None])

@@ -69,7 +69,7 @@ def cell_anchors(
 def grid_anchors(
     feature_sizes: Sequence[tuple[int, int]],
     strides: Sequence[int],
-    cells: Sequence[Tensor],
+    cells: Sequence[Tensor] | Tensor,
     offset: float,
 ) -> Tensor:
     """The anchors of every cell on every level; those of one cell are adjacent.

@@ -9,6 +9,7 @@ Legend: N images, A anchors or points, M boxes, P positives, C boxes compared at
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -125,15 +126,39 @@ def require_thresholds(prefix: str, foreground: float, background: float) -> Non
     require_range(f"{prefix}background_iou", background, above=0, most=foreground)
 
 
-def matched_values(values: Sequence[Tensor], matched: Sequence[Tensor] | Tensor) -> Tensor:
-    """Look up a value for the box of each positive: coordinates, label or instance id.
+def look_up(values: Sequence[Tensor], matched: Sequence[Tensor] | Tensor) -> list[Tensor]:
+    """The class label of the box that each prediction answers for, or its instance id.
 
     Args:
-        values: for each image, (M, ...): one row per box.
+        values: for each image, (M,) int64 >= 0: one per box.
         matched: for each image, (A,) from an assigner; A may differ.
 
     Returns:
-        (P, ...) in the order of the positives, image by image.
+        For each image, (A,) values; `BACKGROUND` and `IGNORE` stay as they are.
     """
-    pairs = zip(values, matched, strict=True)
-    return torch.cat([rows[indices[indices >= 0]] for rows, indices in pairs])
+    return [
+        torch.where(indices >= 0, of_box[indices.clamp(min=0)], indices) if len(of_box) else indices
+        for of_box, indices in zip(values, matched, strict=True)
+    ]
+
+
+class Positives(NamedTuple):
+    """The predictions of a batch that answer for a box, image by image."""
+
+    index: Tensor  # (P,) into the predictions of all images
+    box: Tensor  # (P,) into the boxes of all images
+
+
+def find_positives(matched: Sequence[Tensor] | Tensor, boxes: Sequence[Tensor]) -> Positives:
+    """Find the positives of a batch; on a GPU this waits once, whatever N is.
+
+    Args:
+        matched: for each image, (A,) from an assigner; A may differ.
+        boxes: for each image, (M, ...): one row per box.
+    """
+    index = (torch.cat(list(matched)) >= 0).nonzero().squeeze(1)  # (P,)
+    box, first = [], 0
+    for of_image, rows in zip(matched, boxes, strict=True):
+        box.append(of_image + first)
+        first += len(rows)
+    return Positives(index, torch.cat(box)[index])

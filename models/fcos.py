@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.focal import sigmoid_focal_loss
+from losses.focal import one_hot, sigmoid_focal_loss
 from losses.iou import box_iou_loss
 from losses.normalizer import mean_over_ranks
 from models.anchors import flatten_predictions, grid_points
-from models.assign import assign_points, matched_values, reach_bounds
+from models.assign import assign_points, find_positives, look_up, reach_bounds
 from models.backbone_base import StagedBackbone
 from models.checks import require_choice, require_range
 from models.coders import boxes_to_distances, centerness_target, distances_to_boxes
@@ -222,13 +222,10 @@ class FCOS(nn.Module):
             matched: (N, A) from `assign`.
             labels: for each image, (M,) in 0..K-1.
         """
-        image, point = (matched >= 0).nonzero(as_tuple=True)  # (P,), (P,)
-        classes = matched_values(labels, matched)  # (P,)
-        one_hot = torch.zeros_like(logits, dtype=torch.bool)
-        one_hot[image, point, classes] = True
+        targets = one_hot(torch.stack(look_up(labels, matched)), self.num_classes)  # (N, A, K)
         positives = mean_over_ranks((matched >= 0).sum())
         alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
-        return sigmoid_focal_loss(logits, one_hot, alpha, gamma, positives)
+        return sigmoid_focal_loss(logits, targets, alpha, gamma, positives)
 
     def box_losses(
         self,
@@ -249,10 +246,11 @@ class FCOS(nn.Module):
         Returns:
             {"loss_box", "loss_centerness"}, zeros attached to the graph if nothing is positive.
         """
-        image, point = (matched >= 0).nonzero(as_tuple=True)  # (P,), (P,)
-        target_boxes = matched_values(boxes, matched).float()  # (P, 4)
-        target_centerness = centerness_target(boxes_to_distances(points[point], target_boxes))
-        pred_boxes = distances_to_boxes(points[point], distances[image, point].float())
+        index, box = find_positives(matched, boxes)  # (P,), (P,)
+        target_boxes = torch.cat(list(boxes))[box].float()  # (P, 4)
+        positive_points = points[index % len(points)]  # (P, 2)
+        target_centerness = centerness_target(boxes_to_distances(positive_points, target_boxes))
+        pred_boxes = distances_to_boxes(positive_points, distances.flatten(0, 1)[index].float())
         positives = mean_over_ranks((matched >= 0).sum())
         weights, normalizer = None, positives
         if self.config.centerness_weighted:
@@ -260,7 +258,7 @@ class FCOS(nn.Module):
             normalizer = mean_over_ranks(weights.sum(), minimum=1e-6)
         kind = self.config.box_loss
         loss_centerness = F.binary_cross_entropy_with_logits(
-            centerness[image, point].float(), target_centerness, reduction="sum"
+            centerness.flatten()[index].float(), target_centerness, reduction="sum"
         )
         return {
             "loss_box": box_iou_loss(pred_boxes, target_boxes, kind, weights, normalizer),

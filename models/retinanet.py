@@ -15,10 +15,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from losses.focal import sigmoid_focal_loss
+from losses.focal import one_hot, sigmoid_focal_loss
 from losses.normalizer import mean_over_ranks
 from models.anchors import ANCHOR_RATIOS, cell_anchors, flatten_predictions, grid_anchors
-from models.assign import IGNORE, assign_by_iou, matched_values, require_thresholds
+from models.assign import IGNORE, assign_by_iou, find_positives, look_up, require_thresholds
 from models.backbone_base import StagedBackbone
 from models.box_loss import BOX_LOSSES, box_loss
 from models.checks import require_choice, require_range
@@ -151,6 +151,7 @@ class RetinaNet(nn.Module):
             backbone.strides[1] * 2**level for level in range(self.neck.num_levels)
         )
         self.head = RetinaNetHead(config, num_classes)
+        self.cells = self.cells_of_levels()
 
     def forward(
         self,
@@ -186,15 +187,18 @@ class RetinaNet(nn.Module):
 
     def anchors_for(self, features: Sequence[Tensor]) -> Tensor:
         """Anchors (A, 4) xyxy in pixels, in the order of the predictions; the same for all N."""
-        c = self.config
-        cells = []
+        feature_sizes = [tuple(x.shape[-2:]) for x in features]
+        cells = self.cells.to(features[0].device, non_blocking=True)
+        return grid_anchors(feature_sizes, self.strides, cells, self.config.anchor_offset)
+
+    def cells_of_levels(self) -> Tensor:
+        """The anchors of a cell of each level, (levels, B, 4), on the host."""
+        c, cells = self.config, []
         for stride in self.strides:
             smallest = c.anchor_size * stride
             sizes = [smallest * 2 ** (step / c.anchor_scales) for step in range(c.anchor_scales)]
-            device = features[0].device
-            cells.append(cell_anchors(sizes, ANCHOR_RATIOS, c.anchor_whole_pixels, device))
-        feature_sizes = [tuple(x.shape[-2:]) for x in features]
-        return grid_anchors(feature_sizes, self.strides, cells, c.anchor_offset)
+            cells.append(cell_anchors(sizes, ANCHOR_RATIOS, c.anchor_whole_pixels, "cpu"))
+        return torch.stack(cells)
 
     def assign(self, anchors: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """Match anchors with each image's boxes (M, 4): (N, A) index of the box, or BACKGROUND
@@ -220,13 +224,13 @@ class RetinaNet(nn.Module):
             matched: (N, A) from `assign`.
             labels: for each image, (M,) in 0..K-1.
         """
-        positive = matched >= 0
-        one_hot = torch.zeros_like(logits, dtype=torch.bool)
-        one_hot[positive, matched_values(labels, matched)] = True
-        counted = matched != IGNORE
+        counted = (matched != IGNORE).flatten().nonzero().squeeze(1)  # anchors of all images
+        logits = logits.flatten(0, 1).index_select(0, counted)
+        classes = torch.cat(look_up(labels, matched))[counted]  # label or BACKGROUND
         alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
-        positives = mean_over_ranks(positive.sum())
-        return sigmoid_focal_loss(logits[counted], one_hot[counted], alpha, gamma, positives)
+        positives = mean_over_ranks((matched >= 0).sum())
+        targets = one_hot(classes, self.num_classes)
+        return sigmoid_focal_loss(logits, targets, alpha, gamma, positives)
 
     def box_losses(
         self, deltas: Tensor, anchors: Tensor, matched: Tensor, boxes: Sequence[Tensor]
@@ -242,14 +246,13 @@ class RetinaNet(nn.Module):
         Returns:
             {"loss_box"}, a zero attached to the graph if nothing is positive.
         """
-        positive = matched >= 0
-        positives = mean_over_ranks(positive.sum())
+        index, box = find_positives(matched, boxes)  # (P,), (P,)
         loss = box_loss(
             self.config.box_loss,
-            deltas[positive],  # (P, 4)
-            anchors.expand_as(deltas)[positive],
-            matched_values(boxes, matched),
-            positives,
+            deltas.flatten(0, 1)[index],  # (P, 4)
+            anchors[index % len(anchors)],
+            torch.cat(list(boxes))[box],
+            mean_over_ranks((matched >= 0).sum()),
             self.config.smooth_l1_beta,
         )
         return {"loss_box": loss}

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from losses.normalizer import mean_over_ranks
-from models.assign import BACKGROUND, assign_by_iou, matched_values
+from models.assign import BACKGROUND, assign_by_iou, find_positives, look_up
 from models.box_loss import BOX_LOSSES, box_loss
 from models.checks import require_choice, require_range
 from models.coders import deltas_to_boxes
+from models.masks import true_indices
 from models.postprocess import suppress_duplicates, top_candidates
 from models.sampling import sample_balanced
 from models.tower import NORMS, conv_tower
@@ -125,7 +126,7 @@ class RoIHead(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """For each image, the RoIs that enter the losses, and the boxes they are matched with."""
         c = self.config
-        chosen = [sample_balanced(m, c.roi_samples, c.roi_positive_fraction) for m in matched]
+        chosen = sample_balanced(matched, c.roi_samples, c.roi_positive_fraction)
         rois = [r[index] for r, index in zip(rois, chosen, strict=True)]
         return rois, [m[index] for m, index in zip(matched, chosen, strict=True)]
 
@@ -153,9 +154,8 @@ class RoIHead(nn.Module):
             matched: for each image, (R,) from `assign`.
             labels: for each image, (M,) in 0..K-1.
         """
-        flat = torch.cat(list(matched))  # (R,)
-        classes = torch.full_like(flat, self.num_classes)
-        classes[flat >= 0] = matched_values(labels, matched)
+        flat = torch.cat(look_up(labels, matched))  # (R,) class or BACKGROUND
+        classes = flat.where(flat >= 0, self.num_classes)  # background is the last class
         loss = F.cross_entropy(logits.float(), classes, reduction="sum")
         return loss / mean_over_ranks((flat >= BACKGROUND).sum())
 
@@ -179,15 +179,15 @@ class RoIHead(nn.Module):
         Returns:
             {"loss_box"}, a zero attached to the graph if nothing is positive.
         """
-        flat = torch.cat(list(matched))  # (R,)
-        positive = (flat >= 0).nonzero().squeeze(1)  # (P,)
-        group = 0 if deltas.shape[1] == 1 else matched_values(labels, matched)
+        index, box = find_positives(matched, boxes)  # (P,), (P,)
+        group = 0 if deltas.shape[1] == 1 else torch.cat(list(labels))[box]
+        count = (torch.cat(list(matched)) >= BACKGROUND).sum()
         loss = box_loss(
             self.config.box_loss,
-            deltas[positive, group],  # (P, 4)
-            torch.cat(list(rois))[positive],
-            matched_values(boxes, matched),
-            mean_over_ranks((flat >= BACKGROUND).sum()),
+            deltas[index, group],  # (P, 4)
+            torch.cat(list(rois))[index],
+            torch.cat(list(boxes))[box],
+            mean_over_ranks(count),
             self.config.smooth_l1_beta,
             DELTA_WEIGHTS,
         )
@@ -235,16 +235,13 @@ def pool_rois(
         precision a corner would be off by pixels.
     """
     size = config.roi_size
-    flat = torch.cat(list(rois)).float()  # (R, 4)
-    counts = torch.tensor([len(r) for r in rois], device=flat.device)
-    image = torch.arange(len(rois), device=flat.device).repeat_interleave(counts)  # (R,)
-    indexed = torch.cat((image[:, None].float(), flat), dim=1)  # (R, 5), what roi_align expects
-    levels = levels_of(flat, strides)
-    order, pooled = [], []
-    for level, (x, stride) in enumerate(zip(features, strides, strict=True)):
-        here = (levels == level).nonzero().squeeze(1)
+    # (R, 5), what roi_align expects: the number of the image, then the box.
+    indexed = torch.cat([F.pad(r.float(), (1, 0), value=n) for n, r in enumerate(rois)])
+    levels = levels_of(indexed[:, 1:], strides)
+    order = true_indices([levels == level for level in range(len(strides))])
+    pooled = []
+    for x, stride, here in zip(features, strides, order, strict=True):
         sampling, aligned = config.roi_sampling, config.roi_aligned
-        order.append(here)
         pooled.append(roi_align(x.float(), indexed[here], size, 1 / stride, sampling, aligned))
     return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
 

@@ -7,7 +7,6 @@ B anchors per cell, T candidates, C channels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -18,12 +17,12 @@ from torch import Tensor, nn
 
 from losses.normalizer import mean_over_ranks
 from models.anchors import ANCHOR_RATIOS, cell_anchors, flatten_predictions, grid_anchors
-from models.assign import BACKGROUND, assign_by_iou, matched_values, require_thresholds
+from models.assign import assign_by_iou, find_positives, require_thresholds
 from models.box_loss import BOX_LOSSES, box_loss
 from models.checks import require_choice
 from models.coders import deltas_to_boxes
-from models.postprocess import suppress_duplicates, top_candidates
-from models.sampling import sample_balanced
+from models.postprocess import best_of_levels, suppress_duplicates
+from models.sampling import over_batch, sample_balanced
 from models.tower import conv_tower
 
 
@@ -75,6 +74,7 @@ class RPN(nn.Module):
         super().__init__()
         self.config = config
         self.strides = tuple(strides)
+        self.cells = self.cells_of_levels()
         channels = config.channels
         self.tower = conv_tower(channels, config.rpn_convs)
         self.objectness = nn.Conv2d(channels, len(ANCHOR_RATIOS), 1)
@@ -95,12 +95,16 @@ class RPN(nn.Module):
 
     def anchors_for(self, features: Sequence[Tensor]) -> Tensor:
         """Anchors (A, 4) xyxy in pixels, in the order of the predictions; the same for all N."""
-        c = self.config
-        whole, device = c.rpn_anchor_whole_pixels, features[0].device
-        sizes = [c.rpn_anchor_size * stride for stride in self.strides]
-        cells = [cell_anchors([size], ANCHOR_RATIOS, whole, device) for size in sizes]
         feature_sizes = [tuple(x.shape[-2:]) for x in features]
-        return grid_anchors(feature_sizes, self.strides, cells, c.rpn_anchor_offset)
+        cells = self.cells.to(features[0].device, non_blocking=True)
+        return grid_anchors(feature_sizes, self.strides, cells, self.config.rpn_anchor_offset)
+
+    def cells_of_levels(self) -> Tensor:
+        """The anchors of a cell of each level, (levels, B, 4), on the host."""
+        c = self.config
+        sizes = [c.rpn_anchor_size * stride for stride in self.strides]
+        whole = c.rpn_anchor_whole_pixels
+        return torch.stack([cell_anchors([size], ANCHOR_RATIOS, whole, "cpu") for size in sizes])
 
     def assign(self, anchors: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """Match anchors with each image's boxes (M, 4): (N, A) index of the box, or BACKGROUND
@@ -120,19 +124,22 @@ class RPN(nn.Module):
         """
         c = self.config
         matched = self.assign(output.anchors, boxes)  # (N, A)
-        sampled = torch.zeros_like(matched, dtype=torch.bool)
-        for row, indices in zip(sampled, matched, strict=True):
-            row[sample_balanced(indices, c.rpn_samples, c.rpn_positive_fraction)] = True
-        positive = sampled & (matched >= 0)
-        normalizer = mean_over_ranks(sampled.sum())
+        chosen = sample_balanced(matched, c.rpn_samples, c.rpn_positive_fraction)
+        matched = [row[index] for row, index in zip(matched, chosen, strict=True)]  # (S,) per image
+        sampled = over_batch(chosen, len(output.anchors))  # (S,), from here on of all images
+        index, box = find_positives(matched, boxes)  # (P,) into the samples, (P,)
+        normalizer = mean_over_ranks(output.deltas.new_full((), len(sampled)))
         loss_objectness = F.binary_cross_entropy_with_logits(
-            output.objectness[sampled].float(), positive[sampled].float(), reduction="sum"
+            output.objectness.flatten()[sampled].float(),
+            (torch.cat(matched) >= 0).float(),
+            reduction="sum",
         )
+        positive = sampled[index]
         loss_box = box_loss(
             c.rpn_box_loss,
-            output.deltas[positive],  # (P, 4)
-            output.anchors.expand_as(output.deltas)[positive],
-            matched_values(boxes, matched.where(sampled, BACKGROUND)),
+            output.deltas.flatten(0, 1)[positive],  # (P, 4)
+            output.anchors[positive % len(output.anchors)],
+            torch.cat(list(boxes))[box],
             normalizer,
             c.rpn_smooth_l1_beta,
         )
@@ -158,18 +165,17 @@ class RPN(nn.Module):
             For each image, (R, 4) xyxy in pixels, R <= limit, best first.
         """
         c = self.config
-        levels = torch.arange(len(output.level_sizes), device=output.anchors.device)
-        levels = levels.repeat_interleave(
-            torch.tensor(output.level_sizes, device=levels.device), output_size=len(output.anchors)
-        )  # (A,)
+        numbered = enumerate(output.level_sizes)
+        device = output.anchors.device
+        levels = torch.cat([torch.full((size,), n, device=device) for n, size in numbered])  # (A,)
         proposals = []
         for n, size in enumerate(torch.as_tensor(image_sizes).tolist()):
             # Logits sort as probabilities do, but do not saturate at 1 where the head is certain.
-            logits = output.objectness[n, :, None].float()  # (A, 1)
-            scores, index, _ = top_candidates(logits, output.level_sizes, -math.inf, topk)  # (T,)
+            logits = output.objectness[n].float()  # (A,)
+            index = best_of_levels(logits, output.level_sizes, topk)  # (T,)
             boxes = deltas_to_boxes(output.anchors[index], output.deltas[n, index])
             found = suppress_duplicates(
-                boxes, scores, levels[index], size, c.rpn_nms_iou, limit, c.rpn_min_size
+                boxes, logits[index], levels[index], size, c.rpn_nms_iou, limit, c.rpn_min_size
             )
             proposals.append(found["boxes"])
         return proposals

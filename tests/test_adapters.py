@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from aligndet import projectors
-from aligndet.adapters import ADAPTERS, ids_of_matched
+from aligndet.adapters import ADAPTERS
 from models import build_detector
 from models.faster_rcnn import add_boxes
 from tests.helpers.small_detectors import BOX_LOSSES, OPTIONS, model_config
@@ -131,7 +131,7 @@ def test_every_point_meets_the_id_of_its_image_and_position():
     assert sorted(found) == list(range(len(codes)))  # none is missing
     assert output.ids.tolist() == [expected[place] for place in found]
     assert {0, 1, 2, 3, 256, -1} == set(expected)
-    assert output.statistics["positives"] == sum(i >= 0 for i in expected)
+    assert model.statistics(output.matched)["positives"] == sum(i >= 0 for i in expected)
 
 
 def anchor_ids():
@@ -182,7 +182,8 @@ def test_every_anchor_meets_the_id_of_its_image_and_position():
     assert sorted(found) == [p for p, i in enumerate(expected) if i != -2]  # all but the ignored
     assert output.ids.tolist() == [expected[place] for place in found]
     assert {0, 1, 2, 3, 256, -1, -2} == set(expected)
-    assert output.statistics["positives"] == sum(i >= 0 for i in expected)
+    statistics = adapter("retinanet").statistics(output.matched)
+    assert statistics["positives"] == sum(i >= 0 for i in expected)
 
 
 def test_features_level_by_level_against_labels_image_by_image_are_noticed(monkeypatch):
@@ -228,7 +229,7 @@ def test_every_roi_meets_the_id_of_its_image_and_box(monkeypatch):
         assert our_id == their_id
     assert {i for _, i in found} == {0, 1, 2, 3, 256}  # the boxes are RoIs
     assert len(found) > 5  # and so are boxes that the RPN found
-    assert output.statistics["positives"] == len(found)
+    assert model.statistics(output.matched)["positives"] == len(found)
 
 
 def place_of_rois(_, rois):
@@ -311,13 +312,3 @@ def test_the_place_of_an_image_in_the_batch_does_not_matter(name):
         theirs = moved.embeddings[moved.ids == instance]
         assert len(ours) > 0
         torch.testing.assert_close(ours, theirs)
-
-
-def test_ids_of_matched_by_hand():
-    matched = torch.tensor([[0, -1, 2, -2], [1, 1, -1, 0]])
-    ids = [torch.tensor([5, 6, 7]), torch.tensor([256, 9])]
-    before = matched.clone()
-    assert ids_of_matched(matched, ids).tolist() == [[5, -1, 7, -2], [9, 9, -1, 256]]
-    assert torch.equal(matched, before)
-    with pytest.raises(ValueError, match="zip"):
-        ids_of_matched(matched, ids[:1])

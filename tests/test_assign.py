@@ -12,7 +12,8 @@ from models.assign import (
     IGNORE,
     assign_by_iou,
     assign_points,
-    matched_values,
+    find_positives,
+    look_up,
     reach_bounds,
 )
 
@@ -247,16 +248,33 @@ def test_assign_by_iou_without_boxes_or_anchors():
         assert none.dtype == torch.int64
 
 
-def test_matched_values_by_hand():
-    labels = [torch.tensor([10, 11]), torch.zeros(0, dtype=torch.int64), torch.tensor([20])]
-    matched = torch.tensor([[1, -1, 0, 1], [-1, -1, -2, -1], [-2, 0, -1, -1]])
-    assert matched_values(labels, matched).tolist() == [11, 10, 11, 20]
-    assert matched_values(labels, [matched[0], matched[1, :2], matched[2]]).tolist() == [
-        11,
-        10,
-        11,
-        20,
-    ]
-    boxes = [torch.rand(2, 4), torch.zeros(0, 4), torch.rand(1, 4)]
-    expected = torch.stack((boxes[0][1], boxes[0][0], boxes[0][1], boxes[2][0]))
-    assert torch.equal(matched_values(boxes, matched), expected)
+LABELS = [torch.tensor([10, 11]), torch.zeros(0, dtype=torch.int64), torch.tensor([20])]
+MATCHED = torch.tensor([[1, -1, 0, 1], [-1, -1, -2, -1], [-2, 0, -1, -1]])
+
+
+def test_look_up_by_hand():
+    before = MATCHED.clone()
+    rows = [row.tolist() for row in look_up(LABELS, MATCHED)]
+    assert rows == [[11, -1, 10, 11], [-1, -1, -2, -1], [-2, 20, -1, -1]]
+    shorter = look_up(LABELS, [MATCHED[0], MATCHED[1, :2], MATCHED[2, :0]])
+    assert [row.tolist() for row in shorter] == [[11, -1, 10, 11], [-1, -1], []]
+    assert torch.equal(MATCHED, before)
+    with pytest.raises(ValueError, match="zip"):
+        look_up(LABELS[:1], MATCHED)
+
+
+def test_find_positives_by_hand():
+    index, box = find_positives(MATCHED, LABELS)
+    assert index.tolist() == [0, 2, 3, 9]
+    assert torch.cat(LABELS)[box].tolist() == [11, 10, 11, 20]
+    index, box = find_positives([MATCHED[0, 1:], MATCHED[1, :2], MATCHED[2]], LABELS)
+    assert index.tolist() == [1, 2, 6]
+    assert box.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="zip"):
+        find_positives(MATCHED, LABELS[:1])
+
+
+def test_find_positives_where_there_are_none():
+    index, box = find_positives(MATCHED[1:2], LABELS[1:2])
+    assert index.shape == box.shape == (0,)
+    assert index.dtype == box.dtype == torch.int64

@@ -277,6 +277,23 @@ def test_the_detector_still_detects_while_it_pre_trains(name):
     assert [set(image) for image in found] == [{"boxes", "scores", "labels"}] * len(BOXES)
 
 
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_statistics_change_no_loss(name):
+    """Nor the state: a step that logs trains as any other."""
+    asked, not_asked = build(name), build(name)
+    torch.manual_seed(0)
+    losses, statistics = asked(batch())
+    torch.manual_seed(0)
+    same, nothing = not_asked(batch(), with_statistics=False)
+    assert nothing == {}
+    assert {"contrast_floor", "positives", "without_boxes"} <= statistics.keys()
+    assert losses.keys() == same.keys()
+    for key, value in losses.items():
+        assert torch.equal(value, same[key]), key
+    state = not_asked.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in asked.state_dict().items())
+
+
 def test_weights_of_the_losses():
     plain, _ = build()(batch())
     weighted, statistics = build(contrast_weight=0.5, box_weight=3.0)(batch())

@@ -58,6 +58,18 @@ def test_image_sizes_may_be_a_tensor_or_pairs_of_numbers(name):
 
 
 @every_detector
+def test_it_can_be_built_on_another_device(name):
+    """What it keeps beside parameters and buffers is not left there."""
+    torch.manual_seed(0)
+    expected = small_detector(name, score_threshold=0.0).eval()
+    with torch.device("meta"):
+        model = small_detector(name, score_threshold=0.0).eval()
+    model.to_empty(device="cpu").load_state_dict(expected.state_dict())
+    for one, other in zip(model(batch(), SIZES), expected(batch(), SIZES), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@every_detector
 def test_detections_lie_in_the_true_image(name):
     found = small_detector(name, score_threshold=0.0)(batch(), SIZES)
     assert len(found) == 2

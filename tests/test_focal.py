@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal
 
-from losses.focal import sigmoid_focal_loss
+from losses.focal import one_hot, sigmoid_focal_loss
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5, -1])
@@ -60,3 +60,10 @@ def test_empty_is_zero_and_attached():
     loss.backward()
     assert loss.item() == 0
     assert logits.grad.shape == (2, 0, 5)
+
+
+def test_one_hot_by_hand():
+    targets = one_hot(torch.tensor([[2, -1], [-2, 0]]), 3)
+    assert targets.dtype == torch.bool
+    assert targets.int().tolist() == [[[0, 0, 1], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]]
+    assert one_hot(torch.zeros(0, dtype=torch.int64), 3).shape == (0, 3)

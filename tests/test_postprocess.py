@@ -1,7 +1,7 @@
 import torch
 from torchvision.ops import box_iou
 
-from models.postprocess import suppress_duplicates, top_candidates
+from models.postprocess import best_of_levels, suppress_duplicates, top_candidates
 
 
 def test_top_candidates_by_hand():
@@ -18,9 +18,7 @@ def test_top_candidates_equal_a_slow_loop():
     values, index, labels = top_candidates(scores, sizes, threshold=0.5, limit=9)
     expected, first = [], 0
     for size in sizes:
-        level = [
-            (scores[a, k].item(), a, k) for a in range(first, first + size) for k in range(3)
-        ]
+        level = [(scores[a, k].item(), a, k) for a in range(first, first + size) for k in range(3)]
         expected += sorted((s for s in level if s[0] > 0.5), reverse=True)[:9]
         first += size
     assert list(zip(values.tolist(), index.tolist(), labels.tolist(), strict=True)) == expected
@@ -29,6 +27,16 @@ def test_top_candidates_equal_a_slow_loop():
 def test_the_threshold_is_exclusive_and_may_leave_nothing():
     values, index, labels = top_candidates(torch.full((4, 2), 0.5), [3, 1], 0.5, 10)
     assert values.shape == index.shape == labels.shape == (0,)
+
+
+def test_best_of_levels_equals_a_slow_loop():
+    scores, sizes = torch.randn(40), [25, 10, 0, 5]
+    expected, first = [], 0
+    for size in sizes:
+        level = range(first, first + size)
+        expected += sorted(level, key=lambda a: -scores[a].item())[:9]
+        first += size
+    assert best_of_levels(scores, sizes, 9).tolist() == expected
 
 
 def slow_nms(boxes, scores, labels, threshold):

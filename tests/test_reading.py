@@ -112,7 +112,7 @@ def test_the_shapes_of_the_walk(monkeypatch):
     for owner, name in (
         (FPN, "forward"), (RetinaNetHead, "towers"), (RetinaNet, "assign"),
         (RetinaNetHead, "deltas_from"), (box_domain, "find_pairs"), (box_domain, "instance_ids"),
-        (adapters, "ids_of_matched"),
+        (adapters, "look_up"),
     ):  # fmt: skip
         recorded(monkeypatch, owner, name, seen)
     embedded = []
@@ -129,6 +129,6 @@ def test_the_shapes_of_the_walk(monkeypatch):
     page = (ROOT / "docs/reading.md").read_text(encoding="utf-8")
     walk = page[page.index("### 3.") : page.index("## The other detectors")]
     assert set(re.findall(r"`\([\d, ]+\)`", walk)) == set(shapes)
-    assert seen["ids_of_matched"].shape == seen["assign"].shape
+    assert torch.stack(seen["look_up"]).shape == seen["assign"].shape
     assert [ids.tolist() for ids in seen["instance_ids"]][-1][-1] == 127
     assert len(seen["towers"][0]) == 5
