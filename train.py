@@ -89,6 +89,8 @@ def fit(
             lr = schedule.lr(step)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)  # older checkpoints have none
+            done = step + 1
+            logging = done % config.loop.log_every == 0 or done == total
 
             optimizer.zero_grad(set_to_none=True)
             logged = []  # of each part of the step
@@ -97,7 +99,7 @@ def fit(
             for number, (batch, seed) in enumerate(parts):
                 torch.manual_seed(seed)
                 with no_sync(model, number < accumulate - 1), autocast(device, config.amp):
-                    losses, statistics = model(to_device(batch, device))
+                    losses, statistics = model(to_device(batch, device), logging)
                 loss = torch.stack(list(losses.values())).sum()
                 guard.check_loss(loss, losses, step, parts[: number + 1])
                 state.scaler.scale(loss / accumulate).backward()
@@ -112,8 +114,7 @@ def fit(
             state.scaler.update()
             target = task.update_target(step, total)  # pre-training: the EMA of the target branch
 
-            done = step + 1
-            if done % config.loop.log_every == 0 or done == total:
+            if logging:
                 means = dist.mean_over_ranks_of(mean_of_parts(logged))
                 values = {**means, **target, **skipped.log(done), "lr": lr}
                 meter.log(done, values)
@@ -142,8 +143,10 @@ class Task(Protocol):
     `undo_forward`, which takes back what forward passes have changed since the last step.
     """
 
-    def __call__(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses to sum, and statistics to log; all are scalars."""
+    def __call__(
+        self, batch: Any, with_statistics: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses to sum, and statistics to log, if they are wanted; all are scalars."""
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
         """Move the momentum target, if the stage has one; returns values to log."""

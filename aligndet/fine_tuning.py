@@ -19,7 +19,9 @@ class FineTuning(nn.Module):
         """K, without background."""
         return self.detector.num_classes
 
-    def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def forward(
+        self, batch: dict[str, Any], with_statistics: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of a batch from `collate_detection`; no statistics."""
         return self.detector(batch["images"], batch["image_sizes"], batch["targets"]), {}
 

@@ -121,11 +121,14 @@ class MoCo(nn.Module):
         """The part that the next stage starts from."""
         return self.online.backbone
 
-    def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def forward(
+        self, batch: dict[str, Any], with_statistics: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One step's loss; afterwards the keys enter the queue.
 
         Args:
             batch: from `collate_image_views`, with two views.
+            with_statistics: whether this step logs statistics.
 
         Returns:
             `loss_contrast`; how often the key of the same image is the most similar of all
@@ -140,6 +143,8 @@ class MoCo(nn.Module):
         logits = info_nce_logits(query, mine, others, self.config.temperature)
         loss = info_nce_loss(logits)
         self.queue.enqueue(keys)
+        if not with_statistics:
+            return {"loss_contrast": loss}, {}
         statistics = {
             "retrieval": (logits.argmax(dim=1) == 0).float().mean(),
             "cos_positive": logits[:, 0].mean().detach() * self.config.temperature,
@@ -157,7 +162,7 @@ class MoCo(nn.Module):
         normalised among different images. A single process needs BatchNorm in groups for that.
         """
         images = dist.all_gather(images)  # (B, 3, S, S)
-        order = dist.broadcast(torch.randperm(len(images)).to(images.device))
+        order = dist.broadcast(torch.randperm(len(images)).to(images.device, non_blocking=True))
         mine = order.chunk(dist.world_size())[dist.rank()]
         keys = dist.all_gather(self.target(images[mine]))
         return keys[order.argsort()]

@@ -110,7 +110,7 @@ class ReplayedStep:
         for part in self.parts:
             torch.manual_seed(part["seed"])
             with autocast(self.device, self.config.amp):
-                losses, _ = self.task(part["batch"])
+                losses, _ = self.task(part["batch"], with_statistics=False)
             yield losses
 
     def gradient(self, term: str | None = None) -> dict[str, Tensor]:

@@ -45,10 +45,14 @@ class Supervised(nn.Module):
         """The loss if all classes are equally likely."""
         return math.log(self.num_classes)
 
-    def forward(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Loss and accuracy on a batch from `collate_image_views`."""
+    def forward(
+        self, batch: dict[str, Any], with_statistics: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Loss and, with statistics, accuracy on a batch from `collate_image_views`."""
         logits, labels = self.classifier(batch["views"][0]).float(), batch["labels"]  # (N, K), (N,)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if not with_statistics:
+            return {"loss_class": loss}, {}
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
         return {"loss_class": loss}, {"accuracy": accuracy}
 

@@ -70,8 +70,8 @@ def test_only_many_skipped_steps_are_worth_a_sentence():
 class Overflowing(Line):
     """Its second and third step have an infinite gradient."""
 
-    def forward(self, batch):
-        losses, statistics = super().forward(batch)
+    def forward(self, batch, with_statistics):
+        losses, statistics = super().forward(batch, with_statistics)
         if len(self.updates) in (1, 2):
             losses["loss_zero"] = (0.0 * self.slope).sqrt()  # 0, with the gradient 0 / 0
         return losses, statistics

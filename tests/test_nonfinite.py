@@ -207,8 +207,8 @@ def test_a_loss_scaler_leaves_such_a_step_out_itself(tmp_path):
 class Cliff(Line):
     """The gradient of its last term becomes infinite, although the loss is finite."""
 
-    def forward(self, batch):
-        losses, statistics = super().forward(batch)
+    def forward(self, batch, with_statistics):
+        losses, statistics = super().forward(batch, with_statistics)
         if len(self.updates) >= 2:
             losses["loss_zero"] = (0.0 * self.slope).sqrt()  # 0, with the gradient 0 / 0
         return losses, statistics
@@ -247,8 +247,8 @@ def test_all_parts_of_a_step_are_in_the_file(tmp_path):
             return seen[-1]
 
     class Broken(Line):
-        def forward(self, batch):
-            losses, statistics = super().forward(batch)
+        def forward(self, batch, with_statistics):
+            losses, statistics = super().forward(batch, with_statistics)
             self.calls = getattr(self, "calls", 0) + 1
             losses["loss_six"] = torch.tensor(torch.inf if self.calls == 6 else 0.0)
             return losses, statistics

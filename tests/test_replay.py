@@ -34,8 +34,8 @@ def stopped(monkeypatch, task, at, term="loss_test"):
     """Add a term to the losses that becomes infinite in a forward pass."""
     forward, calls = task.forward, []
 
-    def with_term(self, batch):
-        losses, statistics = forward(self, batch)
+    def with_term(self, batch, with_statistics):
+        losses, statistics = forward(self, batch, with_statistics)
         calls.append(batch)
         value = math.inf if len(calls) == at else 0.0
         return losses | {term: torch.tensor(value)}, statistics

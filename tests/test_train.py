@@ -50,13 +50,13 @@ class Line(nn.Module):
         self.offset = nn.Parameter(torch.tensor(-1.0))
         self.broken_from, self.updates = broken_from, []
 
-    def forward(self, batch):
+    def forward(self, batch, with_statistics):
         x, y = batch.unbind(dim=1)
         error = ((self.slope * x + self.offset - y) ** 2).mean()
         losses = {"loss_square": error, "loss_zero": 0.0 * error}
         if self.broken_from is not None and len(self.updates) >= self.broken_from:
             losses["loss_zero"] = losses["loss_zero"] * torch.inf
-        return losses, {"slope": self.slope.detach().clone()}
+        return losses, {"slope": self.slope.detach().clone()} if with_statistics else {}
 
     def update_target(self, step, total_steps):
         self.updates.append((step, total_steps))
@@ -116,6 +116,23 @@ def test_steps_by_hand(tmp_path):
     assert task.slope.item() == pytest.approx(slope, rel=1e-5)
     assert task.offset.item() == pytest.approx(offset, rel=1e-5)
     assert task.updates == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_statistics_are_asked_for_in_the_steps_that_are_logged(tmp_path):
+    """In each part of such a step, and at the end."""
+    asked = []
+
+    class Asked(Line):
+        def forward(self, batch, with_statistics):
+            asked.append(with_statistics)
+            return super().forward(batch, with_statistics)
+
+    parts = {"data": {"batch_size": 2}, "optim": {"accumulate": 2}}
+    config = line_config(tmp_path, schedule={"iterations": 5}, loop={"log_every": 2}, **parts)
+    _, run = run_line(config, Asked())
+    assert asked == [False, False, True, True, False, False, True, True, True, True]
+    assert [line["step"] for line in lines(run)] == [2, 4, 5]
+    assert all("slope" in line for line in lines(run))
 
 
 def test_two_small_batches_make_one_double_batch(tmp_path):
@@ -252,10 +269,10 @@ def test_a_signal_saves_the_steps_done(tmp_path, place):
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().__getitem__(key)
 
-        def forward(self, batch):
+        def forward(self, batch, with_statistics):
             if len(self.updates) == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super().forward(batch)
+            return super().forward(batch, with_statistics)
 
     own = {"dataset" if place == "batch" else "task": Signalled()}
     with stopping.signals(), pytest.raises(stopping.Stopped) as stop:
