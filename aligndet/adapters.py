@@ -25,7 +25,7 @@ from models.assign import look_up
 from models.checks import require_choice
 from models.faster_rcnn import FasterRCNN, add_boxes
 from models.fcos import FCOS
-from models.masks import true_indices
+from models.indices import true_indices
 from models.retinanet import RetinaNet
 from models.sampling import over_batch, random_part, sample_balanced
 

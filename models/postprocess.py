@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from models.masks import true_indices
+from models.indices import true_indices
 
 
 def top_candidates(

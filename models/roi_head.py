@@ -21,7 +21,7 @@ from models.assign import BACKGROUND, assign_by_iou, find_positives, look_up
 from models.box_loss import BOX_LOSSES, box_loss
 from models.checks import require_choice, require_range
 from models.coders import deltas_to_boxes
-from models.masks import true_indices
+from models.indices import true_indices
 from models.postprocess import suppress_duplicates, top_candidates
 from models.sampling import sample_balanced
 from models.tower import NORMS, conv_tower

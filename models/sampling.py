@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.assign import BACKGROUND
-from models.masks import true_indices
+from models.indices import true_indices
 
 
 def sample_balanced(

@@ -1,6 +1,6 @@
 import torch
 
-from models.masks import true_indices
+from models.indices import true_indices
 
 
 def test_by_hand():
