@@ -144,7 +144,8 @@ def evaluation_only(config: Config, args: argparse.Namespace, device: torch.devi
         detector, categories, *_ = read_detector(args.checkpoint)
         check_same_categories(val, categories, args.checkpoint)
     run = RunDirectory(config.output_dir)
-    score = scorer(detector.to(device), config, val, device, run)
+    detector.to(device, memory_format=torch.channels_last)  # as in training: the same numbers
+    score = scorer(detector, config, val, device, run)
     # The run's own results belong to its own weights and settings, which may differ.
     run.report_evaluation(score(), "results" if run.is_new else "evaluation")
 

@@ -30,6 +30,7 @@ from data.bad_images import NotingCollate, Replacing, without_news
 from data.counting import count
 from data.errors import DataError
 from data.loaders import GroupedBatchSampler, Loader, iterate, to_device, train_loader
+from data.normalise import normalise_batch
 
 
 def fit(
@@ -98,8 +99,9 @@ def fit(
                 parts = next_parts(stream, config, step)
             for number, (batch, seed) in enumerate(parts):
                 torch.manual_seed(seed)
+                batch = normalise_batch(to_device(batch, device))
                 with no_sync(model, number < accumulate - 1), autocast(device, config.amp):
-                    losses, statistics = model(to_device(batch, device), logging)
+                    losses, statistics = model(batch, logging)
                 loss = torch.stack(list(losses.values())).sum()
                 guard.check_loss(loss, losses, step, parts[: number + 1])
                 state.scaler.scale(loss / accumulate).backward()

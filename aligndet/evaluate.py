@@ -24,6 +24,7 @@ from data.coco import Categories, read_categories
 from data.coco_boxes import box_problem, part_inside
 from data.counting import count
 from data.loaders import Loader, iterate, to_device
+from data.normalise import normalise_batch
 from data.plain_text import printable
 from models.checks import require_range
 
@@ -108,7 +109,7 @@ def detect(
     for batch in tqdm(
         batches, total=len(loader), desc="evaluate", leave=False, disable=not dist.is_main()
     ):
-        on_device = to_device(batch, device)
+        on_device = normalise_batch(to_device(batch, device))
         with autocast(device, amp):
             found = model(on_device["images"], on_device["image_sizes"])
         results += coco_results(

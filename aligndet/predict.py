@@ -27,8 +27,9 @@ from data.errors import DataError
 from data.fonts import CaptionFont
 from data.images import MAX_PIXELS
 from data.json_files import write_json_atomic
+from data.normalise import normalise
 from data.plain_text import say
-from data.transforms import resize, to_tensor
+from data.transforms import pil_to_tensor, resize
 from data.views import pad_images
 
 THRESHOLD = 0.3  # lowest score of a detection that is shown
@@ -59,7 +60,7 @@ class Predictor:
         self.categories, self.input_sides = saved.categories, saved.input_sides
         self.trained_with = replace(saved.reading, max_pixels=max_pixels)
         self.reading = replace(self.trained_with, exif="apply")  # what people see in a photograph
-        self.detector = saved.detector.to(self.device).eval()
+        self.detector = saved.detector.to(self.device, memory_format=torch.channels_last).eval()
 
     @torch.no_grad()
     def __call__(self, image: ImageLike) -> dict[str, Tensor]:
@@ -79,8 +80,9 @@ class Predictor:
         """
         image = as_image(image, self.reading)
         small, _ = resize(image, torch.zeros(0, 4), *self.input_sides)
-        images, sizes = pad_images([to_tensor(small)])
-        found = self.detector(images.to(self.device), sizes.to(self.device))[0]
+        images, sizes = pad_images([pil_to_tensor(small)])
+        images = normalise(images.to(self.device), sizes)
+        found = self.detector(images, sizes.to(self.device))[0]
         factors = torch.tensor([image.width / small.width, image.height / small.height]).repeat(2)
         found = {name: value.cpu() for name, value in found.items()}
         return {**found, "boxes": found["boxes"] * factors}

@@ -31,6 +31,7 @@ from data.image_views import ImageViews, collate_image_views
 from data.images import AS_STORED, ImageReading
 from data.json_files import write_json_atomic
 from data.loaders import eval_loader, iterate
+from data.normalise import normalise
 from models.backbone import BACKBONES, build_backbone
 from models.backbone_base import StagedBackbone
 from models.backbone_weights import load_backbone_weights
@@ -113,7 +114,8 @@ def extract_features(
         iterate(loader), "features", len(loader), leave=False, disable=not dist.is_main()
     ):
         with autocast(device, amp):
-            values = pooled_features(backbone, batch["views"][0].to(device, non_blocking=True))
+            images = normalise(batch["views"][0].to(device, non_blocking=True))
+            values = pooled_features(backbone, images)
         share.append((batch["indices"], values.float().cpu()))
     backbone.train(was_training)
     everything = [part for ranks_share in dist.gather_objects(share) for part in ranks_share]

@@ -30,6 +30,7 @@ from aligndet.nonfinite import MOST_NAMES, image_names, not_finite, weights_not_
 from data.counting import names
 from data.image_folder import ImageFiles
 from data.loaders import to_device
+from data.normalise import normalise_batch
 from models import build_detector
 from models.weights_file import read_weights_file
 
@@ -110,7 +111,7 @@ class ReplayedStep:
         for part in self.parts:
             torch.manual_seed(part["seed"])
             with autocast(self.device, self.config.amp):
-                losses, _ = self.task(part["batch"], with_statistics=False)
+                losses, _ = self.task(normalise_batch(part["batch"]), with_statistics=False)
             yield losses
 
     def gradient(self, term: str | None = None) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from aligndet.probe import Features, ProbeData, knn_accuracy, probe
 from data.crops import CentreCrop
 from data.image_folder import ImageFiles
 from data.images import read_image
+from data.normalise import normalise
 from models.backbone import build_backbone
 from models.backbone_base import StagedBackbone
 
@@ -115,7 +116,8 @@ def runs_start_measured(config: Config, data: ProbeData) -> StagedBackbone:
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-    backbone.train()(torch.stack([view(read_image(images.root / file)) for file in chosen]))
+    views = torch.stack([view(read_image(images.root / file)) for file in chosen])
+    backbone.train()(normalise(views))
     return backbone
 
 

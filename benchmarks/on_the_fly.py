@@ -23,6 +23,7 @@ from tqdm import tqdm
 from aligndet.box_domain import BoxDomain, BoxDomainConfig
 from data.build import DataConfig, SplitConfig, build_two_views
 from data.loaders import GroupedBatchSampler, train_loader
+from data.normalise import normalise_batch
 from data.proposals.command import main as write_proposals
 from data.shapes import generate
 from data.views import SampleKey, TwoViewDataset, collate_views
@@ -81,7 +82,7 @@ class Training:
     def step(self) -> float:
         """Seconds of one step: load, forward, backward, SGD, the target's update."""
         start = time.perf_counter()
-        losses, _ = self.task(next(self.batches))
+        losses, _ = self.task(normalise_batch(next(self.batches)))
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
         self.optimizer.step()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
-from data.transforms import resized_size, to_tensor
+from data.transforms import pil_to_tensor, resized_size
 
 LOG_ASPECT = math.log(4 / 3)  # crops have an aspect ratio of 3/4 to 4/3, uniform in its logarithm
 ATTEMPTS = 10  # to draw a crop that fits into the image
@@ -99,14 +99,14 @@ class RandomCrop:
     flip: float = 0.5  # probability
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
-        """(3, size, size), normalised."""
+        """(3, size, size) uint8."""
         box = random_crop(image.width, image.height, self.least_area, rng)
         image = image.crop(box).resize((self.size, self.size), Image.Resampling.BILINEAR)
         if self.colour:
             image = self._change_colours(image, rng)
         if rng.random() < self.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return to_tensor(image)
+        return pil_to_tensor(image)
 
     def _change_colours(self, image: Image.Image, rng: random.Random) -> Image.Image:
         if rng.random() < self.jitter:
@@ -125,11 +125,11 @@ class CentreCrop:
     size: int  # pixels of either side
 
     def __call__(self, image: Image.Image, rng: random.Random | None = None) -> Tensor:
-        """(3, size, size), normalised; nothing is drawn."""
+        """(3, size, size) uint8; nothing is drawn."""
         long_side = self.size * max(image.size)  # no cap
         height, width = resized_size(
             image.height, image.width, round(self.size / CENTRE), long_side
         )
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
-        return to_tensor(image.crop((left, top, left + self.size, top + self.size)))
+        return pil_to_tensor(image.crop((left, top, left + self.size, top + self.size)))

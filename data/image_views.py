@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from data.image_folder import ImageFiles
 from data.images import read_image
-from data.views import SampleKey
+from data.views import SampleKey, pad_images
 
 
 class ImageViews(Dataset[dict[str, Any]]):
@@ -22,7 +22,7 @@ class ImageViews(Dataset[dict[str, Any]]):
 
     Args:
         images: the files.
-        augment: makes a view (3, S, S) from an image and a random stream.
+        augment: makes a view (3, S, S) uint8 from an image and a random stream.
         views: how many per image.
     """
 
@@ -47,7 +47,7 @@ class ImageViews(Dataset[dict[str, Any]]):
         return [1.0] * len(self)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """`views`: a list of (3, S, S) normalised; `label` 0..K-1, -1 without labels;
+        """`views`: a list of (3, S, S) uint8; `label` 0..K-1, -1 without labels;
         `index` and `name` of the file."""
         image = read_image(self.path(key.index), self.images.reading)
         rng = random.Random(key.seed)
@@ -58,10 +58,11 @@ class ImageViews(Dataset[dict[str, Any]]):
 
 
 def collate_image_views(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """`views`: a list of (N, 3, S, S), one per view; `labels` and `indices` (N,) int64; `names`
-    of the files."""
+    """`views`: a list of (N, 3, S, S) uint8, one per view; `labels` and `indices` (N,) int64;
+    `names` of the files."""
+    views = zip(*(sample["views"] for sample in samples), strict=True)
     return {
-        "views": [torch.stack(view) for view in zip(*(s["views"] for s in samples), strict=True)],
+        "views": [pad_images(view, divisor=1)[0] for view in views],  # all are of one size
         "labels": torch.tensor([sample["label"] for sample in samples]),
         "indices": torch.tensor([sample["index"] for sample in samples]),
         "names": [sample["name"] for sample in samples],

@@ -7,10 +7,11 @@ other side: nothing is copied, whatever the number of boxes and images.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,21 +63,32 @@ def unpack(outline: bytes, block: Tensor) -> Any:
     return _Unpacker(io.BytesIO(outline), block).load()
 
 
+class Place(NamedTuple):
+    """Where the values of a tensor are."""
+
+    offset: int  # bytes into the block
+    shape: tuple[int, ...]  # of the values in the order in which they lie there
+    axes: tuple[int, ...]  # of the tensor, by their place in `shape`
+    dtype: torch.dtype
+
+
 class _Packer(pickle.Pickler):
-    """Pickles all but the tensors, in whose place it puts offset, shape and type."""
+    """Pickles all but the tensors, in whose place it puts a `Place`."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self.tensors: list[tuple[int, Tensor]] = []
         self.size = 0
 
-    def persistent_id(self, item: Any) -> tuple[int, tuple[int, ...], torch.dtype] | None:
+    def persistent_id(self, item: Any) -> tuple[Any, ...] | None:
         if not isinstance(item, Tensor):
             return None
         offset = -(-self.size // ALIGNMENT) * ALIGNMENT
-        self.tensors.append((offset, item))
+        order = _memory_order(item)
+        self.tensors.append((offset, item.permute(order)))
         self.size = offset + item.numel() * item.element_size()
-        return offset, tuple(item.shape), item.dtype
+        shape, axes = (item.shape[axis] for axis in order), map(order.index, range(item.dim()))
+        return tuple(Place(offset, tuple(shape), tuple(axes), item.dtype))
 
 
 class _Unpacker(pickle.Unpickler):
@@ -84,10 +96,16 @@ class _Unpacker(pickle.Unpickler):
         super().__init__(file)
         self.block, self.keep_views = block, block.is_pinned()
 
-    def persistent_load(self, place: tuple[int, tuple[int, ...], torch.dtype]) -> Tensor:
-        offset, shape, dtype = place
-        size = dtype.itemsize
-        for length in shape:
-            size *= length
-        view = self.block[offset : offset + size].view(dtype).view(shape)
+    def persistent_load(self, place: tuple[Any, ...]) -> Tensor:
+        offset, shape, axes, dtype = Place(*place)
+        size = dtype.itemsize * math.prod(shape)
+        view = self.block[offset : offset + size].view(dtype).view(shape).permute(axes)
         return view.clone() if size <= SMALL and not self.keep_views else view
+
+
+def _memory_order(tensor: Tensor) -> list[int]:
+    """The axes from the one with the longest strides on, if the values lie in this order without
+    gaps, as those of channels-last images do: they need no copy then. Else all as they are."""
+    axes = list(range(tensor.dim()))
+    order = sorted(axes, key=tensor.stride, reverse=True)
+    return order if tensor.permute(order).is_contiguous() else axes

@@ -18,10 +18,6 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-# ImageNet statistics of RGB in 0..1: what torchvision's backbones were trained with.
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
     """(height, width) with the short side at `short_side`, the long one at most `max_side`."""
@@ -48,15 +44,10 @@ def horizontal_flip(image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Ten
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), flipped
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """RGB image to a normalised float tensor (3, H, W): (value / 255 - mean) / std."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
-    return (pixels.float() / 255.0).sub_(MEAN).div_(STD)
-
-
-def to_pixels(image: Tensor) -> Tensor:
-    """Undo `to_tensor`: normalised (3, H, W) to uint8 (3, H, W)."""
-    return ((image.cpu() * STD + MEAN) * 255.0).round().clamp(0, 255).to(torch.uint8)
+def pil_to_tensor(image: Image.Image) -> Tensor:
+    """RGB image to uint8 (3, H, W), whose rows lie in memory as in an image, pixel after pixel:
+    they are copied whole into a batch. `data.normalise` makes floats of it."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
 
 
 # Strength m is in 0..1. Enhancers take a factor around 1: 0.1 (weak) to 1.9 (strong).
@@ -93,11 +84,11 @@ class Augment:
     def __call__(
         self, image: Image.Image, boxes: Tensor, rng: random.Random
     ) -> tuple[Tensor, Tensor]:
-        """Return the normalised image (3, H, W) and its boxes (M, 4) xyxy."""
+        """Return the image (3, H, W) uint8 and its boxes (M, 4) xyxy."""
         image, boxes = resize(image, boxes, rng.choice(self.short_sides), self.max_side)
         if rng.random() < self.flip:
             image, boxes = horizontal_flip(image, boxes)
         if self.photometric:
             operation = rng.choice(list(PHOTOMETRIC))
             image = photometric(image, operation, rng.random())
-        return to_tensor(image), boxes
+        return pil_to_tensor(image), boxes

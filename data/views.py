@@ -6,6 +6,7 @@ A `SampleKey` selects a sample: which image, and the seed of its random stream.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -60,7 +61,7 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         return self.coco.path(index)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """`image` (3, H, W) normalised, `boxes` (M, 4) xyxy in its pixels, `labels` (M,),
+        """`image` (3, H, W) uint8, `boxes` (M, 4) xyxy in its pixels, `labels` (M,),
         `image_id`, `name` of the file, `original_size` (h, w)."""
         image, record = self.coco.read(key.index)
         tensor, boxes = self.augment(image, record.boxes, random.Random(key.seed))
@@ -91,8 +92,8 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         return self.source.path(index)
 
     def __getitem__(self, key: SampleKey) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Two dicts of `image` (3, H, W), `boxes` (M, 4) and `name` of the file; M is the same in
-        both."""
+        """Two dicts of `image` (3, H, W) uint8, `boxes` (M, 4) and `name` of the file; M is the
+        same in both."""
         image, record = self.source.read(key.index)
         boxes = limit_boxes(record.boxes, self.max_proposals)
         rng = random.Random(key.seed)
@@ -100,22 +101,23 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         return tuple({"image": t, "boxes": moved, "name": record.file_name} for t, moved in views)
 
 
-def pad_images(images: list[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]:
-    """Batch images of different sizes by padding right and below with zeros (the mean colour).
+def pad_images(images: Sequence[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]:
+    """Batch images (3, h, w) of different sizes by padding right and below with zeros.
 
     Returns:
-        images (N, 3, H, W) with H and W multiples of `divisor`; true sizes (N, 2) int64 (h, w).
+        images (N, 3, H, W) of the same type, channels-last, with H and W multiples of `divisor`;
+        true sizes (N, 2) int64 (h, w).
     """
     sizes = torch.tensor([image.shape[-2:] for image in images])  # (N, 2)
     height, width = ((sizes.amax(dim=0) + divisor - 1) // divisor * divisor).tolist()
-    batch = images[0].new_zeros(len(images), 3, height, width)
+    batch = images[0].new_zeros(len(images), height, width, 3).permute(0, 3, 1, 2)
     for padded, image in zip(batch, images, strict=True):
         padded[:, : image.shape[1], : image.shape[2]] = image
     return batch, sizes
 
 
 def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """`images` (N, 3, H, W), `image_sizes` (N, 2), `targets`: a list of dicts of `boxes`
+    """`images` (N, 3, H, W) uint8, `image_sizes` (N, 2), `targets`: a list of dicts of `boxes`
     and `labels`, `image_ids`, `names`, `original_sizes`."""
     images, sizes = pad_images([sample["image"] for sample in samples])
     return {
@@ -131,8 +133,8 @@ def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
 def collate_views(
     samples: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two dicts of `images` (N, 3, H, W), `image_sizes` (N, 2), `boxes`: list of (M, 4), and
-    `names` of the files."""
+    """Two dicts of `images` (N, 3, H, W) uint8, `image_sizes` (N, 2), `boxes`: list of (M, 4),
+    and `names` of the files."""
     return tuple(_collate_view(list(view)) for view in zip(*samples, strict=True))
 
 

@@ -18,7 +18,8 @@ import torchvision
 
 from data.crops import CentreCrop
 from data.images import read_image
-from data.transforms import to_tensor
+from data.normalise import normalise
+from data.transforms import pil_to_tensor
 from models.backbone import build_backbone
 from models.backbone_weights import load_backbone_weights
 from models.classifier import Classifier
@@ -46,7 +47,7 @@ def classifier():
 @torch.no_grad()
 def logits_of(classifier, images):
     return torch.cat(
-        [classifier(torch.stack(images[i : i + 16])) for i in range(0, len(images), 16)]
+        [classifier(normalise(torch.stack(images[i : i + 16]))) for i in range(0, len(images), 16)]
     )
 
 
@@ -74,7 +75,7 @@ def object_crops():
             left, top, side = x + w / 2 - max(w, h) / 2, y + h / 2 - max(w, h) / 2, max(w, h)
             box = (max(0, left), max(0, top), left + side, top + side)
             box = (*box[:2], min(image.width, box[2]), min(image.height, box[3]))
-            views.append(to_tensor(image.crop(box).resize((224, 224))))
+            views.append(pil_to_tensor(image.crop(box).resize((224, 224))))
             names.append(name)
     return views, names
 

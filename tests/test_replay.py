@@ -133,7 +133,7 @@ def test_weights_and_batches_that_are_not_finite_are_named(diverged):
     assert expected in report(changed(diverged, model=fresh))
     fresh["detector.head.centerness.bias"][:] = 0.0
     (part,) = diverged["parts"]
-    images = part["batch"]["images"].clone()
+    images = part["batch"]["images"].float()
     images[0, 0, 0, 0] = torch.inf
     parts = [{**part, "batch": {**part["batch"], "images": images}}]
     expected = "the batch is not finite: '0.batch.images'"

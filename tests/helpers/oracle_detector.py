@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from data.normalise import normalise
 from data.views import DetectionDataset, SampleKey, pad_images
 
 
@@ -15,7 +16,7 @@ class OracleDetector(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         samples = [dataset[SampleKey(index, "")] for index in range(len(dataset))]
-        self.known, _ = pad_images([sample["image"] for sample in samples])
+        self.known = normalise(*pad_images([sample["image"] for sample in samples]))
         self.found = []
         for sample in samples:
             shift = torch.rand(sample["boxes"].shape, generator=generator) * 2 - 1
