@@ -9,7 +9,7 @@ import inspect
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -30,7 +30,9 @@ _SYNC_BUFFERS = (
 
 # How long a rank waits in a step for one that is late, before it gives up with an error.
 STEP_TIMEOUT = timedelta(minutes=30)
-POLL = 0.2  # seconds
+# How long processes that torchrun has started wait for one that has not joined the group.
+MEETING_TIMEOUT = timedelta(minutes=10)
+POLL = 0.1  # seconds
 
 _notices: Notices | None = None
 
@@ -139,26 +141,68 @@ def announced_ranks() -> dict[str, int]:
 
 
 def _meeting_place(ranks: dict[str, int]) -> dict[str, Any]:
-    """Where the processes of one machine meet; of several, torchrun makes a new store each time.
+    """Where the processes meet: for those of torchrun, a part of its store that is new.
 
-    On one machine it goes on with the same store when it restarts the processes, and the addresses
-    of those that are gone are still in it.
+    When torchrun starts the processes again, it goes on with the same store, on one machine and on
+    several; in it are the addresses of those that are gone, and nothing says which attempt this
+    is (each machine counts its own restarts). So rank 0 makes a name up, and tells it to the others
+    by the names that they have made up.
+
+    Raises:
+        RuntimeError: one of the others has not come within `MEETING_TIMEOUT`.
     """
-    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(ranks["WORLD_SIZE"])
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not on_one_machine:
-        return {}
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"aligndet/attempt {attempt}", _store(STEP_TIMEOUT))
-    return {"store": store, "rank": ranks["RANK"], "world_size": ranks["WORLD_SIZE"]}
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}  # rank 0 makes a store
+    rank, world_size = ranks["RANK"], ranks["WORLD_SIZE"]
+    store, own = _store(STEP_TIMEOUT), uuid.uuid4().hex
+    if rank == 0:
+        name = own
+        _tell(name, store, world_size)
+    else:
+        store.set(f"aligndet/rank {rank}", own)
+        _wait_until(lambda: store.check([f"aligndet/name for {own}"]))
+        name = store.get(f"aligndet/name for {own}").decode()
+        store.set(f"aligndet/{name}/rank {rank}", "")
+    return {
+        "store": dist.PrefixStore(f"aligndet/{name}", store),
+        "rank": rank,
+        "world_size": world_size,
+    }
+
+
+def _tell(name: str, store: dist.Store, world_size: int) -> None:
+    """Tell `name` to whoever asks until all other ranks have it, whether those that ask are of
+    this attempt or gone."""
+    told = set()
+
+    def all_have_it() -> bool:
+        for rank in range(1, world_size):
+            if store.check([f"aligndet/rank {rank}"]):
+                other = store.get(f"aligndet/rank {rank}").decode()
+                if other not in told:
+                    store.set(f"aligndet/name for {other}", name)
+                    told.add(other)
+        return store.check([f"aligndet/{name}/rank {rank}" for rank in range(1, world_size)])
+
+    _wait_until(all_have_it)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + MEETING_TIMEOUT.total_seconds()
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeError("a rank has not come; the log of its machine may say why")
+        time.sleep(POLL)
 
 
 def synchronised(module: torch.nn.Module) -> DistributedDataParallel:
-    """`module` with gradients that are averaged over ranks in the backward pass.
+    """`module` with gradients that are averaged over ranks in the backward pass, bucket by bucket,
+    while those of earlier layers are still computed. They are views of the buckets, not copies.
 
     Buffers are not synchronised in the forward pass: tasks that train any do so themselves. From
     torch 2.14 on, DDP does so once at the start, when all ranks hold the same ones anyway.
     """
-    return DistributedDataParallel(module, **{_SYNC_BUFFERS: False})
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, **{_SYNC_BUFFERS: False})
 
 
 def in_group() -> bool:
@@ -237,6 +281,8 @@ def first_to_claim(name: str) -> bool:
         return True
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
+        if _notices is not None:
+            return _notices.store.add(f"aligndet/{_notices.name}/{name}", 1) == 1
         return _store().add(f"aligndet/{name}/{attempt}", 1) == 1
     except RuntimeError:  # torchrun is going down already
         return True
@@ -328,7 +374,7 @@ def is_lost_rank(error: RuntimeError) -> bool:
     """Whether an error only says that another rank has ended, or is too late."""
     if not in_group():
         return False
-    return isinstance(error, dist.DistBackendError) or any(text in str(error) for text in LOST)
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in LOST)
 
 
 def bit_sum(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,15 +45,39 @@ def find_checkpoint(resume: str, folder: Path) -> Found | None:
         except ValueError as error:
             problem = str(error)
     path, problem = dist.broadcast_object((found and found.path, problem))
-    if found is None and path is not None:
-        try:
-            found = _named(path)
-        except ValueError as error:  # the folder is not shared by all machines
-            problem = str(error)
-    problems = [text for text in dist.gather_objects(problem) if text]
-    if problems:
-        raise ValueError(problems[0])
+    if problem:
+        raise ValueError(problem)
+    if path is None:
+        return None
+    if found is None:
+        found, problem = _same_file(path)
+    _check_same_step(path, found, problem)
     return found
+
+
+def _same_file(path: Path) -> tuple[Found | None, str | None]:
+    """What this rank reads where rank 0 has read a checkpoint, or why it cannot."""
+    if not path.exists():
+        return None, "there is no such file"
+    try:
+        return _named(path), None
+    except ValueError as error:
+        return None, f"it is another one ({error})"
+
+
+def _check_same_step(path: Path, found: Found | None, problem: str | None) -> None:
+    """Raises a ValueError on every rank if one has another file, or none, at `path`."""
+    step = found and found.state["step"]
+    reports = dist.gather_objects((step, problem, socket.gethostname()))
+    right = reports[0][0]
+    for step, problem, machine in reports:
+        if problem is None and step != right:
+            problem = f"it is another one (of step {step:,}, not {right:,})"
+        if problem is not None:
+            raise ValueError(
+                f"{path}: rank 0 resumes from it, but on {machine} {problem}; put the run "
+                "directory on storage that all machines share, or copy this file to each of them"
+            )
 
 
 def whole_checkpoint(folder: Path) -> Path | None:

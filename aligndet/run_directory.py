@@ -15,11 +15,12 @@ from tqdm import tqdm
 from aligndet import checkpoint, dist, last_checkpoint
 from aligndet.config import Config, differences, dump_yaml, merged, plain
 from aligndet.evaluate import Evaluation, class_table
-from aligndet.run_lock import RunLock
+from aligndet.run_lock import RunLock, machines_without
 from aligndet.skipped_images import SkippedImages
 from data.atomic_files import cannot_write, open_atomic, remove_leftovers
 from data.counting import count
 from data.digest import Source, digest_of
+from data.errors import DataError
 from data.images import BadFile
 from data.json_files import write_json_atomic
 
@@ -49,6 +50,7 @@ class RunDirectory:
         self.skipped = SkippedImages(self.path / "skipped_images.jsonl")
         self.inputs: dict[str, str | None] = {}  # digests of what the run was started from
         self._lock: RunLock | None = None
+        self._resume = "auto"
 
     @property
     def is_new(self) -> bool:
@@ -71,7 +73,7 @@ class RunDirectory:
         Raises:
             ValueError: the checkpoint is unreadable or was made with other settings or inputs.
         """
-        self.inputs = dict(inputs or {})
+        self.inputs, self._resume = dict(inputs or {}), resume
         found = last_checkpoint.find_checkpoint(resume, self.path)
         if found is None:
             return None
@@ -85,7 +87,7 @@ class RunDirectory:
     def open(
         self, config: Config, state: Mapping[str, Any] | None, bad: Sequence[BadFile] = ()
     ) -> None:
-        """Create the directory, or continue in it, and write config.yaml.
+        """Create the directory, or continue in it, and write config.yaml; every rank calls it.
 
         Args:
             config: of this run.
@@ -93,11 +95,34 @@ class RunDirectory:
             bad: images that are known to be skipped.
 
         Raises:
-            DataError: another run is writing to it.
+            DataError: another run is writing to it, or it is another folder on another machine and
+                the checkpoint is there.
             StorageError: it cannot be written.
         """
-        if not dist.is_main():
-            return
+        if dist.is_main():
+            self._open(config, state, bad)
+        apart = machines_without(self.path, self._lock)
+        if apart:
+            self._report_apart(" and ".join(apart), starts_anew=state is None)
+
+    def _report_apart(self, machines: str, starts_anew: bool) -> None:
+        """Say that machines have another folder; an error if that has what `auto` looks for."""
+        has_last = not dist.is_main() and self.last.exists()
+        if starts_anew and self._resume == "auto" and any(dist.gather_objects(has_last)):
+            raise DataError(
+                f"{self.path}: is another folder on {machines}, and only there is a last.pt; put "
+                "output_dir on storage that all machines share, copy last.pt to each of them, or "
+                "start over with --resume none"
+            )
+        if dist.is_main():
+            print(
+                f"{self.path}: is another folder on {machines}; to resume, each machine will need "
+                "its last.pt, so better put output_dir on storage that all of them share"
+            )
+
+    def _open(
+        self, config: Config, state: Mapping[str, Any] | None, bad: Sequence[BadFile]
+    ) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)

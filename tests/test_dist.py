@@ -179,3 +179,30 @@ def test_two_ranks(tmp_path):
     assert first[2].startswith(
         "the weights of ranks 0 and 1 differ (1 tensor, the first is 1.weight); go on from the last"
     )
+
+
+def two_attempts(rank, folder, port):
+    """The ranks of two machines; torchrun starts them twice, and only one counts that."""
+    usual = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    os.environ.update({**usual, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    dist.STEP_TIMEOUT = timedelta(seconds=60)
+    said = []
+    for attempt in range(2):
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt * rank)
+        if rank == 0 and attempt == 1:  # the other one finds the first attempt's addresses
+            time.sleep(1)
+        with dist.process_group("cpu"):
+            said.append(dist.gather_objects(f"rank {rank} of attempt {attempt}"))
+            said.append(dist.gather_objects(dist.first_to_claim("error")).count(True))
+    (folder / f"{rank}.json").write_text(json.dumps(said))
+
+
+def test_two_machines_are_started_again(tmp_path):
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    torch.multiprocessing.spawn(two_attempts, (tmp_path, store.port), nprocs=2)
+    expected = []
+    for attempt in range(2):
+        expected += [[f"rank 0 of attempt {attempt}", f"rank 1 of attempt {attempt}"], 1]
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected

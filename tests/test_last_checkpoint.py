@@ -139,10 +139,10 @@ def test_what_stops_one_rank_stops_all(run, monkeypatch):
     with pytest.raises(ValueError, match="of rank 0"):
         find_checkpoint("auto", run)
     Ranks(monkeypatch, 1, (run / "elsewhere" / "last.pt", None))
-    with pytest.raises(ValueError, match="elsewhere/last.pt: no such file"):
+    with pytest.raises(ValueError, match=r"elsewhere/last\.pt: rank 0 .* there is no such file"):
         find_checkpoint("auto", run)
-    Ranks(monkeypatch, 0, others=["of rank 1"])
-    with pytest.raises(ValueError, match="of rank 1"):
+    Ranks(monkeypatch, 0, others=[(None, "of rank 1", "node2")])
+    with pytest.raises(ValueError, match=r"last\.pt: rank 0 .*, but on node2 of rank 1; put"):
         find_checkpoint("auto", run)
 
 
