@@ -9,7 +9,13 @@ from torch import Tensor
 
 from data.selective_search import segmentation
 from data.selective_search.search import _pad
-from data.selective_search.segmentation import blur, grid_edges, segment, unique_pairs
+from data.selective_search.segmentation import (
+    Segmentation,
+    blur,
+    grid_edges,
+    segment,
+    unique_pairs,
+)
 
 
 @pytest.fixture
@@ -19,10 +25,16 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segmentation, "blur", lambda image: image)
 
 
+def segment_all(image: Tensor, inside: Tensor, scale: float, min_size: int) -> Segmentation:
+    """Segment a batch (N, C, H, W) with the same numbers for every image."""
+    numbers = (torch.full((len(image),), float(number)) for number in (scale, min_size))
+    return segment(image, inside, *numbers)
+
+
 def labels_of(image: Tensor, scale: float, min_size: int) -> np.ndarray:
     """(H, W) labels of one (C, H, W) image."""
     inside = torch.ones(1, *image.shape[1:], dtype=torch.bool)
-    return segment(image[None], inside, scale, min_size).labels[0].numpy()
+    return segment_all(image[None], inside, scale, min_size).labels[0].numpy()
 
 
 def noisy_image(seed: int, height: int = 18, width: int = 23) -> Tensor:
@@ -167,7 +179,7 @@ def test_drawn_objects_are_the_regions_of_the_paper_and_of_the_drawing(seed: int
 
 def test_images_do_not_depend_on_their_batch() -> None:
     images = [noisy_image(i, *s).clamp(0, 255).round() for i, s in enumerate([(30, 20), (25, 40)])]
-    together = segment(*_pad(images), 60.0, 30)
+    together = segment_all(*_pad(images), 60.0, 30)
     shift = 0
     for image, labels in zip(images, together.labels.numpy(), strict=True):
         height, width = image.shape[1:]
@@ -189,11 +201,24 @@ def test_labels_have_no_gaps_and_min_size_holds(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_pixels_of_small_images_count_for_more() -> None:
-    inside = torch.zeros(3, 300, 400, dtype=torch.bool)
-    inside[0, :120, :160], inside[1, :1, :3], inside[2] = True, True, True
-    sizes = segmentation._pixel_sizes(inside)
-    assert sizes.unique_consecutive().tolist() == [4, 25600, 1]  # of 320 x 240; never below 1
-    assert len(sizes) == inside.sum()
+    sizes = segmentation.pixel_sizes(torch.tensor([120 * 160, 3, 300 * 400]))
+    assert sizes.tolist() == [4, 25600, 1]  # of 320 x 240; never below 1
+
+
+def test_images_may_have_numbers_of_their_own_and_are_split_again() -> None:
+    images = torch.stack([noisy_image(i).clamp(0, 255).round() for i in range(2)]).repeat(
+        2, 1, 1, 1
+    )
+    inside = torch.ones(4, *images.shape[2:], dtype=torch.bool)
+    inside[1::2, 15:] = False
+    scale, min_size = torch.tensor([60.0, 60, 200, 200]), torch.tensor([30.0, 30, 400, 400])
+    parts = segment(images, inside, scale, min_size).split(2)
+    for part, numbers in zip(parts, ((60.0, 30), (200.0, 400)), strict=True):
+        alone = segment_all(images[:2], inside[:2], *numbers)
+        assert torch.equal(part.labels, alone.labels)
+        assert torch.equal(part.pairs, alone.pairs)
+        assert part.count == alone.count
+    assert parts[0].count > parts[1].count > 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (17, 1), (40, 50)])
@@ -205,7 +230,7 @@ def test_one_colour_is_one_region(size: tuple[int, int]) -> None:
 def test_neighbours_are_listed_once() -> None:
     image = torch.zeros(3, 4, 30)
     image[:, :, 10:20], image[:, :, 20:] = 100, 200
-    found = segment(image[None], torch.ones(1, 4, 30, dtype=torch.bool), 300.0, 1)
+    found = segment_all(image[None], torch.ones(1, 4, 30, dtype=torch.bool), 300.0, 1)
     assert found.count == 3
     assert found.pairs.tolist() == [[0, 1], [1, 2]]
     pairs = unique_pairs(torch.tensor([3, 1, 3]), torch.tensor([1, 3, 2]))
@@ -231,7 +256,7 @@ def test_edges_join_right_and_lower_neighbours_inside_the_images() -> None:
             if other in number:
                 weight = abs(image[n, 0, y, x] - image[n, 0, other[1], other[2]]).item()
                 expected[i, number[other]] = weight
-    ends = zip(edges.first.tolist(), edges.second.tolist(), strict=True)
+    ends = map(tuple, edges.ends.T.tolist())
     assert dict(zip(ends, edges.weight.tolist(), strict=True)) == expected
     assert len(edges.key) == len(expected)
     by_key = edges.weight[edges.key.argsort()]

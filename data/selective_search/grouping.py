@@ -80,8 +80,9 @@ class _Forest:
         self.tree = _with_room(torch.cat(trees))
         self.size = _with_room(torch.cat([part.size for part in regions]))
         self.box = _with_room(torch.cat([part.box for part in regions]))
-        self.colour = _with_room(torch.cat([part.colour for part in regions]))
-        self.texture = _with_room(torch.cat([part.texture for part in regions]))
+        histograms = [torch.cat([part.colour, part.texture], dim=1) for part in regions]
+        self.histogram = _with_room(torch.cat(histograms))
+        self.colour_bins = regions[0].colour.shape[1]  # of the histogram; the rest is texture
         self.likeness = torch.zeros_like(self.size)
         numbered = zip(regions, starts[:-1], strict=True)
         self.pairs = torch.cat([r.pairs + start for r, start in numbered], dim=1)  # (2, E)
@@ -92,15 +93,16 @@ class _Forest:
     def similarity(self, pairs: Tensor) -> Tensor:
         """(E,) mean of the tree's measures, each in 0..1."""
         one, other = pairs
-        tree = self.tree[one]
-        pixels, use = self.pixels[tree], self.use[tree]
-        both = self.size[one] + self.size[other]
-        left_top = torch.minimum(self.box[one, :2], self.box[other, :2])
-        right_bottom = torch.maximum(self.box[one, 2:], self.box[other, 2:])
-        around = (right_bottom - left_top).prod(dim=1)
+        tree = self.tree.index_select(0, one)
+        pixels, use = self.pixels.index_select(0, tree), self.use.index_select(0, tree)
+        both = self.size.index_select(0, one) + self.size.index_select(0, other)
+        box = self._union(one, other)
+        around = (box[:, 2:] - box[:, :2]).prod(dim=1)
+        histograms = (self.histogram.index_select(0, end) for end in (one, other))
+        common = torch.minimum(*histograms)
         measures = [
-            torch.minimum(self.colour[one], self.colour[other]).sum(dim=1),
-            torch.minimum(self.texture[one], self.texture[other]).sum(dim=1),
+            common[:, : self.colour_bins].sum(dim=1),
+            common[:, self.colour_bins :].sum(dim=1),
             1 - both / pixels,
             1 - (around - both) / pixels,
         ]
@@ -109,28 +111,41 @@ class _Forest:
             total = total + used * measure
         return total / use.sum(dim=1)
 
+    def _union(self, one: Tensor, other: Tensor) -> Tensor:
+        """(E, 4) boxes around two regions each."""
+        first, second = self.box.index_select(0, one), self.box.index_select(0, other)
+        left_top = torch.minimum(first[:, :2], second[:, :2])
+        return torch.cat([left_top, torch.maximum(first[:, 2:], second[:, 2:])], dim=1)
+
     def merge(self, chosen: Tensor, similarity: Tensor) -> Tensor:
         """Merge the chosen pairs, no two of which share a region; returns the new similarities."""
-        one, other = self.pairs[:, chosen]
-        new = torch.arange(self.count, self.count + len(one), device=one.device)
-        self.count += len(one)
-        share = self.size[one], self.size[other]
-        self.size[new] = share[0] + share[1]
-        for rows in (self.colour, self.texture):
-            mixed = rows[one] * share[0][:, None] + rows[other] * share[1][:, None]
-            rows[new] = round_histogram(mixed / self.size[new][:, None])
-        self.box[new, :2] = torch.minimum(self.box[one, :2], self.box[other, :2])
-        self.box[new, 2:] = torch.maximum(self.box[one, 2:], self.box[other, 2:])
-        self.tree[new] = self.tree[one]
-        self.likeness[one] = self.likeness[other] = similarity[chosen]
+        where = chosen.nonzero()[:, 0]
+        one, other = self.pairs.index_select(1, where)
+        start, self.count = self.count, self.count + len(where)
+        made = slice(start, self.count)
+        sizes = self.size.index_select(0, one), self.size.index_select(0, other)
+        both = sizes[0] + sizes[1]
+        shares = (
+            self.histogram.index_select(0, region) * size[:, None]
+            for region, size in zip((one, other), sizes, strict=True)
+        )
+        self.histogram[made] = round_histogram(sum(shares) / both[:, None])
+        self.size[made] = both
+        self.box[made] = self._union(one, other)
+        self.tree[made] = self.tree.index_select(0, one)
         number = torch.arange(self.count, device=one.device)
-        number[one] = number[other] = new
-        renamed = number[self.pairs]
+        new = torch.arange(start, self.count, device=one.device)
+        alike = similarity.index_select(0, where)
+        for region in (one, other):
+            self.likeness.index_copy_(0, region, alike)
+            number.index_copy_(0, region, new)
+        renamed = number.index_select(0, self.pairs.flatten()).view(2, -1)
         same = (renamed == self.pairs).all(dim=0)
-        changed = renamed[:, ~same & (renamed[0] != renamed[1])]
-        changed = unique_pairs(*changed)
-        self.pairs = torch.cat([self.pairs[:, same], changed], dim=1)
-        return torch.cat([similarity[same], self.similarity(changed)])
+        changed = (~same & (renamed[0] != renamed[1])).nonzero()[:, 0]
+        changed = unique_pairs(*renamed.index_select(1, changed))
+        same = same.nonzero()[:, 0]
+        self.pairs = torch.cat([self.pairs.index_select(1, same), changed], dim=1)
+        return torch.cat([similarity.index_select(0, same), self.similarity(changed)])
 
     def hierarchy(self) -> Hierarchy:
         """The regions made so far."""

@@ -26,7 +26,7 @@ from torchvision.ops import nms
 from data.selective_search.colour_spaces import COLOUR_SPACES
 from data.selective_search.grouping import MEASURES, Hierarchy, group_regions
 from data.selective_search.region_features import Regions, describe_regions, texture_levels
-from data.selective_search.segmentation import segment
+from data.selective_search.segmentation import Segmentation, segment
 
 LONGEST_SIDE = 2**14  # pixels
 
@@ -85,6 +85,11 @@ def selective_search(
     return boxes
 
 
+def batch_pixels(device: torch.device) -> int:
+    """How many pixels a device searches together, at best."""
+    return CPU_BATCH_PIXELS if device.type == "cpu" else GPU_BATCH_PIXELS
+
+
 def _check_strategy(strategy: Strategy) -> None:
     if strategy.colour_space not in COLOUR_SPACES:
         known = ", ".join(COLOUR_SPACES)
@@ -122,7 +127,7 @@ def _batches(images: Sequence[Tensor]) -> list[list[int]]:
         pixels = images[i][0].numel()
         if pixels > room:
             batches.append([])
-            room = CPU_BATCH_PIXELS if images[i].device.type == "cpu" else GPU_BATCH_PIXELS
+            room = batch_pixels(images[i].device)
         batches[-1].append(i)
         room -= pixels
     return batches
@@ -134,13 +139,29 @@ def _search_batch(images: list[Tensor], strategies: Sequence[Strategy]) -> list[
     texture = texture_levels(image, inside)
     colours = {s.colour_space: COLOUR_SPACES[s.colour_space](image) for s in strategies}
     parts: list[tuple[Regions, str]] = []
-    for strategy in strategies:
-        shades = colours[strategy.colour_space]
-        segmentation = segment(shades, inside, strategy.scale, strategy.min_size)
-        regions = describe_regions(segmentation, shades, texture)
-        parts += [(regions, letters) for letters in strategy.similarities]
+    # Strategies are segmented together as far as there is room: few images then take no more
+    # operations for four strategies than for one.
+    room = max(1, batch_pixels(image.device) // inside.numel())
+    for i in range(0, len(strategies), room):
+        together = strategies[i : i + room]
+        shades = [colours[strategy.colour_space] for strategy in together]
+        for strategy, shade, segmentation in zip(
+            together, shades, _segment(shades, inside, together), strict=True
+        ):
+            regions = describe_regions(segmentation, shade, texture)
+            parts += [(regions, letters) for letters in strategy.similarities]
     hierarchy, image_of = group_regions(parts, inside.flatten(1).sum(dim=1))
     return rank_boxes(hierarchy, image_of, len(images))
+
+
+def _segment(
+    shades: list[Tensor], inside: Tensor, strategies: Sequence[Strategy]
+) -> list[Segmentation]:
+    """One segmentation of the batch per strategy, from its colours (N, C, H, W)."""
+    numbers = torch.tensor([[s.scale, s.min_size] for s in strategies], device=inside.device)
+    scale, min_size = numbers.repeat_interleave(len(inside), dim=0).unbind(dim=1)
+    inside = inside.repeat(len(strategies), 1, 1)
+    return segment(torch.cat(shades), inside, scale, min_size).split(len(strategies))
 
 
 def _pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -186,7 +207,7 @@ def rank_boxes(hierarchy: Hierarchy, image_of: Tensor, count: int) -> list[Tenso
 
 def _positions(hierarchy: Hierarchy) -> Tensor:
     """(G,) 1 for the largest region of its tree, 2 for the next; of equals, the newest first."""
-    order = (len(hierarchy) - 1 - torch.arange(len(hierarchy), device=hierarchy.size.device))
+    order = len(hierarchy) - 1 - torch.arange(len(hierarchy), device=hierarchy.size.device)
     order = order[hierarchy.size[order].argsort(descending=True, stable=True)]
     order = order[hierarchy.tree[order].argsort(stable=True)]
     members = torch.bincount(hierarchy.tree)

@@ -38,55 +38,79 @@ class Segmentation:
 
     labels: Tensor  # (N, H, W) int64 region numbers 0..R-1; -1 outside the image
     count: int  # R
-    pairs: Tensor  # (2, pairs) int64 numbers of neighbours, lower first, each pair once
+    pairs: Tensor  # (2, pairs) int64 numbers of neighbours, lower first, sorted, each pair once
+
+    def split(self, parts: int) -> list[Segmentation]:
+        """Segmentations of as many images each, whose numbers start at 0 again."""
+        if parts == 1:
+            return [self]
+        ends = self.labels.view(parts, -1).amax(dim=1) + 1
+        pair_ends = torch.searchsorted(self.pairs[0].contiguous(), ends)
+        ends, pair_ends = torch.stack([ends, pair_ends]).tolist()
+        found, start, first_pair = [], 0, 0
+        for labels, end, last_pair in zip(self.labels.chunk(parts), ends, pair_ends, strict=True):
+            own = torch.where(labels < 0, -1, labels - start)
+            found.append(
+                Segmentation(own, end - start, self.pairs[:, first_pair:last_pair] - start)
+            )
+            start, first_pair = end, last_pair
+        return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class Edges:
-    """Edges between nodes (pixels at first, regions later), (E,) each."""
+    """Edges between nodes: pixels, or regions under the number of one of their pixels."""
 
-    first: Tensor
-    second: Tensor
-    weight: Tensor  # colour distance
-    key: Tensor  # int64, ordered like the weight, and no two of an image are equal
+    ends: Tensor  # (2, E) int64
+    weight: Tensor  # (E,) float32 colour distance
+    key: Tensor  # (E,) int64, ordered like the weight, and no two of an image are equal
 
     def select(self, chosen: Tensor) -> Edges:
         """The edges where the mask (E,) is set."""
-        where = chosen.nonzero()[:, 0]
-        return Edges(*(part.index_select(0, where) for part in vars(self).values()))
+        return self.take(chosen.nonzero()[:, 0])
 
-    def renumbered(self, number: Tensor) -> Edges:
-        """The same edges between the nodes' new numbers; those within one node are dropped."""
-        first = number.index_select(0, self.first)
-        second = number.index_select(0, self.second)
-        return Edges(first, second, self.weight, self.key).select(first != second)
+    def take(self, where: Tensor) -> Edges:
+        """The edges at the places (any number,)."""
+        ends, rest = self.ends.index_select(1, where), (self.weight, self.key)
+        return Edges(ends, *(part.index_select(0, where) for part in rest))
+
+    def part(self, start: int, stop: int) -> Edges:
+        """The edges from place `start` up to `stop`, which is left out."""
+        return Edges(self.ends[:, start:stop], self.weight[start:stop], self.key[start:stop])
+
+    def __len__(self) -> int:
+        return len(self.weight)
 
 
-def segment(colours: Tensor, inside: Tensor, scale: float, min_size: int) -> Segmentation:
+def segment(colours: Tensor, inside: Tensor, scale: Tensor, min_size: Tensor) -> Segmentation:
     """Cut every image into regions.
 
     Args:
         colours: (N, C, H, W) float32, channels of similar range; 0..255 fits the usual scales.
         inside: (N, H, W) bool, false where an image is padded. Padding repeats the border.
-        scale: k of the paper, in colour difference x pixels; larger gives larger regions.
-        min_size: regions of fewer pixels are joined to their most similar neighbour.
+        scale: (N,) k of the paper, in colour difference x pixels; larger gives larger regions.
+        min_size: (N,) regions of fewer pixels are joined to their most similar neighbour.
 
     In images of fewer than 320 x 240 pixels a pixel counts for more than one, so that the number
     of regions depends on what an image shows and hardly on how large it is.
     """
     edges = grid_edges(blur(colours), inside)
-    region, size, edges = _grow(edges, _pixel_sizes(inside), scale)
-    absorbed, size, edges = _absorb_small(edges, size, min_size)
-    labels = torch.full(inside.shape, -1, device=colours.device)
-    labels[inside] = absorbed.index_select(0, region)
-    return Segmentation(labels, len(size), unique_pairs(edges.first, edges.second))
-
-
-def _pixel_sizes(inside: Tensor) -> Tensor:
-    """What each pixel inside counts for: at least 1, in sixteenths, so that sums are exact."""
     pixels = inside.flatten(1).sum(dim=1)
-    counts_for = (16 * REFERENCE_PIXELS / pixels).round().clamp(min=16) / 16
-    return counts_for.repeat_interleave(pixels)
+    regions = _Regions(pixel_sizes(pixels).repeat_interleave(pixels))
+    _grow(regions, edges, scale.repeat_interleave(pixels))
+    apart = _absorb_small(regions, edges, min_size.repeat_interleave(pixels))
+    is_root = regions.root == torch.arange(len(regions.root), device=colours.device)
+    number = is_root.cumsum(0) - 1  # of a region by its root
+    labels = torch.full(inside.shape, -1, device=colours.device)
+    labels[inside] = number.index_select(0, regions.root)
+    pairs = unique_pairs(*number.index_select(0, apart.ends.flatten()).view(2, -1))
+    return Segmentation(labels, int(number[-1]) + 1, pairs)
+
+
+def pixel_sizes(pixels: Tensor) -> Tensor:
+    """(N,) what a pixel counts for in images of so many (N,): at least 1, and in sixteenths, so
+    that sums are exact."""
+    return (16 * REFERENCE_PIXELS / pixels).round().clamp(min=16) / 16
 
 
 def blur(image: Tensor) -> Tensor:
@@ -121,41 +145,82 @@ def grid_edges(image: Tensor, inside: Tensor) -> Edges:
         # would grow by one pixel per round.
         scrambled = ((place[head] | (axis << 28)) * 2654435761) & 0xFFFFFFFF
         key = weight.view(torch.int32).long() << 32 | scrambled.expand_as(both)[both]
-        parts.append((number[head][both], number[tail][both], weight, key))
-    return Edges(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        parts.append((torch.stack([number[head][both], number[tail][both]]), weight, key))
+    return Edges(*(torch.cat(part, dim=-1) for part in zip(*parts, strict=True)))
 
 
-def _grow(edges: Edges, size: Tensor, scale: float) -> tuple[Tensor, Tensor, Edges]:
-    """Merge pixels of the given sizes, level by level.
+class _Regions:
+    """The regions of a batch while they grow.
 
-    Returns:
-        (pixels,) region numbers; (R,) sizes; the edges between regions.
+    A region goes by the number of one of its pixels, its root. `size` and `heaviest` are up to date
+    for roots only, so that a round touches the regions that it merges and no others.
     """
-    heaviest = torch.zeros_like(size)  # edge merged inside a region
-    region = torch.arange(len(size), device=size.device)
-    since = region  # edges name regions of some rounds ago; this gives their numbers now
-    below = -1.0
-    for level in _levels():
-        now = edges.select((edges.weight > below) & (edges.weight <= level)).renumbered(since)
+
+    def __init__(self, size: Tensor) -> None:
+        self.root = torch.arange(len(size), device=size.device)  # (pixels,) of every pixel's region
+        self.size = size  # (pixels,) float32
+        self.heaviest = torch.zeros_like(size)  # edge merged inside the region
+        self._lightest = torch.full_like(self.root, NOTHING)  # edge of a region; only in `merge`
+
+    def between(self, edges: Edges) -> Edges:
+        """The same edges between the regions of their ends; those within one region are dropped."""
+        ends = self.root.index_select(0, edges.ends.flatten()).view(2, -1)
+        return Edges(ends, edges.weight, edges.key).select(ends[0] != ends[1])
+
+    def merge(self, edges: Edges, choosing: Tensor | None = None) -> None:
+        """Let every region take its lightest edge, and join what is connected by taken edges.
+
+        Args:
+            edges: those that may be taken, between regions.
+            choosing: (2, E) bool, whether the region at that end takes one; all do by default.
+        """
+        ends, key = edges.ends.flatten(), edges.key.repeat(2)
+        self._lightest.scatter_reduce_(0, ends, key, "amin")
+        taken = (self._lightest.index_select(0, ends) == key).view(2, -1)
+        self._lightest.index_fill_(0, ends, NOTHING)
+        if choosing is not None:
+            taken &= choosing
+        # No two keys are equal, so the only cycles are edges that both of their ends took; the
+        # first end of such an edge stays where it is.
+        taken[0] &= ~taken[1]
+        where = taken.flatten().nonzero()[:, 0]
+        moved = ends.index_select(0, where)
+        to = edges.ends.flip(0).flatten().index_select(0, where)
+        self.root.index_copy_(0, moved, to)
+        while not torch.equal(further := self.root.index_select(0, to), to):
+            to = further
+            self.root.index_copy_(0, moved, to)
+        self.root = self.root.index_select(0, self.root)
+        weight = edges.weight.repeat(2).index_select(0, where)
+        heaviest = torch.maximum(weight, self.heaviest.index_select(0, moved))
+        self.heaviest.scatter_reduce_(0, to, heaviest, "amax")
+        self.size.index_add_(0, to, self.size.index_select(0, moved))
+
+
+def _grow(regions: _Regions, edges: Edges, scale: Tensor) -> None:
+    """Merge pixels, level by level; `scale` (pixels,)."""
+    # Weights are not negative, so their bits are ordered like them, and quicker to sort.
+    edges = edges.take(edges.weight.view(torch.int32).argsort(stable=True))
+    levels = _levels()
+    ends = torch.tensor(levels, device=edges.weight.device)
+    stops = torch.searchsorted(edges.weight, ends, right=True).tolist()
+    for level, (start, stop) in zip(levels, itertools.pairwise([0, *stops]), strict=True):
+        now = regions.between(edges.part(start, stop))
         for _ in range(ROUNDS) if level else itertools.count():
-            threshold = heaviest + scale / size
-            bound = torch.minimum(*(threshold.index_select(0, e) for e in (now.first, now.second)))
-            now = now.select(now.weight <= bound)
-            if not len(now.weight):
+            now = now.select(now.weight <= _threshold(regions, now.ends, scale))
+            if not len(now):
                 break
-            new, taken = _merge(now, len(size))
-            merged = now.select(taken)
-            size = _sum(size, new)
-            heaviest = torch.zeros_like(size).scatter_reduce_(0, new, heaviest, "amax")
-            heaviest.scatter_reduce_(0, new[merged.first], merged.weight, "amax")
-            since = new.index_select(0, since)
-            now = now.renumbered(new)
-        below = level
-        if 2 * len(size) < len(since):  # so that renumbering costs little in total
-            edges = edges.renumbered(since)
-            region = since.index_select(0, region)
-            since = torch.arange(len(size), device=size.device)
-    return since.index_select(0, region), size, edges.renumbered(since)
+            regions.merge(now)
+            now = regions.between(now)
+
+
+def _threshold(regions: _Regions, ends: Tensor, scale: Tensor) -> Tensor:
+    """(E,) the lower threshold of the regions at the ends (2, E) of edges."""
+    ends = ends.flatten()
+    # Not as a quotient: the boxes of earlier versions hang on this rounding.
+    extra = regions.size.index_select(0, ends).reciprocal() * scale.index_select(0, ends)
+    one, other = (regions.heaviest.index_select(0, ends) + extra).view(2, -1)
+    return torch.minimum(one, other)
 
 
 def _levels() -> list[float]:
@@ -166,63 +231,21 @@ def _levels() -> list[float]:
     return levels
 
 
-def _absorb_small(edges: Edges, size: Tensor, min_size: int) -> tuple[Tensor, Tensor, Edges]:
-    """Join regions of fewer pixels to their most similar neighbour; returns the same as `_grow`."""
-    number = torch.arange(len(size), device=size.device)
-    while True:
-        small = size < min_size
-        now = edges.select(small[edges.first] | small[edges.second])
-        if not len(now.weight):
-            return number, size, edges
-        new, _ = _merge(now, len(size), small)
-        size = _sum(size, new)
-        number = new.index_select(0, number)
-        edges = edges.renumbered(new)
-
-
-def _merge(edges: Edges, count: int, choosing: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Let every region take its lightest edge, and join what is connected by taken edges.
-
-    Args:
-        edges: those that may be taken.
-        count: regions.
-        choosing: (count,) bool, regions that take one; all of them by default.
+def _absorb_small(regions: _Regions, edges: Edges, min_size: Tensor) -> Edges:
+    """Join regions smaller than `min_size` (pixels,) to their most similar neighbour.
 
     Returns:
-        (count,) new numbers, in order of the root of each group; (E,) which edges were taken.
+        The edges between the regions that are left.
     """
-    lightest = torch.full((count,), NOTHING, device=edges.key.device)
-    lightest.scatter_reduce_(0, edges.first, edges.key, "amin")
-    lightest.scatter_reduce_(0, edges.second, edges.key, "amin")
-    by_first = lightest.index_select(0, edges.first) == edges.key
-    by_second = lightest.index_select(0, edges.second) == edges.key
-    if choosing is not None:
-        by_first &= choosing[edges.first]
-        by_second &= choosing[edges.second]
-    parent = torch.arange(count, device=edges.key.device)
-    one, other = edges.select(by_second), edges.select(by_first)
-    parent[one.second] = one.first
-    parent[other.first] = other.second
-    # No two keys are equal, so the only cycles are edges that both of their ends took.
-    both = edges.select(by_first & by_second)
-    parent[both.first] = both.first
-    return _number_groups(parent), by_first | by_second
-
-
-def _number_groups(parent: Tensor) -> Tensor:
-    """From (R,) parents without cycles to (R,) numbers of their trees, in order of the roots."""
+    edges = regions.between(edges)
     while True:
-        above = parent.index_select(0, parent)
-        if torch.equal(above, parent):
-            break
-        parent = above
-    is_root = parent == torch.arange(len(parent), device=parent.device)
-    return (is_root.cumsum(0) - 1).index_select(0, parent)
-
-
-def _sum(values: Tensor, new: Tensor) -> Tensor:
-    """Sums of (R,) values by new number."""
-    return torch.zeros(int(new.max()) + 1, device=values.device).index_add_(0, new, values)
+        ends = edges.ends.flatten()
+        small = regions.size.index_select(0, ends) < min_size.index_select(0, ends)
+        where = small.view(2, -1).any(dim=0).nonzero()[:, 0]
+        if not len(where):
+            return edges
+        regions.merge(edges.take(where), small.view(2, -1).index_select(1, where))
+        edges = regions.between(edges)
 
 
 def unique_pairs(first: Tensor, second: Tensor) -> Tensor:
