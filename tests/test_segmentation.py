@@ -261,3 +261,15 @@ def test_edges_join_right_and_lower_neighbours_inside_the_images() -> None:
     assert len(edges.key) == len(expected)
     by_key = edges.weight[edges.key.argsort()]
     assert torch.equal(by_key, edges.weight.sort().values)
+
+
+def test_every_weight_is_rounded_correctly() -> None:
+    """Also where the processor's own roots in float32 are not. Colours are multiples of 1/4."""
+    squared = torch.arange(1, 3 * (4 * 255) ** 2 + 1)  # in sixteenths
+    found = segmentation.root(squared.float() / 16)
+    # The float32 nearest to a root is less than half a step off: squares of whole numbers decide.
+    _, exponent = torch.frexp(found)
+    step = torch.ldexp(torch.ones_like(found), exponent - 24).double()
+    low, high = found.double() - step / 2, found.double() + step / 2
+    assert (low.square() <= squared.double() / 16).all()
+    assert (squared.double() / 16 <= high.square()).all()

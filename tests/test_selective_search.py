@@ -11,7 +11,8 @@ from torchvision.ops import box_iou
 from data.selective_search import SEARCHES, Strategy, selective_search
 from data.selective_search import search as module
 from data.selective_search.grouping import Hierarchy
-from data.selective_search.search import rank_boxes
+from data.selective_search.search import DEMOTIONS, rank_boxes
+from tests.helpers.cuda_rounding import CudaRounding
 
 
 def draw_scene(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -157,7 +158,13 @@ def test_overlaps_are_demoted_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
             [0, 200, 100, 300],  # 4 + 1 = 5
         ]
     )
-    assert module._demote_overlaps(boxes).tolist() == boxes[[0, 3, 4, 2, 1]].tolist()
+    demoted = [0, 3, 4, 2, 1]
+    one = torch.zeros(5, dtype=torch.int64)
+    assert module._demote_overlaps(boxes, one).tolist() == boxes[demoted].tolist()
+    two, image = torch.cat([boxes, boxes.flip(0)]), torch.tensor([3] * 5 + [4] * 5)
+    alone = module._demote_overlaps(boxes.flip(0), one)
+    expected = torch.cat([boxes[demoted], alone])
+    assert torch.equal(module._demote_overlaps(two, image), expected)
 
 
 def test_first_boxes_are_spread_over_the_image() -> None:
@@ -182,3 +189,37 @@ def test_fast_search_finds_less_but_the_same_kind() -> None:
     (fast,), (thorough,) = (selective_search([image], SEARCHES[n]) for n in ("fast", "thorough"))
     assert 0 < len(fast) < len(thorough)
     assert box_iou(objects, fast).amax(dim=1).min() > 0.8
+
+
+def test_boxes_are_the_same_with_the_rounding_of_cuda() -> None:
+    """Also in another batch, and with all strategies segmented together."""
+    images = [draw_scene(seed)[0] for seed in range(4)]
+    images.append(
+        torch.randint(256, (3, 50, 60), generator=torch.Generator().manual_seed(0)).byte()
+    )
+    expected = [selective_search([image])[0] for image in images]
+    with CudaRounding():
+        found = selective_search(images)
+    assert sum(map(len, expected)) > 1000
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_thresholds_are_the_same_in_float32() -> None:
+    """No IoU in float32 lies between the threshold and the float32 that CUDA compares with."""
+    for iou, _ in DEMOTIONS:
+        nearest = torch.tensor(iou, dtype=torch.float32)
+        above = torch.nextafter(nearest, torch.tensor(1.0))
+        assert nearest.item() <= iou < above.item()
+    four_fifths = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8]])
+    assert box_iou(*four_fifths[:, None]) > DEMOTIONS[2][0]
+
+
+def test_several_images_in_one_comparison_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [draw_scene(seed)[0] for seed in range(3)]
+    alone = [selective_search([image])[0] for image in images]
+    runs = module._runs
+    for most in (1, 700, 10**6):
+        monkeypatch.setattr(module, "_runs", lambda counts, _, most=most: runs(counts, most))
+        monkeypatch.setattr(module, "CPU_BATCH_PIXELS", 10**6)
+        assert all(map(torch.equal, selective_search(images), alone))
+    assert runs([3, 4, 2, 9, 1], 6) == [[3], [4, 2], [9], [1]]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.selective_search.colour_spaces import divide
 from data.selective_search.segmentation import Segmentation, blur
 
 COLOUR_BINS = 25  # per channel
@@ -67,7 +68,7 @@ def texture_levels(image: Tensor, inside: Tensor) -> Tensor:
     Returns:
         (N, 4, H, W) int64 in 0..9.
     """
-    grey = blur(image.mean(dim=1, keepdim=True))[:, 0]  # (N, H, W)
+    grey = blur(divide(image.sum(dim=1, keepdim=True), 3))[:, 0]  # (N, H, W)
     slopes = []
     for axis in (1, 2):
         step = torch.where(inside, grey, 0).diff(dim=axis)

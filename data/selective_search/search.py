@@ -8,7 +8,8 @@ one suits every image.
 
 Everything happens for a batch of images at once, with the same PyTorch operations on a CPU and a
 GPU: `segment` (pixels to regions), `describe_regions` (histograms), `group_regions` (regions
-to hierarchies) and `rank_boxes` (hierarchies to a list).
+to hierarchies) and `rank_boxes` (hierarchies to a list). Both find the same boxes: each operation
+is exact, or rounded once as IEEE 754 says.
 
 Legend: N images, H, W image height and width, G regions given and merged, P boxes.
 """
@@ -45,14 +46,20 @@ SEARCHES = {  # all for images of about 320 x 240 pixels
     "fast": (Strategy("hsv"),),
     "thorough": (Strategy("hsv"), Strategy("lab"), Strategy("rgb"), Strategy("hsv", 600.0)),
 }
-DEMOTIONS = (  # a box that overlaps a better one by this IoU ranks as if this many times lower
+# A box that overlaps a better one by more than this IoU ranks as if this many times lower. `nms`
+# compares with a float64 on a CPU and with the nearest float32 on CUDA, so that float32 may not be
+# above the number, as it is for 0.8: 4/5 is the IoU of many pairs. The float32 below 0.8 demotes
+# them, as 0.8 does on a CPU.
+DEMOTIONS = (
     (0.5, 1.5),
     (0.65, 4.0),
-    (0.8, 10.0),
+    (13421772 / 2**24, 10.0),
     (0.9, 20.0),
 )
 HEAD_START = 20  # added to positions before demotion, so that the very first boxes can fall too
 CPU_BATCH_PIXELS = 200_000  # searched together; more would not fit into the cache
+GPU_NMS_BOXES = 20_000  # of several images compared at once; their pairs take 50 MB
+NMS_IMAGES = 2**24 // LONGEST_SIDE  # side by side, their coordinates are exact in float32
 GPU_BATCH_PIXELS = 8_000_000  # 100 images of 320 x 240; takes some GB of memory
 
 
@@ -196,45 +203,75 @@ def rank_boxes(hierarchy: Hierarchy, image_of: Tensor, count: int) -> list[Tenso
     area = (hierarchy.box[:, 2:] - hierarchy.box[:, :2]).prod(dim=1)
     fill = hierarchy.size / area  # in 0..1
     score = _positions(hierarchy) * (1.2 - fill) * (0.3 + hierarchy.likeness)
-    image = image_of[hierarchy.tree]
-    ranked = []
-    for i in range(count):
-        own = (image == i).nonzero()[:, 0]
-        best_first = own[score[own].argsort(stable=True)]
-        ranked.append(_demote_overlaps(_without_repeats(hierarchy.box[best_first])))
+    image = image_of.index_select(0, hierarchy.tree)
+    order = _by_group(score.argsort(stable=True), image)
+    boxes, image = hierarchy.box.index_select(0, order), image.index_select(0, order)
+    new = _are_first(boxes, image).nonzero()[:, 0]
+    boxes, image = boxes.index_select(0, new), image.index_select(0, new)
+    found = torch.bincount(image, minlength=count).tolist()
+    ranked: list[Tensor] = []
+    for run in _runs(found, 1 if boxes.device.type == "cpu" else GPU_NMS_BOXES):
+        own = slice(sum(found[: len(ranked)]), sum(found[: len(ranked) + len(run)]))
+        ranked += _demote_overlaps(boxes[own], image[own]).split(run)
     return ranked
+
+
+def _runs(counts: list[int], most: int) -> list[list[int]]:
+    """Cut a list of boxes per image into runs of at most `most` boxes, or of one image."""
+    runs: list[list[int]] = []
+    for count in counts:
+        if not runs or sum(runs[-1]) + count > most or len(runs[-1]) == NMS_IMAGES:
+            runs.append([])
+        runs[-1].append(count)
+    return runs
+
+
+def _by_group(order: Tensor, group: Tensor) -> Tensor:
+    """`order` (P,) of rows, those of the first group (P,) first; within a group as it is."""
+    return order.index_select(0, group.index_select(0, order).argsort(stable=True))
+
+
+def _places(group: Tensor) -> Tensor:
+    """(P,) 0, 1, ... for the rows of each group; they must be sorted by group (P,)."""
+    members = torch.bincount(group)
+    first = members.cumsum(0) - members
+    return torch.arange(len(group), device=group.device) - first.index_select(0, group)
 
 
 def _positions(hierarchy: Hierarchy) -> Tensor:
     """(G,) 1 for the largest region of its tree, 2 for the next; of equals, the newest first."""
     order = len(hierarchy) - 1 - torch.arange(len(hierarchy), device=hierarchy.size.device)
     order = order[hierarchy.size[order].argsort(descending=True, stable=True)]
-    order = order[hierarchy.tree[order].argsort(stable=True)]
-    members = torch.bincount(hierarchy.tree)
-    first = members.cumsum(0) - members
-    place = torch.arange(len(order), device=order.device)
+    order = _by_group(order, hierarchy.tree)
+    place = _places(hierarchy.tree.index_select(0, order))
     position = torch.empty_like(hierarchy.size)
-    position[order] = (place - first[hierarchy.tree[order]] + 1).float()
+    position[order] = (place + 1).float()
     return position
 
 
-def _without_repeats(boxes: Tensor) -> Tensor:
-    """Keep each box (P, 4) once, where it first occurs."""
+def _are_first(boxes: Tensor, image: Tensor) -> Tensor:
+    """(P,) whether no earlier row has the same box (P, 4) in the same image (P,)."""
     places = torch.tensor([1, 2**15, 2**30, 2**45], device=boxes.device)
     code = (boxes.long() * places).sum(dim=1)  # one number per box; sides are at most 2^14
-    _, kind = code.unique(return_inverse=True)
-    place = torch.arange(len(boxes), device=boxes.device)
-    first = torch.full_like(place, len(boxes)).scatter_reduce_(0, kind, place, "amin")
-    return boxes[first.index_select(0, kind) == place]
+    order = _by_group(code.argsort(stable=True), image)
+    again = torch.ones_like(code, dtype=torch.bool)
+    for values in (code, image):
+        ordered = values.index_select(0, order)
+        again[1:] &= ordered[1:] == ordered[:-1]
+    again[:1] = False
+    return torch.empty_like(again).index_copy_(0, order, ~again)
 
 
-def _demote_overlaps(boxes: Tensor) -> Tensor:
-    """Move boxes (P, 4) that overlap better ones down the list."""
+def _demote_overlaps(boxes: Tensor, image: Tensor) -> Tensor:
+    """Move boxes (P, 4) that overlap better ones of their image (P,) down the image's list."""
     place = torch.arange(len(boxes), device=boxes.device)
+    # Side by side, boxes of different images do not overlap; the sums are exact, see NMS_IMAGES.
+    apart = boxes + ((image - image[:1]) * LONGEST_SIDE).float()[:, None]
     factor = torch.full((len(boxes),), DEMOTIONS[-1][1], device=boxes.device)
     left = place
     for iou, times in DEMOTIONS[::-1]:
-        factor[left] = times
-        left = left[nms(boxes[left], -left.float(), iou)]
-    factor[left] = 1
-    return boxes[((place + HEAD_START) * factor).argsort(stable=True)]
+        factor.index_fill_(0, left, times)
+        left = left.index_select(0, nms(apart.index_select(0, left), -left.float(), iou))
+    factor.index_fill_(0, left, 1)
+    order = ((_places(image - image[:1]) + HEAD_START) * factor).argsort(stable=True)
+    return boxes.index_select(0, _by_group(order, image))
