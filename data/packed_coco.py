@@ -63,6 +63,9 @@ class PackedCoco:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedCoco, (self.packed,)  # which opens its file again instead of being copied
+
     @cached_property
     def _text_ids(self) -> Texts | None:
         """The images' ids in JSON, if they are not all whole numbers that int64 holds."""

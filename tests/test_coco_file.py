@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 
 import pytest
@@ -72,6 +73,13 @@ def test_a_packed_file_needs_no_json(path):
     open_coco(path)
     path.unlink()
     assert first(open_coco(path.with_name("a.json.packed"))) == 1
+
+
+def test_another_process_opens_the_file_again(path):
+    coco = open_coco(path)
+    sent = pickle.dumps(coco)
+    assert len(sent) < 500
+    assert pickle.loads(sent).as_dict() == coco.as_dict()
 
 
 def test_another_content_is_packed_anew(path, readings):
