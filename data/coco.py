@@ -124,7 +124,6 @@ class CocoDataset:
         stated = StatedSizes(annotations, [tuple(size) for size in self.records.sizes.tolist()])
         checked = check_images(self.images, self.records.file_names, reading, stated)
         self.notes, self.bad = checked.notes, checked.bad
-        coco.packed.forget()
 
     def _check_usable(self, listed: int, largest: float) -> None:
         """There must be an image, and a box if the file has any; boxes must be in pixels."""

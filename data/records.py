@@ -108,11 +108,12 @@ class Records(Sequence[Record]):
         )
 
     def blocks(self) -> Iterator[Block]:
-        """All records with their boxes, many at a time."""
+        """All records with their boxes, many at a time; they do not stay in memory."""
         for run in self.coco.blocks():
             first, end = np.searchsorted(self.images, [run.start, run.stop]).tolist()
             if first < end:
                 yield self._block(range(first, end))
+        self.coco.packed.forget()
 
     def box_counts(self) -> np.ndarray:
         """Number of boxes of each image, (N,) int64."""
