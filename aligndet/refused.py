@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,7 @@ from data.errors import DataError, DatasetError
 from data.json_files import read_json
 
 MOST = 100  # refusals; the search ends there
+LARGEST = 5e8  # bytes of a file that is read whole: in memory it takes ten times as many
 Built = TypeVar("Built")
 Entry = dict[str, Any]
 
@@ -27,7 +28,6 @@ class Judged(Generic[Built]):
 
     accepted: Built | None  # of what is not refused; None if nothing is left
     problems: list[str]  # one sentence each
-    content: Entry = field(default_factory=dict)  # COCO dict of what is not refused
     complete: bool = True  # whether the search came to its end
 
 
@@ -44,9 +44,11 @@ def judge(
     """
     path = Path(annotations)
     try:
-        return Judged(build(path), [], read_json(path))
+        return Judged(build(path), [])
     except DataError as error:
         first = str(error)
+    if path.is_file() and path.stat().st_size > LARGEST:
+        return Judged(None, [f"{first}; in a file of this size nothing more is looked for"])
     try:
         content = read_json(path)
     except DataError:
@@ -60,7 +62,7 @@ def judge(
         trial = _Trial(build_part, path, content, Path(folder) / path.name)
         problems = trial.run()
         accepted = trial.accepted(build)
-        return Judged(accepted, problems or [first], trial.content(), trial.complete)
+        return Judged(accepted, problems or [first], trial.complete)
 
 
 class _Trial:
