@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from data.box_columns import BoxColumns, Values
 from data.coco_ids import Id, ListedIds, id_order
@@ -35,9 +37,11 @@ from data.json_files import readable
 from data.json_stream import Part, read_parts
 from data.packed_coco import VERSION
 from data.packed_file import PackedWriter
+from data.processes import is_quiet
 from data.texts import Texts
 
 LISTS = ("images", "annotations", "categories")
+PATIENCE = 3  # seconds until a bar shows how much is left
 INT64 = np.iinfo(np.int64)
 
 
@@ -68,7 +72,13 @@ def pack_coco(
 def read_coco_parts(path: str | Path, lists: Sequence[str]) -> Iterator[Part]:
     """`read_parts`, with errors that name the file and the remedy."""
     with readable(path):
-        yield from read_parts(path, lists)
+        size = os.path.getsize(path)
+        bar = tqdm(
+            total=size, desc="read", unit="B", unit_scale=True, leave=False, delay=PATIENCE,
+            disable=is_quiet(),
+        )  # fmt: skip
+        with bar:
+            yield from read_parts(path, lists, bar.update)
 
 
 class _Content:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from json.decoder import scanstring
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -35,13 +35,16 @@ class Part(NamedTuple):
     first: bool  # the key begins here; if it did before, JSON says that what it had is void
 
 
-def read_parts(path: str | Path, lists: Collection[str]) -> Iterator[Part]:
+def read_parts(
+    path: str | Path, lists: Collection[str], progress: Callable[[int], object] | None = None
+) -> Iterator[Part]:
     """Yield the parts of a JSON file, in UTF-8, UTF-16 or UTF-32.
 
     Args:
         path: of the file.
         lists: keys whose values, if they are lists, come in parts; other values come whole. A top
             level that is a list comes in parts as well, any other one whole.
+        progress: called with the number of bytes that have been read since the last call.
 
     Raises:
         DataError: the file's checksum is that of another content.
@@ -50,7 +53,7 @@ def read_parts(path: str | Path, lists: Collection[str]) -> Iterator[Part]:
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
-        text = _Text(file, checksum_of(path, file))
+        text = _Text(file, checksum_of(path, file), progress or (lambda size: None))
         text.skip_space()
         if text.next() == "{":
             yield from _object(text, lists)
@@ -105,10 +108,12 @@ def _list(text: _Text, key: str | None) -> Iterator[Part]:
 class _Text:
     """The text of a file, a block of which is in memory, and a place in it."""
 
-    def __init__(self, file: BinaryIO, checksum: Checksum) -> None:
+    def __init__(
+        self, file: BinaryIO, checksum: Checksum, progress: Callable[[int], object]
+    ) -> None:
         start = file.read(4)
         file.seek(0)
-        self.file, self.checksum = file, checksum
+        self.file, self.checksum, self.progress = file, checksum, progress
         self.decoder = codecs.getincrementaldecoder(json.detect_encoding(start))("surrogatepass")
         self.block, self.place, self.complete = "", 0, False
         # For messages: what has left memory.
@@ -120,6 +125,7 @@ class _Text:
         self._drop()
         content = self.file.read(max(BLOCK, len(self.block)))
         self.complete = not content
+        self.progress(len(content))
         self.checksum.update(content)
         if self.complete:
             self.checksum.check()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import IO
 
 from data.atomic_files import cannot_write, open_atomic
 from data.errors import StorageError
+from data.plain_text import say
+from data.processes import is_quiet
 
 try:
     import fcntl
@@ -82,7 +85,8 @@ def _make_own(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Hold the system's lock on a file or folder that exists, while no other process does.
+    """Hold the system's lock on a file or folder that exists, while no other process does; says so
+    if it must wait for one.
 
     Where there are no locks, or not for files that are only read (some network file systems),
     nothing is held; then several processes do the same work.
@@ -93,7 +97,12 @@ def locked(path: str | Path) -> Iterator[None]:
     file = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not is_quiet():
+                    say(f"another process reads {path}, this one waits for it", sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
         os.close(file)  # this gives the lock back

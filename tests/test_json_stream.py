@@ -86,7 +86,9 @@ def test_of_a_key_that_occurs_twice_the_last_value_counts(tmp_path):
 
 def test_long_lists_come_in_several_parts(tmp_path):
     content = {"images": [{"id": i, "s": "}, {"} for i in range(100)]}
-    parts = [value for _, value, _ in read_parts(written(tmp_path, content), LISTS)]
+    path, sizes = written(tmp_path, content), []
+    parts = [value for _, value, _ in read_parts(path, LISTS, sizes.append)]
+    assert sum(sizes) == path.stat().st_size
     assert len(parts) > 20
     assert max(map(len, parts)) < 10
 

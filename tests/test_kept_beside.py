@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 
 import pytest
@@ -72,6 +73,7 @@ def test_without_a_place_the_last_problem_is_raised(source):
 
 
 def _hold(path, log):
+    os.environ["LOCAL_RANK"] = "1"
     with locked(path):
         with open(log, "a") as file:
             file.write("in ")
@@ -99,3 +101,17 @@ def test_where_there_are_no_locks_work_goes_on(source, monkeypatch):
     monkeypatch.setattr(kept_beside, "fcntl", None)
     with locked(source):
         pass
+
+
+def test_who_waits_says_so(source, capsys):
+    if kept_beside.fcntl is None:
+        pytest.skip("this system has no such locks")
+    with open(source, "rb") as file:
+        kept_beside.fcntl.flock(file, kept_beside.fcntl.LOCK_EX)
+        release = threading.Timer(0.2, lambda: kept_beside.fcntl.flock(file, 8))  # LOCK_UN
+        release.start()
+        with locked(source):
+            pass
+        release.join()
+    said = capsys.readouterr().err
+    assert said == f"another process reads {source}, this one waits for it\n"
