@@ -20,3 +20,13 @@ def test_nothing():
     (indices,) = true_indices([torch.zeros(0, dtype=torch.bool)])
     assert indices.shape == (0,)
     assert indices.dtype == torch.int64
+
+
+def test_a_gpu_is_waited_for_once(monkeypatch):
+    """Whatever the number of masks; `tolist` is what waits."""
+    asked, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: asked.append(1) or tolist(x))
+    for waits in ("item", "nonzero", "__bool__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, waits, None)
+    true_indices([torch.ones(3).bool()] * 20)
+    assert len(asked) == 1
