@@ -114,8 +114,8 @@ def extract_features(
         iterate(loader), "features", len(loader), leave=False, disable=not dist.is_main()
     ):
         with autocast(device, amp):
-            images = normalise(batch["views"][0].to(device, non_blocking=True))
-            values = pooled_features(backbone, images)
+            view = normalise(batch["views"][0].to(device, non_blocking=True))
+            values = pooled_features(backbone, view)
         share.append((batch["indices"], values.float().cpu()))
     backbone.train(was_training)
     everything = [part for ranks_share in dist.gather_objects(share) for part in ranks_share]
