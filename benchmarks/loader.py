@@ -56,8 +56,9 @@ RATES = (20, 50, 100, 200, 400)  # images per second of a GPU
 class Photographs:
     """JPEGs of smooth noise with grain, which take about the bytes per pixel of photographs."""
 
-    def __init__(self, folder: Path, width: int, height: int) -> None:
+    def __init__(self, folder: Path, width: int, height: int, side: int | None) -> None:
         self.folder, self.width, self.height = folder, width, height
+        self.side = side  # short side of views, if ours may decode the pictures smaller
         self.aspect_ratios = [height / width] * 1000
         for number in range(FILES):
             rng = np.random.default_rng(number)
@@ -84,7 +85,8 @@ class Photographs:
 
     def read(self, index: int) -> tuple[Image.Image, Record]:
         """The picture, decoded as in training, and its record."""
-        return read_image(self.path(index)), self.record(index)
+        height, width = resized_size(self.height, self.width, self.side or 10**6, 10**6)
+        return read_image(self.path(index), least=(width, height)), self.record(index)
 
 
 def on_pillow(path: Path) -> Image.Image:
@@ -273,14 +275,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=1, help="processes of each loader (1)")
     parser.add_argument("--rounds", type=int, default=5, help="of each loader, in turns (5)")
-    parser.add_argument("--batches", type=int, default=12, help="of 2 images, per round (12)")
+    parser.add_argument("--batches", type=int, default=40, help="of 2 images, per round (40)")
     parser.add_argument("--sides", type=int, nargs="+", default=(800,), help="short sides (800)")
+    parser.add_argument("--scaled", action="store_true", help="ours: data.scaled_decoding=true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for (width, height), side in itertools.product(((640, 480), (1200, 800)), args.sides):
-            source = Photographs(Path(folder), width, height)
+            source = Photographs(Path(folder), width, height, side if args.scaled else None)
             for views, kind in ((1, "fine-tuning"), (2, "two views")):
                 makers = loaders(source, side, views, args)
                 results[f"{width} x {height} to {side}, {kind}"] = measure(makers, args)
@@ -288,7 +291,8 @@ def main() -> None:
     for line in lines(results):
         print(line)
     rounded = {t: {k: round(v, 3) for k, v in r.items()} for t, r in results.items()}
-    print(json.dumps({"benchmark": "loader", "workers": args.workers, "results": rounded}))
+    settings = {"workers": args.workers, "scaled": args.scaled}
+    print(json.dumps({"benchmark": "loader", **settings, "results": rounded}))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ class DataConfig:
     exif: str = "stored"  # or apply: turn images as their EXIF orientation says, as viewers do
     value_range: tuple[float, ...] | None = None  # [low, high]: values that become black and white
     # in images of more than 8 bits per channel; null: a range for each kind of file
+    # Decode JPEGs at a half, a quarter or an eighth where views are as small: quicker, but pixels
+    # differ a little, see docs/loader.md. No effect where the search finds boxes while training.
+    scaled_decoding: bool = False
     max_pixels: int = MAX_PIXELS  # width x height of an image; 4 bytes each in every worker
     on_bad_image: str = "error"  # or skip: go on without damaged images, see data/bad_images.py;
     # in val, objects in them count as not found
@@ -88,6 +91,10 @@ class DataConfig:
         """How all images are read."""
         return ImageReading(self.exif, self.value_range, self.max_pixels, self.on_bad_image)
 
+    def seen_at(self, short_side: int) -> tuple[int, int] | None:
+        """The size at which images of views of this short side may be decoded; None: whole."""
+        return (short_side, self.max_side) if self.scaled_decoding else None
+
     @property
     def eval_short_side(self) -> int:
         """Short side of images in evaluation."""
@@ -116,6 +123,7 @@ def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDat
             crowd=config.crowd,
             reading=config.reading,
             allow_outside=config.allow_outside,
+            seen_at=config.seen_at(max(config.short_sides)),
         )
     else:
         cache = ProposalCache(config.proposal_cache, ProposalSettings(), config.reading)
@@ -143,7 +151,7 @@ def build_train(config: DataConfig) -> DetectionDataset:
     annotations = _required(config.train, "train", "annotations")
     coco = CocoDataset(
         images, annotations, config.skip_empty, config.bad_boxes, config.crowd, config.reading,
-        config.allow_outside,
+        config.allow_outside, config.seen_at(max(config.short_sides)),
     )
     augment = Augment(config.short_sides, config.max_side, config.flip, config.photometric)
     return DetectionDataset(coco, augment)
@@ -156,6 +164,6 @@ def build_val(config: DataConfig) -> DetectionDataset:
     # Evaluation leaves bad boxes out as well, so they are no reason to stop here.
     coco = CocoDataset(
         images, annotations, bad_boxes="drop", crowd=config.crowd, reading=config.reading,
-        allow_outside=config.allow_outside,
+        allow_outside=config.allow_outside, seen_at=config.seen_at(config.eval_short_side),
     )
     return DetectionDataset(coco, Augment((config.eval_short_side,), config.max_side, flip=0.0))

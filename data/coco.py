@@ -28,6 +28,7 @@ from data.image_check import StatedSizes, check_images, check_made_with
 from data.images import AS_STORED, ImageReading, read_listed
 from data.records import Block, Record, Records
 from data.texts import Texts
+from data.transforms import resized_size
 
 # `load_coco` and `Record` are imported from here by programs that are not ours.
 __all__ = ["Categories", "CocoDataset", "Record", "box_problem", "load_coco", "read_categories"]
@@ -67,6 +68,8 @@ class CocoDataset:
             `keep` takes them as ordinary boxes (CVAT marks every mask so).
         reading: how the images are read; sizes and boxes are those of pictures read so.
         allow_outside: whether a `file_name` may lead out of the folder of the images.
+        seen_at: (short side, cap) of the largest view that is made of an image: large JPEGs are
+            decoded smaller, but no smaller than this, see `data.images.read_image`. None: whole.
 
     Boxes that stick out are clipped to the image. `contents` counts what is there, what was left
     out and what was corrected.
@@ -85,9 +88,10 @@ class CocoDataset:
         crowd: str = "ignore",
         reading: ImageReading = AS_STORED,
         allow_outside: bool = False,
+        seen_at: tuple[int, int] | None = None,
     ) -> None:
         self.images, self.annotations = Path(images), Path(annotations)
-        self.crowd, self.reading = crowd, reading
+        self.crowd, self.reading, self.seen_at = crowd, reading, seen_at
         if crowd not in CROWD:
             raise ValueError(f"crowd is {crowd!r}; set it to {' or '.join(CROWD)}")
         keep = crowd == "keep"
@@ -162,8 +166,12 @@ class CocoDataset:
             DataError: the file is unreadable, or its size is not the one the annotations state.
         """
         record = self.records[index]
-        size = (record.width, record.height)
-        return read_listed(self.path(index), size, self.annotations, self.reading), record
+        size, least = (record.width, record.height), None
+        if self.seen_at is not None:
+            height, width = resized_size(record.height, record.width, *self.seen_at)
+            least = (width, height)
+        path = self.path(index)
+        return read_listed(path, size, self.annotations, self.reading, least), record
 
     def path(self, index: int) -> Path:
         """The file of image `index`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from data import jpeg_scans, png_chunks
 from data.errors import DataError
@@ -33,6 +34,7 @@ UNREADABLE = (
 # Whether a picture can be used is said here, in an error, and broken EXIF blocks do no harm.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+REDUCED = "reduced"  # key of a picture's `info`
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT, SIDEWAYS = 1, 5  # orientations; from 5 on, width and height are exchanged
 TURNS = {  # what makes a picture of each orientation upright
@@ -99,11 +101,32 @@ class BadImage(DataError):
         self.bad_file = BadFile(str(path), reason)
 
 
-def read_image(path: str | Path, reading: ImageReading = AS_STORED) -> Image.Image:
+class Reduced(NamedTuple):
+    """How a picture was decoded that is smaller than its file's; `reduced` tells."""
+
+    scale: int  # 2, 4 or 8
+    size: tuple[int, int]  # (width, height) of the whole, upright if the picture is
+
+
+def reduced(image: Image.Image) -> Reduced:
+    """How much smaller than its file's a picture is, by `least` of `read_image`; 1 without it."""
+    return image.info.get(REDUCED) or Reduced(1, image.size)
+
+
+def read_image(
+    path: str | Path, reading: ImageReading = AS_STORED, least: tuple[int, int] | None = None
+) -> Image.Image:
     """Decode an image file as 8-bit RGB, whatever it was (grey, palette, RGBA, CMYK, 16 bits).
 
     `data.pixel_values` states the rule. By default the EXIF orientation is not applied: COCO's
     boxes refer to the stored pixels.
+
+    Args:
+        path: of the file.
+        reading: how it is read.
+        least: (width, height) that are enough. A JPEG that is at least twice as wide and as high is
+            decoded at a half, a quarter or an eighth, no smaller than this, by leaving out its high
+            frequencies; `reduced` tells. Its boxes refer to the whole.
 
     Raises:
         BadImage: the file is truncated, damaged, too large or not an image. The top of
@@ -113,7 +136,7 @@ def read_image(path: str | Path, reading: ImageReading = AS_STORED) -> Image.Ima
     require_regular(path)
     try:
         with open(path, "rb") as file:
-            return _decode(file, path, reading)
+            return _decode(file, path, reading, least)
     except DataError:
         raise
     except (OSError, ValueError) as error:
@@ -125,16 +148,18 @@ def read_listed(
     size: tuple[int | None, int | None],
     listed_in: str | Path,
     reading: ImageReading = AS_STORED,
+    least: tuple[int, int] | None = None,
 ) -> Image.Image:
     """`read_image` of a file whose (width, height) another file states, or None for unknown ones.
 
     Raises:
         DataError: the file is unreadable, or has another size.
     """
-    image = read_image(path, reading)
-    if None not in size and image.size != size:
+    image = read_image(path, reading, least)
+    width, height = reduced(image).size
+    if None not in size and (width, height) != size:
         raise DataError(
-            f"{path}: has {image.width} x {image.height} pixels, but {listed_in} says "
+            f"{path}: has {width} x {height} pixels, but {listed_in} says "
             f"{size[0]} x {size[1]}; correct its entry"
         )
     return image
@@ -160,23 +185,44 @@ def decode_image(
     return _decode(io.BytesIO(content), path, reading)
 
 
-def _decode(file: BinaryIO, path: str | Path, reading: ImageReading) -> Image.Image:
+def _decode(
+    file: BinaryIO,
+    path: str | Path,
+    reading: ImageReading,
+    least: tuple[int, int] | None = None,
+) -> Image.Image:
     try:
         source = _checked(file)
         allow_pixels(reading.max_pixels)
         with Image.open(source) as image:
             check_size(path, image, reading.max_pixels)
+            smaller = _reduce(image, least, reading) if least is not None else None
             rgb = open_rgb(source, image, reading.value_range)
             if isinstance(source, io.BytesIO) and image.format == "PNG":
                 png_chunks.check_rows(image, source.getvalue())
             turn = TURNS.get(orientation(image)) if reading.exif == "apply" else None
-            return rgb if turn is None else rgb.transpose(turn)
+            rgb = rgb if turn is None else rgb.transpose(turn)
+            if smaller is not None:
+                rgb.info[REDUCED] = smaller
+            return rgb
     except BadImage:
         raise
     except Image.DecompressionBombError:  # from twice Pillow's own limit on
         raise too_large(path, "", reading.max_pixels) from None
     except UNREADABLE as error:
         raise unusable(path, error) from None
+
+
+def _reduce(image: Image.Image, least: tuple[int, int], reading: ImageReading) -> Reduced | None:
+    """Let an opened JPEG be decoded smaller, but not below `least`; None: it is not large enough,
+    or no JPEG."""
+    if not isinstance(image, JpegImageFile):
+        return None
+    sideways = reading.exif == "apply" and orientation(image) >= SIDEWAYS
+    width, height = image.size
+    done = image.draft(None, least[::-1] if sideways else least)  # and the part that is the whole
+    scale = 1 if done is None else round(width / done[1][2])
+    return Reduced(scale, (height, width) if sideways else (width, height)) if scale > 1 else None
 
 
 def _checked(file: BinaryIO) -> BinaryIO:

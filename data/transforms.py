@@ -18,6 +18,8 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from data.images import REDUCED, reduced
+
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
     """(height, width) with the short side at `short_side`, the long one at most `max_side`."""
@@ -28,11 +30,19 @@ def resized_size(height: int, width: int, short_side: int, max_side: int) -> tup
 def resize(
     image: Image.Image, boxes: Tensor, short_side: int, max_side: int
 ) -> tuple[Image.Image, Tensor]:
-    """Resize, keeping the aspect ratio (bilinear, anti-aliased); boxes (M, 4) xyxy scale too."""
-    height, width = resized_size(image.height, image.width, short_side, max_side)
+    """Resize, keeping the aspect ratio (bilinear, anti-aliased); boxes (M, 4) xyxy scale too.
+
+    Of an image that was decoded smaller (`data.images.reduced`) sizes and boxes are the whole's.
+    """
+    scale, (whole_width, whole_height) = reduced(image)
+    height, width = resized_size(whole_height, whole_width, short_side, max_side)
     # Rounding to whole pixels makes the two factors differ a little; each axis takes its own.
-    factors = torch.tensor([width / image.width, height / image.height]).repeat(2)
-    if (width, height) != image.size:
+    factors = torch.tensor([width / whole_width, height / whole_height]).repeat(2)
+    if scale > 1:  # the last pixels may reach beyond the whole
+        part = (0, 0, whole_width / scale, whole_height / scale)
+        image = image.resize((width, height), Image.Resampling.BILINEAR, part)
+        del image.info[REDUCED]
+    elif (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return image, boxes * factors
 

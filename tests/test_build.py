@@ -22,7 +22,7 @@ from data.coco import CocoDataset
 from data.errors import DataError
 from data.image_check import reading_entry
 from data.image_views import ImageViews
-from data.images import ImageReading
+from data.images import ImageReading, reduced
 from data.proposals.propose import ProposalSettings
 from data.proposals.searched_images import SearchedImages
 from data.views import SampleKey
@@ -259,3 +259,29 @@ def test_files_outside_of_the_folder_are_read_only_if_that_is_allowed(split, tmp
     with pytest.raises(DataError, match=r"leads out of the folder .*data\.allow_outside=true"):
         builders[build](config)
     assert len(builders[build](dataclasses.replace(config, allow_outside=True))) == 3
+
+
+@pytest.mark.parametrize(("scaled", "scales"), [(False, (1, 1, 1)), (True, (4, 4, 2))])
+def test_scaled_decoding_keeps_what_the_largest_view_needs(tmp_path, scaled, scales):
+    """Boxes stay the same; the images of views of 48 px are decoded at a quarter."""
+    Image.new("RGB", (403, 201), (90, 120, 30)).save(tmp_path / "a.jpg")
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [40, 20, 200, 100]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 403, "height": 201}],
+        "annotations": [entry],
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    split = SplitConfig(images=str(tmp_path), annotations=str(path), proposals=str(path))
+    sides = {"short_sides": (32, 48), "val_short_side": 100, "max_side": 999, "flip": 0.0}
+    config = DataConfig(train=split, val=split, scaled_decoding=scaled, **sides)
+    train, val, views = build_train(config), build_val(config), build_two_views(config, None)
+    sources = (train.coco, views.source, val.coco)
+    assert tuple(reduced(source.read(0)[0]).scale for source in sources) == scales
+    sample = val[SampleKey(0, "")]
+    assert sample["image"].shape == (3, 100, 200)
+    assert sample["original_size"] == (201, 403)
+    x, y = 200 / 403, 100 / 201
+    torch.testing.assert_close(sample["boxes"][0], torch.tensor([40 * x, 20 * y, 240 * x, 120 * y]))
+    assert (sample["image"].float() - torch.tensor([90, 120, 30]).view(3, 1, 1)).abs().max() < 4

@@ -12,7 +12,15 @@ from PIL import Image, ImageOps
 
 from data.errors import DataError
 from data.image_header import read_header
-from data.images import BadImage, ImageReading, decode_image, read_bytes, read_image
+from data.images import (
+    BadImage,
+    ImageReading,
+    decode_image,
+    read_bytes,
+    read_image,
+    read_listed,
+    reduced,
+)
 from tests.helpers.assertions import assert_clean
 from tests.helpers.image_files import CODINGS, encoded, oriented, photo
 
@@ -222,3 +230,67 @@ def test_reading_bytes_of_no_file(tmp_path):
     with pytest.raises(DataError) as error:
         read_bytes(tmp_path)
     assert_clean(error, tmp_path, "unreadable", "directory")
+
+
+def smooth(width=403, height=201):
+    """A picture without high frequencies, so that decoding it smaller changes little."""
+    coarse = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("least", "scale"),
+    [((403, 201), 1), ((202, 100), 1), ((201, 101), 1), ((201, 100), 2), ((101, 50), 2),
+     ((100, 50), 4), ((50, 25), 8), ((1, 1), 8)],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_large_jpegs_are_decoded_smaller_but_not_too_small(tmp_path, least, scale, mode):
+    path = tmp_path / "a.jpg"
+    smooth().convert(mode).save(path, quality=95)
+    image, whole = read_image(path, least=least), read_image(path)
+    assert reduced(image) == (scale, (403, 201))
+    assert image.size == (-(-403 // scale), -(-201 // scale))
+    assert image.mode == "RGB"
+    part = (0, 0, 403 / scale, 201 / scale)
+    sizes = [(64, 32), Image.Resampling.BILINEAR]
+    ours = np.array(image.resize(*sizes, part)).astype(int)
+    assert np.abs(ours - np.array(whole.resize(*sizes))).mean() < 2
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_turned_jpegs_are_decoded_smaller(tmp_path, value):
+    path = tmp_path / "a.jpg"
+    smooth().save(path, quality=95, exif=oriented(value))
+    whole = read_image(path, APPLY)
+    sideways = whole.size == (201, 403)
+    least = (100, 200) if sideways else (200, 100)
+    image = read_image(path, APPLY, least)
+    assert reduced(image) == (2, whole.size)
+    assert image.size == ((101, 202) if sideways else (202, 101))
+    assert reduced(read_image(path, APPLY, least[::-1])).scale == 1  # not wide or high enough
+    small = [np.array(i.resize((32, 32))).astype(int) for i in (image, whole)]
+    assert np.abs(small[0] - small[1]).mean() < 3
+
+
+def test_other_files_are_decoded_whole(tmp_path):
+    smooth().save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png", least=(10, 10))
+    assert reduced(image) == (1, (403, 201))
+    assert np.array_equal(np.array(image), np.array(smooth()))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_damage_is_noticed_in_smaller_jpegs_too(tmp_path, progressive):
+    path = tmp_path / "a.jpg"
+    content = encoded(smooth(), format="JPEG", quality=95, progressive=progressive)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadImage, match="truncated"):
+        read_image(path, least=(10, 10))
+
+
+def test_the_stated_size_is_that_of_the_whole(tmp_path):
+    path = tmp_path / "a.jpg"
+    smooth().save(path)
+    assert read_listed(path, (403, 201), "x.json", least=(100, 50)).size == (101, 51)
+    with pytest.raises(DataError, match=r"has 403 x 201 pixels, but x.json says 202 x 101"):
+        read_listed(path, (202, 101), "x.json", least=(100, 50))

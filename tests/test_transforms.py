@@ -13,6 +13,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import functional
 
 from data import transforms
+from data.images import read_image, reduced
 from data.transforms import (
     PHOTOMETRIC,
     Augment,
@@ -97,6 +98,24 @@ def test_resize_takes_the_factor_of_each_axis():
     image, boxes = resize(draw(101, 10, []), as_boxes([(0, 0, 101, 10)]), 5, 999)
     assert image.size == (50, 5)
     torch.testing.assert_close(boxes, as_boxes([(0, 0, 50, 5)]))
+
+
+@pytest.mark.parametrize("least", [(97, 65), (49, 33), (48, 32)])
+def test_resize_of_a_jpeg_that_was_decoded_smaller(tmp_path, least):
+    """Sizes and boxes refer to the whole, also where the last pixels reach beyond it."""
+    big = [(4 * x1, 4 * y1, 4 * x2, 4 * y2) for x1, y1, x2, y2 in BOXES]
+    draw(389, 261, big).save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    whole = read_image(tmp_path / "a.jpg")
+    small = read_image(tmp_path / "a.jpg", least=least)
+    assert small.size != whole.size
+    expected, moved = resize(whole, as_boxes(big), 32, 999)
+    for _ in range(2):  # it is left as it was
+        image, boxes = resize(small, as_boxes(big), 32, 999)
+        assert image.size == expected.size
+        assert torch.equal(boxes, moved)
+        difference = as_pixels(image).float() - as_pixels(expected).float()
+        assert difference.abs().mean() < 4
+        assert reduced(image) == (1, image.size)
 
 
 def test_flip_moves_boxes_with_pixels():
