@@ -83,7 +83,7 @@ class Stepper:
         """A step of training; `apart` leaves the average of the gradients out."""
         self.optimizer.zero_grad(set_to_none=True)
         with no_sync(self.model, apart):
-            losses, _ = self.model(self.batch)
+            losses, _ = self.model(self.batch, False)  # as in a step that is not logged
         torch.stack(list(losses.values())).sum().backward()
         self.optimizer.step()
         self.task.update_target(0, 1000)
