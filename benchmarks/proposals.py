@@ -45,7 +45,7 @@ Search = Callable[[list[Tensor]], list[Tensor]]
 def ours(search: str, images: list[Tensor], device: str = "cpu") -> list[Tensor]:
     """Every box of our search, ranked."""
     settings = ProposalSettings(box_filter=None, nms_iou=1, search=search)
-    return propose([image.to(device) for image in images], settings)
+    return propose(images, settings, torch.device(device))
 
 
 def opencv(mode: str, images: list[Tensor]) -> list[Tensor]:

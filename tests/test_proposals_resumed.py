@@ -8,14 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+import data.proposals.command
 import data.proposals.workers
 from data.proposals.command import main
-from data.proposals.propose import ProposalSettings, propose
+from data.proposals.propose import CPU, propose_shrunk
+from data.proposals.workers import propose_files_on_device
 from tests.helpers.proposal_command import journal_of
 from tests.helpers.two_rectangles import draw
 
@@ -66,11 +69,11 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of images in each call of the search."""
     sizes: list[int] = []
 
-    def counting(images: list[torch.Tensor], settings: ProposalSettings) -> list[torch.Tensor]:
+    def counting(images: list[torch.Tensor], *more: Any) -> list[torch.Tensor]:
         sizes.append(len(images))
-        return propose(images, settings)
+        return propose_shrunk(images, *more)
 
-    monkeypatch.setattr(data.proposals.workers, "propose", counting)
+    monkeypatch.setattr(data.proposals.workers, "propose_shrunk", counting)
     return sizes
 
 
@@ -221,6 +224,30 @@ def test_every_option_that_changes_boxes_starts_over(
     assert sum(searched) == IMAGES
     assert run(folder, fresh, *options) == 0
     assert output.read_bytes() == fresh.read_bytes()
+
+
+def test_another_device_starts_over(
+    folder: Path, tmp_path: Path, whole: bytes, searched: list[int],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the boxes are the same, and a finished file serves for both."""
+
+    def on_cpu(*arguments: Any) -> Any:
+        *others, device, threads, batch, reading = arguments
+        assert device.type == "cuda"
+        return propose_files_on_device(*others, CPU, threads, batch, reading)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(data.proposals.command, "propose_files_on_device", on_cpu)
+    output = tmp_path / "out.json"
+    leave_a_journal(folder, output)
+    searched.clear()
+    assert run(folder, output, "--device", "cuda") == 0
+    assert "other settings; starting over" in capsys.readouterr().err
+    assert sum(searched) == IMAGES
+    assert output.read_bytes() == whole
+    assert run(folder, output, "--device", "cpu") == 0
+    assert sum(searched) == IMAGES
 
 
 def test_another_folder_starts_over(

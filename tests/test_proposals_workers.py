@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from PIL import Image
 import data.proposals.workers
 from data.errors import DataError
 from data.images import ImageReading
-from data.proposals.propose import ProposalSettings, propose
+from data.proposals.propose import CPU, ProposalSettings, propose_shrunk
 from data.proposals.workers import Bad, Job, propose_files, propose_files_on_device
+from tests.helpers.cuda_rounding import CudaRounding
 from tests.helpers.proposal_command import save_all_kinds, spoil, three_images
 
 
@@ -85,17 +88,57 @@ def test_reading_ahead_is_bounded_and_ends_early(
 def test_large_images_make_smaller_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    def counting(images: list[torch.Tensor], settings: ProposalSettings) -> list[torch.Tensor]:
+    def counting(images: list[torch.Tensor], *more: Any) -> list[torch.Tensor]:
         sizes.append(len(images))
-        return propose(images, settings)
+        return propose_shrunk(images, *more)
 
-    monkeypatch.setattr(data.proposals.workers, "propose", counting)
+    monkeypatch.setattr(data.proposals.workers, "propose_shrunk", counting)
     jobs = [Job("a.png")] * 5
     for pixels, expected in ((10**9, [4, 1]), (2 * 60 * 80, [2, 2, 1]), (1, [1] * 5)):
         monkeypatch.setattr(data.proposals.workers, "MAX_PIXELS", pixels)
-        sizes.clear()
-        assert len(list(propose_files(folder, jobs, ProposalSettings(), batch=4))) == 5
-        assert sizes == expected
+        monkeypatch.setattr(data.proposals.workers, "batch_pixels", lambda _, p=pixels: p)
+        for search in (propose_files, partial(propose_files_on_device, device=CPU)):
+            sizes.clear()
+            found = search(folder, jobs, settings=ProposalSettings(), batch=4)
+            assert len(list(found)) == 5
+            assert sizes == expected
+    # After shrinking, images of 80 x 60 have 40 x 30 pixels.
+    monkeypatch.setattr(data.proposals.workers, "batch_pixels", lambda _: 3 * 40 * 30)
+    sizes.clear()
+    list(propose_files_on_device(folder, jobs, ProposalSettings(search_side=40), CPU))
+    assert sizes == [3, 2]
+
+
+def test_a_device_searches_with_its_rounding_what_threads_have_shrunk(folder: Path) -> None:
+    """The stand-in sees this thread only, where it refuses to resize."""
+    jobs = [Job(file) for file in ("a.png", "b.png", "sub/c.png")]
+    settings = ProposalSettings(search_side=64, box_filter=None, nms_iou=1)
+    expected = list(propose_files(folder, jobs, settings))
+    with CudaRounding():
+        found = list(propose_files_on_device(folder, jobs, settings, CPU, threads=2))
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.boxes, other.boxes)
+    assert sum(len(one.boxes) for one in found) > 100
+
+
+def test_a_batch_that_does_not_fit_is_halved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def limited(images: list[torch.Tensor], *more: Any) -> list[torch.Tensor]:
+        tried.append(len(images))
+        if len(images) > most:
+            raise torch.OutOfMemoryError
+        return propose_shrunk(images, *more)
+
+    monkeypatch.setattr(data.proposals.workers, "propose_shrunk", limited)
+    jobs = [Job(file) for file in ("a.png", "b.png", "sub/c.png")] * 2
+    most = 2
+    found = list(propose_files_on_device(folder, jobs, ProposalSettings(), CPU))
+    assert [outcome.file for outcome in found] == [job.file for job in jobs]
+    assert tried == [6, 3, 1, 2, 3, 1, 2]
+    most = 0
+    with pytest.raises(DataError, match="a.png: the memory of cpu is too small"):
+        list(propose_files_on_device(folder, jobs, ProposalSettings(), CPU))
 
 
 @pytest.fixture
@@ -105,7 +148,7 @@ def searched_by(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setattr(data.proposals.workers, "_process_context", lambda: forked)
 
     def search(function: Callable[..., list[torch.Tensor]]) -> str:
-        monkeypatch.setattr(data.proposals.workers, "propose", function)
+        monkeypatch.setattr(data.proposals.workers, "propose_shrunk", function)
         before = set(multiprocessing.active_children())
         with pytest.raises(DataError) as error:
             list(propose_files(folder, [Job("a.png")] * 4, ProposalSettings(), workers=2))

@@ -63,14 +63,19 @@ def run_digest(
     work: Work,
     settings: ProposalSettings,
     reading: ImageReading = AS_STORED,
+    device: str = "cpu",
 ) -> str:
     """Digest of all that the boxes depend on, given boxes included, but the images' content.
+
+    Every device should find the same boxes. A journal names its device all the same, so that one
+    file never holds boxes of two.
 
     Args:
         directory: folder of the images; None if it may be another for the same images.
         work: the images and given boxes.
         settings: of the search.
         reading: how the images are read.
+        device: where the images are searched, for a journal.
     """
     basis = {
         "search": SEARCH_VERSION,
@@ -79,6 +84,8 @@ def run_digest(
     }
     if reading != AS_STORED:  # left out otherwise, so that older journals can be resumed
         basis["reading"] = reading.look()
+    if device != "cpu":  # left out otherwise, as above
+        basis["device"] = device
     digest = hashlib.sha256(json.dumps(basis, sort_keys=True).encode())
     for job in work.jobs:
         if job.boxes is not None:
@@ -179,7 +186,8 @@ def _run(
             _show(options, reading, truth, existing.files, existing.boxes)
             print_summary(output, len(existing.files), existing.count, start)
             return 0
-    with Journal(path, run_digest(directory, work, settings, reading), _say) as journal:
+    digest = run_digest(directory, work, settings, reading, options.device)
+    with Journal(path, digest, _say) as journal:
         bad = _finish(options, work, settings, reading, journal)
         ordered = [bad[file] for file in listed if file in bad]
         report_bad(ordered, len(work.jobs), output, options.skip_bad)

@@ -119,9 +119,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add(
         "--batch",
         type=int,
-        default=16,
         metavar="N",
-        help="images searched together; changes only the speed (%(default)s)",
+        help="images searched together, at most; changes only the speed (16; with --device cuda as "
+        "many as have 8 million pixels after shrinking)",
     )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to search (%(default)s)")
     return parser.parse_args(arguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +18,7 @@ from data.selective_search import SEARCHES, selective_search
 # Kept boxes are not reused when it differs. Raise it when a change to the search, the filter or
 # the decoding of images gives an image other boxes.
 SEARCH_VERSION = 2
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -35,36 +37,54 @@ class ProposalSettings:
 
 
 def propose(
-    images: Sequence[Tensor], settings: ProposalSettings = ProposalSettings()
+    images: Sequence[Tensor],
+    settings: ProposalSettings = ProposalSettings(),
+    device: torch.device = CPU,
 ) -> list[Tensor]:
     """Boxes of images that may differ in size; an image's boxes do not depend on the others.
 
     Args:
         images: (3, H, W) RGB each, uint8 or floats in 0..1.
         settings: filter, NMS and limits.
+        device: where the search happens; it changes only the speed.
 
     Returns:
-        For each image (P, 4) float32 xyxy boxes in its pixels, best first; P may be 0.
+        For each image (P, 4) float32 xyxy boxes in its pixels, best first, on the CPU; P may be 0.
     """
-    small = [_shrink(image, settings.search_side) for image in images]
-    found = selective_search(small, SEARCHES[settings.search])
-    groups = zip(images, small, found, strict=True)
-    return [_select(*group, settings) for group in groups]
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    small = [shrink(image, settings.search_side) for image in images]
+    return propose_shrunk(small, sizes, settings, device)
 
 
-def _select(image: Tensor, small: Tensor, boxes: Tensor, settings: ProposalSettings) -> Tensor:
-    """Scale boxes from the searched image to the given one and choose among them."""
-    height, width = image.shape[-2:]
-    stretch = boxes.new_tensor([width / small.shape[-1], height / small.shape[-2]])
-    boxes = boxes * stretch.repeat(2)
+def propose_shrunk(
+    small: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    settings: ProposalSettings,
+    device: torch.device = CPU,
+) -> list[Tensor]:
+    """The same for images that `shrink` has made from larger ones of `sizes` (height, width)."""
+    found = selective_search([image.to(device) for image in small], SEARCHES[settings.search])
+    # On the CPU from here on: after stretching, CUDA would round overlaps otherwise.
+    boxes = torch.cat([*found, torch.zeros(0, 4, device=device)]).cpu().split([*map(len, found), 0])
+    chosen = []
+    for image, (height, width), own in zip(small, sizes, boxes, strict=False):
+        stretch = torch.tensor([width / image.shape[-1], height / image.shape[-2]])
+        chosen.append(choose(own * stretch.repeat(2), (height, width), settings))
+    return chosen
+
+
+def choose(boxes: Tensor, size: tuple[int, int], settings: ProposalSettings) -> Tensor:
+    """Apply the filter, NMS and the limit to boxes (P, 4) of an image of `size` (height, width)."""
     if settings.box_filter is not None:
-        boxes = filter_boxes(boxes, height, width, settings.box_filter)
+        boxes = filter_boxes(boxes, *size, settings.box_filter)
     return suppress_overlaps(boxes, settings.nms_iou)[: settings.max_boxes]
 
 
-def _shrink(image: Tensor, side: int) -> Tensor:
-    """Scale (3, H, W) down so that the longer side is at most `side`."""
+def shrink(image: Tensor, side: int) -> Tensor:
+    """Scale (3, H, W) down so that the longer side is at most `side`; the result is on the CPU,
+    where it is computed, as CUDA's rounding differs."""
     height, width = image.shape[-2:]
+    image = image.cpu()
     scale = side / max(height, width, 1)
     if scale >= 1:
         return image

@@ -27,12 +27,13 @@ from torch import Tensor
 
 from data.errors import DataError
 from data.images import AS_STORED, ImageReading, read_image
-from data.proposals.box_filter import filter_boxes, suppress_overlaps
-from data.proposals.propose import ProposalSettings, propose
+from data.proposals.propose import CPU, ProposalSettings, choose, propose_shrunk, shrink
+from data.selective_search.search import batch_pixels
 from data.worker_process import end_with_parent
 
 TIMEOUT = 600  # seconds without a finished chunk of images before the processes are given up
-MAX_PIXELS = 2**25  # of the decoded images of a batch, 100 MB; large images make smaller batches
+MAX_PIXELS = 2**25  # of a batch on a CPU, 100 MB after shrinking
+CPU_BATCH, DEVICE_BATCH = 16, 256  # images of a batch; on a device, the pixels are the limit before
 
 
 class FileState(NamedTuple):
@@ -74,7 +75,8 @@ class Bad:
 class _Picture:
     job: Job
     state: FileState
-    pixels: Tensor  # (3, H, W) uint8
+    size: tuple[int, int]  # (height, width)
+    pixels: Tensor | None  # (3, h, w) uint8, shrunk for the search; None if it has boxes
 
 
 def file_state(path: Path) -> FileState:
@@ -98,7 +100,7 @@ def propose_files(
     jobs: Sequence[Job],
     settings: ProposalSettings,
     workers: int = 1,
-    batch: int = 16,
+    batch: int | None = None,
     reading: ImageReading = AS_STORED,
 ) -> Iterator[Found | Bad]:
     """Yield the outcome of every job on the CPU, in the order in which they finish.
@@ -108,21 +110,22 @@ def propose_files(
         jobs: images to work on.
         settings: of the search, or of the choice among given boxes.
         workers: processes of one thread each; 1 works in this process.
-        batch: images searched together, at most.
+        batch: images handled together, at most (16).
         reading: how the images are read.
 
     Raises:
         DataError: processes cannot be started; one was killed, usually for lack of memory, is
             stopped or stuck, or met an unknown error.
     """
+    batch = batch or CPU_BATCH
     if workers > 1 and len(jobs) > 1:
         yield from _propose_in_processes(directory, jobs, settings, workers, batch, reading)
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the processes: the order of sums must not depend on it
     try:
-        reads = (_read(directory, reading, job) for job in jobs)
-        yield from _propose_reads(reads, settings, batch, torch.device("cpu"))
+        reads = (_read(directory, reading, settings, job) for job in jobs)
+        yield from _propose_reads(reads, settings, batch, MAX_PIXELS, CPU)
     finally:
         torch.set_num_threads(threads)
 
@@ -133,13 +136,22 @@ def propose_files_on_device(
     settings: ProposalSettings,
     device: torch.device,
     threads: int = 1,
-    batch: int = 16,
+    batch: int | None = None,
     reading: ImageReading = AS_STORED,
 ) -> Iterator[Found | Bad]:
-    """Yield the outcome of every job, in order: threads decode ahead, `device` searches."""
+    """Yield the outcome of every job, in order: threads decode and shrink ahead, `device` searches
+    as many images together as have the pixels that suit it, and at most `batch` (256).
+
+    The boxes are those that `propose_files` finds.
+
+    Raises:
+        DataError: the memory of the device is too small for one image.
+    """
+    batch = batch or DEVICE_BATCH
     with ThreadPoolExecutor(threads) as pool:
-        reads = _read_ahead(pool, partial(_read, directory, reading), jobs, ahead=batch + threads)
-        yield from _propose_reads(reads, settings, batch, device)
+        read = partial(_read, directory, reading, settings)
+        reads = _read_ahead(pool, read, jobs, ahead=batch + threads)
+        yield from _propose_reads(reads, settings, batch, batch_pixels(device), device)
 
 
 def _read_ahead(
@@ -241,9 +253,9 @@ def _propose_chunk(
     batch: int,
     jobs: Sequence[Job],
 ) -> list[Found | Bad]:
-    reads = (_read(directory, reading, job) for job in jobs)
+    reads = (_read(directory, reading, settings, job) for job in jobs)
     try:
-        return list(_propose_reads(reads, settings, batch, torch.device("cpu")))
+        return list(_propose_reads(reads, settings, batch, MAX_PIXELS, CPU))
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
@@ -252,7 +264,9 @@ def _propose_chunk(
         ) from None
 
 
-def _read(directory: Path, reading: ImageReading, job: Job) -> _Picture | Bad:
+def _read(
+    directory: Path, reading: ImageReading, settings: ProposalSettings, job: Job
+) -> _Picture | Bad:
     path = directory / job.file
     try:
         state = file_state(path)  # first: a change while it is read shows at the next start
@@ -267,24 +281,36 @@ def _read(directory: Path, reading: ImageReading, job: Job) -> _Picture | Bad:
     problem = size_problem(path, job, pixels.shape[:2])
     if problem:
         return Bad(job.file, problem)
-    return _Picture(job, state, torch.from_numpy(pixels).permute(2, 0, 1))
+    small = None
+    if job.boxes is None:
+        small = shrink(torch.from_numpy(pixels).permute(2, 0, 1), settings.search_side)
+    return _Picture(job, state, pixels.shape[:2], small)
 
 
 def _propose_reads(
-    reads: Iterable[_Picture | Bad], settings: ProposalSettings, batch: int, device: torch.device
+    reads: Iterable[_Picture | Bad],
+    settings: ProposalSettings,
+    batch: int,
+    pixels: int,
+    device: torch.device,
 ) -> Iterator[Found | Bad]:
-    """Collect pictures into batches and propose boxes for each; bad ones pass through at once."""
+    """Collect pictures into batches of at most `batch` and, unless it is one, of at most `pixels`,
+    and propose boxes for each; bad ones pass through at once."""
     pictures: list[_Picture] = []
-    pixels = 0
+    room = pixels
     for read in reads:
         if isinstance(read, Bad):
             yield read
             continue
-        pictures.append(read)
-        pixels += read.pixels[0].numel()
-        if len(pictures) == batch or pixels >= MAX_PIXELS:
+        more = 0 if read.pixels is None else read.pixels[0].numel()
+        if pictures and more > room:
             yield from _propose_pictures(pictures, settings, device)
-            pictures, pixels = [], 0
+            pictures, room = [], pixels
+        pictures.append(read)
+        room -= more
+        if len(pictures) == batch:
+            yield from _propose_pictures(pictures, settings, device)
+            pictures, room = [], pixels
     if pictures:
         yield from _propose_pictures(pictures, settings, device)
 
@@ -292,22 +318,29 @@ def _propose_reads(
 def _propose_pictures(
     pictures: Sequence[_Picture], settings: ProposalSettings, device: torch.device
 ) -> list[Found]:
-    if any(picture.job.boxes is None for picture in pictures):
-        boxes = propose([picture.pixels.to(device) for picture in pictures], settings)
+    if all(picture.job.boxes is not None for picture in pictures):
+        return [_found(picture, _choose(picture, settings)) for picture in pictures]
+    try:
+        small, sizes = [p.pixels for p in pictures], [p.size for p in pictures]
+        boxes = propose_shrunk(small, sizes, settings, device)
+    except torch.OutOfMemoryError:
+        if len(pictures) == 1:
+            raise DataError(
+                f"{pictures[0].job.file}: the memory of {device} is too small for the search; "
+                "set a smaller --search-side, or --device cpu"
+            ) from None
     else:
-        boxes = [_choose(picture, settings) for picture in pictures]
-    return [_found(*pair) for pair in zip(pictures, boxes, strict=True)]
+        return [_found(*pair) for pair in zip(pictures, boxes, strict=True)]
+    half = len(pictures) // 2  # after `except`, where what did not fit is no longer referred to
+    halves = (pictures[:half], pictures[half:])
+    return [found for part in halves for found in _propose_pictures(part, settings, device)]
 
 
 def _choose(picture: _Picture, settings: ProposalSettings) -> Tensor:
     """Apply the filter, NMS and the limit to the given boxes."""
-    boxes = torch.from_numpy(picture.job.boxes)
-    if settings.box_filter is not None:
-        boxes = filter_boxes(boxes, *picture.pixels.shape[1:], settings.box_filter)
-    return suppress_overlaps(boxes, settings.nms_iou)[: settings.max_boxes]
+    return choose(torch.from_numpy(picture.job.boxes), picture.size, settings)
 
 
 def _found(picture: _Picture, boxes: Tensor) -> Found:
-    height, width = picture.pixels.shape[1:]
-    rounded = boxes.cpu().numpy().astype(float).round(2)
-    return Found(picture.job.file, picture.state, height, width, rounded)
+    rounded = boxes.numpy().astype(float).round(2)
+    return Found(picture.job.file, picture.state, *picture.size, rounded)
