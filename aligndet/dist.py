@@ -265,6 +265,16 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def gather_on_main(tensor: torch.Tensor) -> torch.Tensor:
+    """On rank 0 every rank's tensor, all of one shape, concatenated along the first dimension in
+    rank order; on the others their own."""
+    if not in_group():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())] if is_main() else None
+    dist.gather(tensor.contiguous(), parts, dst=0)
+    return tensor if parts is None else torch.cat(parts)
+
+
 def broadcast(tensor: torch.Tensor) -> torch.Tensor:
     """Rank 0's tensor, on every rank."""
     if in_group():

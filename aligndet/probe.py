@@ -15,7 +15,9 @@ Legend: I training images, J validation images, C channels, K classes, k neighbo
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -91,10 +93,11 @@ def extract_features(
     workers: int,
     device: torch.device,
     amp: str = "none",
-) -> Features:
+) -> Features | None:
     """Pooled features of centre crops, in the order of the files, computed by all ranks together.
 
-    The backbone is left in the mode it was in.
+    Only rank 0 gets them; those of ImageNet from a ResNet-50 take 10 GB. They travel batch by
+    batch, so that no other rank holds more than one. The backbone is left in the mode it was in.
     """
     dataset = ImageViews(images, CentreCrop(crop_size))
     loader = eval_loader(
@@ -109,19 +112,43 @@ def extract_features(
     )
     was_training = backbone.training
     backbone.eval()
-    share = []
-    for batch in tqdm(
-        iterate(loader), "features", len(loader), leave=False, disable=not dist.is_main()
-    ):
-        with autocast(device, amp):
-            view = normalise(batch["views"][0].to(device, non_blocking=True))
-            values = pooled_features(backbone, view)
-        share.append((batch["indices"], values.float().cpu()))
+    steps = dist.highest_over_ranks(len(loader))  # a rank may have a batch less than another
+    bar = tqdm(iterate(loader), "features", len(loader), leave=False, disable=not dist.is_main())
+    table: Tensor | None = None  # (I, C) on rank 0
+    for batch in itertools.chain(bar, itertools.repeat(None, steps - len(loader))):
+        found = None if batch is None else _features_of(backbone, batch, device, amp)
+        places, rows = _gather_on_main(found, batch_size)
+        if dist.is_main():
+            if table is None:
+                table = rows.new_empty(len(images.files), rows.shape[1])
+            table[places] = rows
     backbone.train(was_training)
-    everything = [part for ranks_share in dist.gather_objects(share) for part in ranks_share]
-    order = torch.cat([indices for indices, _ in everything]).argsort()
-    values = torch.cat([values for _, values in everything])[order]
-    return Features(values, torch.tensor(images.labels))
+    return None if table is None else Features(table, torch.tensor(images.labels))
+
+
+def _features_of(
+    backbone: StagedBackbone, batch: dict[str, Any], device: torch.device, amp: str
+) -> tuple[Tensor, Tensor]:
+    """Places (B,) in the list of images and features (B, C) of a batch, on the CPU."""
+    with autocast(device, amp):
+        views = normalise(batch["views"][0].to(device, non_blocking=True))
+        values = pooled_features(backbone, views)
+    return batch["indices"], values.float().cpu()
+
+
+def _gather_on_main(found: tuple[Tensor, Tensor] | None, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Places and features of all ranks' batches; those of a rank other than 0 are its own.
+
+    Every rank sends as many rows: those that a short batch, or none, leaves free have place -1.
+    """
+    if not dist.in_group() and found is not None:
+        return found
+    width = dist.highest_over_ranks(0 if found is None else found[1].shape[1])
+    places, rows = torch.full((batch_size,), -1), torch.zeros(batch_size, width)
+    if found is not None:
+        places[: len(found[0])], rows[: len(found[0])] = found
+    places, rows = dist.gather_on_main(places), dist.gather_on_main(rows)
+    return places[places >= 0], rows[places >= 0]
 
 
 def probe(
@@ -147,10 +174,11 @@ def probe(
             accuracy.
     """
     settings = (crop_size, batch_size, workers, device, amp)
-    train = extract_features(backbone, data.train, *settings).to(device)
-    val = extract_features(backbone, data.val, *settings).to(device)
+    train = extract_features(backbone, data.train, *settings)
+    val = extract_features(backbone, data.val, *settings)
     scores = None
-    if dist.is_main():
+    if train is not None and val is not None:  # on rank 0
+        train, val = train.to(device), val.to(device)
         scores = {"knn": knn_accuracy(train, val), "linear": linear_accuracy(train, val)}
         if classifier is not None:
             with torch.no_grad():
@@ -192,20 +220,22 @@ def linear_accuracy(train: Features, val: Features, epochs: int = PROBE_EPOCHS) 
         epochs: passes over `train`.
     """
     mean, std = train.values.mean(dim=0), train.values.std(dim=0).clamp_min(1e-6)
-    inputs = (train.values - mean) / std
     num_classes = int(train.labels.max()) + 1
-    layer = nn.Linear(inputs.shape[1], num_classes, device=inputs.device)
+    layer = nn.Linear(len(mean), num_classes, device=mean.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    steps = epochs * -(-len(inputs) // PROBE_BATCH)
+    steps = epochs * -(-len(train.values) // PROBE_BATCH)
     optimizer = torch.optim.SGD(layer.parameters(), PROBE_LR, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         for _ in tqdm(range(epochs), "linear probe", leave=False, disable=not dist.is_main()):
-            order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+            order = torch.randperm(len(train.values), generator=generator).to(mean.device)
             for batch in order.split(PROBE_BATCH):
-                loss = F.cross_entropy(layer(inputs[batch]), train.labels[batch])
+                inputs = (
+                    train.values[batch] - mean
+                ) / std  # of all, they take as much memory again
+                loss = F.cross_entropy(layer(inputs), train.labels[batch])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import socket
 
 import pytest
 import torch
 from torch import nn
 
-from aligndet import probe
+from aligndet import dist, probe
 from aligndet.probe import Features, ProbeData, extract_features, knn_accuracy, linear_accuracy
 from data.crops import CentreCrop
 from data.errors import DataError
@@ -19,6 +21,7 @@ from data.images import read_image
 from data.normalise import normalise
 from models.backbone import build_backbone
 from models.classifier import pooled_features
+from tests.helpers.double_precision import double_precision
 
 CPU = torch.device("cpu")
 
@@ -138,3 +141,35 @@ def test_the_command(class_folders, tmp_path, script, error_of, capsys):
     assert "none.pt" in message
     message = error_of("aligndet.probe", "--train", tmp_path / "no", *folders[2:], *options)
     assert "no: no such directory" in message
+
+
+def two_ranks(rank, folder, port):
+    names = {"WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
+    torch.set_num_threads(1)
+    images = images_of_classes(folder / "images")
+    with double_precision(), dist.process_group("cpu"):
+        found = probed(images)
+    torch.save(found and (found.values, found.labels), folder / f"{rank}.pt")
+
+
+def probed(images):
+    torch.manual_seed(0)
+    return extract_features(build_backbone("resnet18"), images, 32, 2, 0, CPU)
+
+
+def test_two_ranks_give_what_one_gives(tmp_path, class_folders):
+    """Five images: a rank has three, in two batches of at most two, and the other two, in one."""
+    shutil.copytree(class_folders / "val", tmp_path / "images")
+    sorted((tmp_path / "images").rglob("*.*"))[-1].unlink()
+    with double_precision():
+        expected = probed(images_of_classes(tmp_path / "images"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(two_ranks, (tmp_path, port), nprocs=2)
+    values, labels = torch.load(tmp_path / "0.pt")
+    assert values.shape == (5, 512)
+    assert labels.tolist() == expected.labels.tolist() == [0, 0, 0, 1, 1]
+    torch.testing.assert_close(values, expected.values, rtol=1e-9, atol=1e-9)
+    assert torch.load(tmp_path / "1.pt") is None  # holds no features
