@@ -63,7 +63,7 @@ def fit(
     schedule = build_schedule(config, batches)
     accumulate, total = config.optim.accumulate, schedule.total_steps
     task.to(device, memory_format=torch.channels_last)  # convolutions are faster: oneDNN, cuDNN
-    optimizer = build_optimizer(task, config.optim)
+    optimizer = build_optimizer(task, config.optim, fused=config.amp != "fp16")
     state = State(task, optimizer, grad_scaler(device, config.amp), run, config)
     start = state.restore(resume)
     model = dist.synchronised(task) if dist.in_group() else task

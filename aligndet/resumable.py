@@ -95,7 +95,8 @@ def optimizer_problem(state: Mapping[str, Any], task: nn.Module, config: Config)
 
 
 def group_problem(saved: Any, ours: Mapping[str, Any]) -> str | None:
-    """A setting in which two groups of parameters differ; the learning rate is set at each step.
+    """A setting in which two groups of parameters differ; the learning rate is set at each step,
+    and a fused optimiser does what another does.
 
     Another version of torch may have fewer or more settings.
     """
@@ -104,7 +105,7 @@ def group_problem(saved: Any, ours: Mapping[str, Any]) -> str | None:
     lr = saved.get("lr")
     if type(lr) not in (int, float) or not math.isfinite(lr):
         return f"its optimiser has lr={lr!r:.30}"
-    for key in (ours.keys() & saved.keys()) - {"lr", "params"}:
+    for key in (ours.keys() & saved.keys()) - {"lr", "params", "fused"}:
         same = type(saved[key]) is type(ours[key]) and saved[key] == ours[key]
         if not same:
             return f"its optimiser has {key}={saved[key]!r:.30}, not {ours[key]!r:.30}"

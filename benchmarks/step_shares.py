@@ -27,9 +27,8 @@ def shares(run: Callable[[], Any]) -> dict[str, Any]:
     """
     on_cuda = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
-    with profile(activities=activities) as profiler:
-        with torch.profiler.record_function("run"):
-            run()
+    with profile(activities=activities) as profiler, torch.profiler.record_function("run"):
+        run()
     key = "self_device_time_total" if on_cuda else "self_cpu_time_total"
     events = {e.key: getattr(e, key) for e in profiler.key_averages()}
     total = sum(events.values())

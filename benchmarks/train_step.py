@@ -14,14 +14,15 @@ import argparse
 import torch
 from side_by_side import Run, arguments, compare, precision
 from torch import nn
-from torchvision_pairs import Batch
+from torchvision_pairs import Batch, Theirs
 
 from aligndet.optim import OptimConfig, build_optimizer
 
 
 def training_step(model: nn.Module, batch: Batch, args: argparse.Namespace) -> Run:
-    """A function that does one step; the weights hardly move, and the samples are always the same."""
-    optimizer = build_optimizer(model, OptimConfig(lr=1e-9))
+    """A function that does one step; weights hardly move, and the samples are always the same."""
+    # Torchvision has no training loop of its own: its steps are those of PyTorch's defaults.
+    optimizer = build_optimizer(model, OptimConfig(lr=1e-9), fused=not isinstance(model, Theirs))
 
     def step() -> None:
         torch.manual_seed(0)

@@ -137,6 +137,24 @@ def test_optimizers_by_name():
     assert isinstance(build_optimizer(Model(), OptimConfig(name="adamw")), torch.optim.AdamW)
 
 
+@pytest.mark.usefixtures("double_precision")
+def test_fused_steps_equal_plain_ones():
+    models, gradients = [], torch.Generator().manual_seed(1)
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = Model().to(memory_format=torch.channels_last)
+        models.append((model, build_optimizer(model, OptimConfig(weight_decay=0.1), fused)))
+    for _ in range(3):
+        trained = [[p for p in model.parameters() if p.requires_grad] for model, _ in models]
+        for a, b in zip(*trained, strict=True):
+            a.grad = torch.randn(a.shape, generator=gradients)
+            b.grad = a.grad.clone()
+        for _, optimizer in models:
+            optimizer.step()
+    for a, b in zip(*(model.parameters() for model, _ in models), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_sgd_step_by_hand():
     weight = nn.Linear(1, 1, bias=False)
     nn.init.constant_(weight.weight, 2.0)

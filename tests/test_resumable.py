@@ -92,6 +92,14 @@ def test_older_checkpoints_lack_some_settings():
     check_resumable(PATH, content, task(), config(), TOTAL)
 
 
+@pytest.mark.parametrize("fused", [None, False, True])  # None before there was such a choice
+def test_a_fused_optimizer_and_another_resume_each_other(fused):
+    content = state(config())
+    for group in content["optimizer"]["param_groups"]:
+        group["fused"] = fused
+    check_resumable(PATH, content, task(), config(), TOTAL)
+
+
 def test_all_steps_with_fp16_may_be_skipped():
     content = state(config(amp="fp16"))
     content["optimizer"]["state"] = {}
