@@ -137,7 +137,7 @@ class FCOSAdapter(Adapter):
         """See `Adapter.forward`."""
         detector, head = self.detector, self.detector.head
         pyramid = detector.neck(features[1:])
-        cls_features, box_features = head.towers(pyramid)
+        cls_features = [head.cls_tower(x) for x in pyramid]
         embeddings = flatten_predictions([self.projector(x) for x in cls_features], per_cell=1)
         points, strides = detector.points_for(pyramid)
         matched = detector.assign(points, strides, boxes)  # (N, A) box index or BACKGROUND
@@ -145,6 +145,7 @@ class FCOSAdapter(Adapter):
         (chosen,) = sample_balanced([point_ids], self.samples, positive_fraction=1.0)
         losses = {}
         if with_losses:
+            box_features = [head.box_tower(x) for x in pyramid]
             distances, centerness = head.boxes_from(box_features)
             losses = detector.box_losses(distances, centerness, points, matched, boxes)
         return BranchOutput(
@@ -177,7 +178,7 @@ class RetinaNetAdapter(Adapter):
         """See `Adapter.forward`."""
         detector, head = self.detector, self.detector.head
         pyramid = detector.neck(features[1:])
-        cls_features, box_features = head.towers(pyramid)
+        cls_features = [head.cls_tower(x) for x in pyramid]
         anchors = detector.anchors_for(pyramid)  # (A, 4)
         matched = detector.assign(anchors, boxes)  # (N, A) box index, BACKGROUND or IGNORE
         anchor_ids = look_up(ids, matched)  # per image (A,)
@@ -187,7 +188,7 @@ class RetinaNetAdapter(Adapter):
         if with_losses:
             if self.scale is not None:
                 self.scale.observe(cls_features)
-            deltas = head.deltas_from(box_features)
+            deltas = head.deltas_from([head.box_tower(x) for x in pyramid])
             losses = detector.box_losses(deltas, anchors, matched, boxes)
         return BranchOutput(
             unit_length(self.projector(cls_features, chosen)),
