@@ -1,16 +1,18 @@
 """One step of box-domain pre-training: the authors' formulation against ours, time and peak memory.
 
-`python benchmarks/box_domain_step.py`: 2 noise images of 320 px with 300 proposals each, ResNet-50,
-float32, one thread; each measured in processes of its own, in turns.
+`python benchmarks/box_domain_step.py`: one noise image of 320 px with 300 proposals, ResNet-50,
+float32, one thread; each measured in processes of its own, in turns. With two images, theirs takes
+up to 10 GB.
 
-The authors' formulation is written here from the paper, not from their code:
+The authors' formulation is written here after the paper and what their published code computes:
 
 - two full detectors, online and momentum, each with a frozen backbone of its own, which both run;
 - the momentum detector runs its box branch as well, and every prediction is embedded (all nine
   anchors of each cell in RetinaNet), before 2048 of them are sampled;
-- the loss goes through the instances one by one; for each, the similarities to all negatives are
-  repeated for each of its positive pairs, as the logits of a cross entropy;
-- so the memory grows with the square of the predictions of an instance, and only the first 50
+- the loss goes through the instances one by one; for each, the features of all its negatives are
+  normalised, and copied once per target sample of the instance, to be the candidates of a cross
+  entropy;
+- so memory grows with samples times negatives times the embedding's width, and only the first 50
   proposals of an image are used (`--their-boxes`);
 - the momentum detector, backbone included, is updated parameter by parameter, and SGD is PyTorch's
   default.
@@ -42,7 +44,7 @@ from peak_memory import PeakMemory, resident
 from pretrain_step import PAPER, trained_rpn, two_views
 from torch import Tensor, nn
 
-from aligndet.adapters import ADAPTERS, BranchOutput, adapter_class, ids_of_matched, unit_length
+from aligndet.adapters import ADAPTERS, BranchOutput, adapter_class, ids_of_matched
 from aligndet.box_domain import BoxDomain, BoxDomainConfig, instance_ids
 from aligndet.momentum import momentum_at
 from aligndet.optim import OptimConfig, build_optimizer
@@ -87,13 +89,15 @@ def looped_loss(query: Tensor, key: Tensor, query_ids: Tensor, key_ids: Tensor) 
     pool, pool_ids = torch.cat([key, query.detach()]), torch.cat([key_ids, query_ids])
     losses = []
     for instance in query_ids[query_ids >= 0].unique():
-        mine, theirs = query[query_ids == instance], key[key_ids == instance]  # (Q, D), (P, D)
+        mine = F.normalize(query[query_ids == instance])  # (Q, D)
+        theirs = F.normalize(key[key_ids == instance])  # (P, D)
         if len(theirs) == 0:
             continue
-        negatives = pool[pool_ids != instance]  # (B, D)
-        positive = (mine @ theirs.T).flatten()[:, None]  # (Q * P, 1)
-        negative = (mine @ negatives.T).repeat_interleave(len(theirs), dim=0)  # (Q * P, B)
-        logits = torch.cat((positive, negative), dim=1) / TEMPERATURE
+        negatives = F.normalize(pool[pool_ids != instance])  # (B, D)
+        copies = negatives.expand(len(theirs), -1, -1)
+        candidates = torch.cat((theirs[:, None], copies), dim=1)  # (P, 1 + B, D)
+        logits = mine @ candidates.transpose(1, 2) / TEMPERATURE  # (P, Q, 1 + B)
+        logits = logits.flatten(0, 1)
         losses.append(F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64)))
     return torch.stack(losses).mean() if losses else query.sum() * 0.0
 
@@ -104,7 +108,7 @@ def fcos(adapter: nn.Module, view: dict[str, Any], ids: list[Tensor]) -> BranchO
     pyramid = detector.pyramid(view["images"])
     cls_features, box_features = head.towers(pyramid)
     maps = [adapter.projector(x) for x in cls_features]
-    embeddings = unit_length(flatten_predictions(maps, per_cell=1).flatten(0, 1))  # (N * A, D)
+    embeddings = flatten_predictions(maps, per_cell=1).flatten(0, 1)  # (N * A, D)
     distances, centerness = head.boxes_from(box_features)
     points, strides = detector.points_for(pyramid)
     matched = detector.assign(points, strides, view["boxes"])
@@ -122,7 +126,7 @@ def retinanet(adapter: nn.Module, view: dict[str, Any], ids: list[Tensor]) -> Br
     convolution, relu, linear = adapter.projector.layers
     hidden = [relu(convolution(x)) for x in cls_features]
     maps = [F.conv2d(x, linear.weight[:, :, None, None], linear.bias) for x in hidden]
-    embeddings = unit_length(flatten_predictions(maps, head.num_anchors).flatten(0, 1))
+    embeddings = flatten_predictions(maps, head.num_anchors).flatten(0, 1)  # (N * A, D)
     deltas = head.deltas_from(box_features)
     anchors = detector.anchors_for(pyramid)
     matched = detector.assign(anchors, view["boxes"])
@@ -213,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--detectors", nargs="+", choices=ADAPTERS, default=list(ADAPTERS))
-    add("--images", type=int, default=2)
+    add("--images", type=int, default=1)
     add("--side", type=int, default=320, help="px")
     add("--boxes", type=int, default=300, help="proposals per image; ours uses all")
     add("--their-boxes", type=int, default=50, help="the first ones, which theirs uses")
