@@ -44,13 +44,14 @@ from peak_memory import PeakMemory, resident
 from pretrain_step import PAPER, trained_rpn, two_views
 from torch import Tensor, nn
 
-from aligndet.adapters import ADAPTERS, BranchOutput, adapter_class, ids_of_matched
+from aligndet.adapters import ADAPTERS, BranchOutput, adapter_class
 from aligndet.box_domain import BoxDomain, BoxDomainConfig, instance_ids
 from aligndet.momentum import momentum_at
 from aligndet.optim import OptimConfig, build_optimizer
 from models import ModelConfig, build_detector
 from models.anchors import flatten_predictions
-from models.sampling import sample_balanced
+from models.assign import look_up
+from models.sampling import over_batch, sample_balanced
 
 TEMPERATURE = 0.5  # the paper's
 WIDTH = 256  # D
@@ -112,10 +113,10 @@ def fcos(adapter: nn.Module, view: dict[str, Any], ids: list[Tensor]) -> BranchO
     distances, centerness = head.boxes_from(box_features)
     points, strides = detector.points_for(pyramid)
     matched = detector.assign(points, strides, view["boxes"])
-    of_point = ids_of_matched(matched, ids).flatten()
-    chosen = sample_balanced(of_point, adapter.samples, positive_fraction=1.0)
+    of_point = torch.cat(look_up(ids, matched))
+    (chosen,) = sample_balanced([of_point], adapter.samples, positive_fraction=1.0)
     losses = detector.box_losses(distances, centerness, points, matched, view["boxes"])
-    return BranchOutput(embeddings[chosen], of_point[chosen], losses, {})
+    return BranchOutput(embeddings[chosen], of_point[chosen], losses, matched)
 
 
 def retinanet(adapter: nn.Module, view: dict[str, Any], ids: list[Tensor]) -> BranchOutput:
@@ -130,11 +131,11 @@ def retinanet(adapter: nn.Module, view: dict[str, Any], ids: list[Tensor]) -> Br
     deltas = head.deltas_from(box_features)
     anchors = detector.anchors_for(pyramid)
     matched = detector.assign(anchors, view["boxes"])
-    of_anchor = ids_of_matched(matched, ids)
-    rows = [sample_balanced(row, adapter.samples, positive_fraction=1.0) for row in of_anchor]
-    chosen = torch.cat([n * len(anchors) + row for n, row in enumerate(rows)])
+    of_anchor = look_up(ids, matched)
+    of_image = sample_balanced(of_anchor, adapter.samples, positive_fraction=1.0)
+    chosen = over_batch(of_image, len(anchors))
     losses = detector.box_losses(deltas, anchors, matched, view["boxes"])
-    return BranchOutput(embeddings[chosen], of_anchor.flatten()[chosen], losses, {})
+    return BranchOutput(embeddings[chosen], torch.cat(of_anchor)[chosen], losses, matched)
 
 
 def faster_rcnn(adapter: nn.Module, view: dict[str, Any], ids: list[Tensor]) -> BranchOutput:
