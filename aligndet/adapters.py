@@ -12,7 +12,7 @@ width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +91,11 @@ class Adapter(nn.Module):
         projector = self.projector.state_dict()
         return state | {PROJECTOR + name: value for name, value in projector.items()}
 
+    def predictions(self, features: Sequence[Tensor], with_boxes: bool) -> Any:
+        """What neck, head and projector make of [C2, C3, C4, C5]: all layers whose input does not
+        depend on the boxes; `with_boxes` adds the head's box branch."""
+        raise NotImplementedError
+
     def forward(
         self,
         features: Sequence[Tensor],
@@ -133,20 +138,26 @@ class FCOSAdapter(Adapter):
         """One embedding per point."""
         return conv_projector(self.detector.config.channels, width)
 
+    def predictions(self, features, with_boxes):
+        """Pyramid, embeddings (N, A, D), distances (N, A, 4) and centerness (N, A) or None."""
+        head = self.detector.head
+        pyramid = self.detector.neck(features[1:])
+        embedded = [self.projector(head.cls_tower(x)) for x in pyramid]
+        boxes = (None, None)
+        if with_boxes:
+            boxes = head.boxes_from([head.box_tower(x) for x in pyramid])
+        return pyramid, flatten_predictions(embedded, per_cell=1), *boxes
+
     def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
         """See `Adapter.forward`."""
-        detector, head = self.detector, self.detector.head
-        pyramid = detector.neck(features[1:])
-        cls_features = [head.cls_tower(x) for x in pyramid]
-        embeddings = flatten_predictions([self.projector(x) for x in cls_features], per_cell=1)
+        detector = self.detector
+        pyramid, embeddings, distances, centerness = self.predictions(features, with_losses)
         points, strides = detector.points_for(pyramid)
         matched = detector.assign(points, strides, boxes)  # (N, A) box index or BACKGROUND
         point_ids = torch.cat(look_up(ids, matched))  # (N * A,) image-major, like embeddings
         (chosen,) = sample_balanced([point_ids], self.samples, positive_fraction=1.0)
         losses = {}
         if with_losses:
-            box_features = [head.box_tower(x) for x in pyramid]
-            distances, centerness = head.boxes_from(box_features)
             losses = detector.box_losses(distances, centerness, points, matched, boxes)
         return BranchOutput(
             unit_length(embeddings.flatten(0, 1)[chosen]),  # of (N, A, D)
@@ -169,6 +180,13 @@ class RetinaNetAdapter(Adapter):
         channels, anchors = self.detector.config.channels, self.detector.head.num_anchors
         return AnchorProjector(channels, anchors, width)
 
+    def predictions(self, features, with_boxes):
+        """Pyramid, class features of each level, and deltas (N, A, 4) or None."""
+        head = self.detector.head
+        pyramid = self.detector.neck(features[1:])
+        deltas = head.deltas_from([head.box_tower(x) for x in pyramid]) if with_boxes else None
+        return pyramid, [head.cls_tower(x) for x in pyramid], deltas
+
     def build_scale(self) -> FeatureScale | None:
         """The class tower can drift unless it is normalised."""
         layer = unnormalised_layer(self.detector, "head.cls_tower")
@@ -176,9 +194,8 @@ class RetinaNetAdapter(Adapter):
 
     def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
         """See `Adapter.forward`."""
-        detector, head = self.detector, self.detector.head
-        pyramid = detector.neck(features[1:])
-        cls_features = [head.cls_tower(x) for x in pyramid]
+        detector = self.detector
+        pyramid, cls_features, deltas = self.predictions(features, with_losses)
         anchors = detector.anchors_for(pyramid)  # (A, 4)
         matched = detector.assign(anchors, boxes)  # (N, A) box index, BACKGROUND or IGNORE
         anchor_ids = look_up(ids, matched)  # per image (A,)
@@ -188,7 +205,6 @@ class RetinaNetAdapter(Adapter):
         if with_losses:
             if self.scale is not None:
                 self.scale.observe(cls_features)
-            deltas = head.deltas_from([head.box_tower(x) for x in pyramid])
             losses = detector.box_losses(deltas, anchors, matched, boxes)
         return BranchOutput(
             unit_length(self.projector(cls_features, chosen)),
@@ -216,6 +232,11 @@ class FasterRCNNAdapter(Adapter):
         """One embedding per RoI."""
         return fc_projector(self.detector.config.box_features, width)
 
+    def predictions(self, features, with_boxes):
+        """Pyramid and output of the RPN, which proposes RoIs in both branches."""
+        pyramid = self.detector.neck(features)
+        return pyramid, self.detector.rpn(pyramid)
+
     def build_scale(self) -> FeatureScale:
         """The fully connected layers can drift; the box output reads them too."""
         layer = unnormalised_layer(self.detector, "roi_head.fcs")
@@ -224,8 +245,7 @@ class FasterRCNNAdapter(Adapter):
     def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
         """See `Adapter.forward`."""
         rpn, roi_head, config = self.detector.rpn, self.detector.roi_head, self.detector.config
-        pyramid = self.detector.neck(features)
-        proposed = rpn(pyramid)
+        pyramid, proposed = self.predictions(features, with_losses)
         found = rpn.propose(proposed, image_sizes, config.topk_train, config.proposals_train)
         rois = add_boxes(found, boxes)
         matched = roi_head.assign(rois, boxes)  # per image (R,) box index or BACKGROUND

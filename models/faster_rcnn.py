@@ -19,7 +19,7 @@ from models.backbone_base import StagedBackbone
 from models.checks import require_choice
 from models.fpn import FPN, FPNConfig
 from models.roi_head import RoIHead, RoIHeadConfig
-from models.rpn import RPN, RPNConfig
+from models.rpn import RPN, RPNConfig, RPNOutput
 from models.targets import check_targets
 from models.tower import NORMS
 
@@ -100,11 +100,16 @@ class FasterRCNN(nn.Module):
             one dict per image: boxes (D, 4) xyxy inside the true image, scores (D,) descending,
             labels (D,).
         """
-        features = self.pyramid(images)
+        features, proposed = self.predictions(images)
         if targets is not None:
             check_targets(targets, images, image_sizes, self.num_classes)
-            return self.losses(features, image_sizes, targets)
-        return self.detections(features, image_sizes)
+            return self.losses(features, proposed, image_sizes, targets)
+        return self.detections(features, proposed, image_sizes)
+
+    def predictions(self, images: Tensor) -> tuple[list[Tensor], RPNOutput]:
+        """The pyramid's maps and what the RPN makes of them: all layers but those of the RoIs."""
+        features = self.pyramid(images)
+        return features, self.rpn(features)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """P2 to P6, a list of (N, C, H_i, W_i); RoIs are pooled from all but the last."""
@@ -113,13 +118,13 @@ class FasterRCNN(nn.Module):
     def losses(
         self,
         features: Sequence[Tensor],
+        proposed: RPNOutput,
         image_sizes: Tensor | Sequence[tuple[int, int]],
         targets: Sequence[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
         """Both stages' losses against labelled boxes; the second learns from the first's boxes."""
         c = self.config
         boxes = [target["boxes"].float() for target in targets]
-        proposed = self.rpn(features)
         losses = self.rpn.losses(proposed, boxes)
         proposals = self.rpn.propose(proposed, image_sizes, c.topk_train, c.proposals_train)
         rois = add_boxes(proposals, boxes)
@@ -128,11 +133,14 @@ class FasterRCNN(nn.Module):
         return losses | self.roi_head.losses(output, rois, matched, targets)
 
     def detections(
-        self, features: Sequence[Tensor], image_sizes: Tensor | Sequence[tuple[int, int]]
+        self,
+        features: Sequence[Tensor],
+        proposed: RPNOutput,
+        image_sizes: Tensor | Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
         """One dict of boxes, scores and labels per image, see `forward`."""
         c = self.config
-        rois = self.rpn.propose(self.rpn(features), image_sizes, c.topk_test, c.proposals_test)
+        rois = self.rpn.propose(proposed, image_sizes, c.topk_test, c.proposals_test)
         output = self.roi_head(features[:-1], rois)
         return self.roi_head.detections(output, rois, image_sizes)
 

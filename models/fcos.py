@@ -175,14 +175,18 @@ class FCOS(nn.Module):
             {"loss_class", "loss_box", "loss_centerness"}, float32 scalars, or one dict per image:
             boxes (D, 4) xyxy inside the true image, scores (D,) descending, labels (D,).
         """
-        features = self.pyramid(images)
-        output = self.head(features)
+        features, output = self.predictions(images)
         points, strides = self.points_for(features)
         if targets is not None:
             check_targets(targets, images, image_sizes, self.num_classes)
             return self.losses(output, points, strides, targets)
         level_sizes = [x.shape[2] * x.shape[3] for x in features]
         return self.detections(output, points, level_sizes, image_sizes)
+
+    def predictions(self, images: Tensor) -> tuple[list[Tensor], FCOSOutput]:
+        """The pyramid's maps and what the head makes of them: all layers of the detector."""
+        features = self.pyramid(images)
+        return features, self.head(features)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """The maps the head works on, a list of (N, C, H_i, W_i); C2 is not used."""

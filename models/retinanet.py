@@ -171,8 +171,7 @@ class RetinaNet(nn.Module):
             {"loss_class", "loss_box"}, float32 scalars, or one dict per image: boxes (D, 4)
             xyxy inside the true image, scores (D,) descending, labels (D,).
         """
-        features = self.pyramid(images)
-        output = self.head(features)
+        features, output = self.predictions(images)
         anchors = self.anchors_for(features)
         if targets is not None:
             check_targets(targets, images, image_sizes, self.num_classes)
@@ -180,6 +179,11 @@ class RetinaNet(nn.Module):
         per_cell = self.head.num_anchors
         level_sizes = [x.shape[2] * x.shape[3] * per_cell for x in features]
         return self.detections(output, anchors, level_sizes, image_sizes)
+
+    def predictions(self, images: Tensor) -> tuple[list[Tensor], RetinaNetOutput]:
+        """The pyramid's maps and what the head makes of them: all layers of the detector."""
+        features = self.pyramid(images)
+        return features, self.head(features)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """The maps the head works on, a list of (N, C, H_i, W_i); C2 is not used."""

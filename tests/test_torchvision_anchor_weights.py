@@ -193,7 +193,7 @@ def test_faster_rcnn_is_torchvisions(version):
         for box_counts in ((5, 0, 9), (0, 0, 0)):
             targets = random_targets(9, box_counts)
             reference = two_stage_losses(theirs, images, features, targets)
-            losses = ours.losses(our_features, torch.tensor(SIZES), targets)
+            losses = ours.losses(our_features, ours.rpn(our_features), torch.tensor(SIZES), targets)
             assert set(losses) == set(TWO_STAGE_LOSSES)
             for key, their_key in TWO_STAGE_LOSSES.items():
                 assert (losses[key] > 0) == (sum(box_counts) > 0 or "box" not in key)
