@@ -19,6 +19,7 @@ from torch import nn
 
 from aligndet import checkpoint, cli, dist
 from aligndet.best_weights import BestWeights
+from aligndet.compiling import check_compiler, compile_layers
 from aligndet.config import Config, load_config
 from aligndet.determinism import deterministic
 from aligndet.evaluate import Evaluation, evaluate
@@ -66,6 +67,7 @@ def main() -> None:
 def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
     """Train on labelled boxes, write weights.pt, evaluate."""
     with cli.one_line_errors(ValueError):
+        check_compiler(config.compile, device)
         train, val = build_train(config.data), build_val(config.data)
         categories = train.coco.categories
         check_same_categories(val, categories, train.coco.annotations)
@@ -140,11 +142,13 @@ def weight_lines(detector: nn.Module, manifest: Manifest) -> list[str]:
 def evaluation_only(config: Config, args: argparse.Namespace, device: torch.device) -> None:
     """Score a fine-tuned detector, which is rebuilt from the checkpoint alone."""
     with cli.one_line_errors(ValueError):
+        check_compiler(config.compile, device)
         val = build_val(config.data)
         detector, categories, *_ = read_detector(args.checkpoint)
         check_same_categories(val, categories, args.checkpoint)
     run = RunDirectory(config.output_dir)
     detector.to(device, memory_format=torch.channels_last)  # as in training: the same numbers
+    compile_layers(detector, config.compile)
     score = scorer(detector, config, val, device, run)
     # The run's own results belong to its own weights and settings, which may differ.
     run.report_evaluation(score(), "results" if run.is_new else "evaluation")

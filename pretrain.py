@@ -17,6 +17,7 @@ import torch
 
 from aligndet import checkpoint, cli, dist
 from aligndet.box_domain import BoxDomain
+from aligndet.compiling import check_compiler
 from aligndet.config import Config, load_config
 from aligndet.determinism import deterministic
 from aligndet.image_domain import build_image_domain
@@ -52,6 +53,7 @@ def main() -> None:
 def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
     """Neck and head learn from the proposals; see `aligndet/box_domain.py`."""
     with cli.one_line_errors(ValueError):
+        check_compiler(config.compile, device)
         dataset = build_two_views(config.data, config.box_domain.max_proposals)
         check_enough_images(len(dataset), global_batch(config))
         batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
@@ -97,6 +99,7 @@ def check_enough_images(images: int, batch: int) -> None:
 def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.device) -> None:
     """The backbone learns from whole images; see `aligndet/image_domain.py`."""
     with cli.one_line_errors(ValueError):
+        check_compiler(config.compile, device)
         images = build_image_files(config.data, config.image.spec.needs_classes)
         dataset = ImageViews(images, config.image.augment, config.image.spec.views)
         batches = Batches(dataset, dataset.aspect_ratios, collate_image_views)

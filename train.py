@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from aligndet import checkpoint, dist
 from aligndet.amp import SkippedSteps, autocast, grad_scaler
+from aligndet.compiling import compile_layers
 from aligndet.config import Config, plain
 from aligndet.health import Health
 from aligndet.nonfinite import FiniteGuard, Part, check_weights
@@ -63,6 +64,7 @@ def fit(
     schedule = build_schedule(config, batches)
     accumulate, total = config.optim.accumulate, schedule.total_steps
     task.to(device, memory_format=torch.channels_last)  # convolutions are faster: oneDNN, cuDNN
+    compile_layers(task, config.compile)
     optimizer = build_optimizer(task, config.optim, fused=config.amp != "fp16")
     state = State(task, optimizer, grad_scaler(device, config.amp), run, config)
     start = state.restore(resume)

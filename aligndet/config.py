@@ -19,6 +19,7 @@ import yaml
 
 from aligndet.amp import AMP_DTYPES
 from aligndet.box_domain import BoxDomainConfig
+from aligndet.compiling import COMPILE
 from aligndet.evaluate import EvaluationConfig
 from aligndet.image_domain import ImageDomainConfig
 from aligndet.last_checkpoint import whole_checkpoint
@@ -57,6 +58,7 @@ class Config:
     seed: int = 0  # of initialisation, order, augmentation and sampling
     device: str = "auto"  # auto, cpu or cuda
     amp: str = "none"  # autocast: none, bf16 or fp16
+    compile: str = "none"  # none, or model: torch.compile of its layers, see aligndet/compiling.py
     # Ask for operations that give the same bits each time, slower ones if need be: a CPU does so
     # anyway, a GPU does not (cuDNN, the backward pass of roi_align, scatter-add).
     deterministic: bool = False
@@ -72,6 +74,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require_choice("amp", self.amp, AMP_DTYPES)
+        require_choice("compile", self.compile, COMPILE)
         if not self.output_dir:
             raise ValueError("output_dir is empty; give the folder of the run")
 

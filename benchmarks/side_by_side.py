@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision_pairs import DETECTORS, Batch, build_pair, random_batch, share_threshold
 
 from aligndet.amp import AMP_DTYPES, autocast
+from aligndet.compiling import compile_layers
 
 # Dense peaks of an H100 SXM in the maker's data sheet, in TFLOP/s.
 PEAK = {"none": 67.0, "bf16": 989.0, "fp16": 989.0}
@@ -84,13 +85,11 @@ def compare(args: argparse.Namespace, make_run: MakeRun, inference: bool) -> Non
 
 
 def compile_both(theirs: nn.Module, ours: nn.Module) -> None:
-    """Backbone, neck and head of both as graphs."""
+    """Backbone, neck and head of both as graphs; theirs has the neck in its backbone."""
     for part in (theirs.backbone, getattr(theirs, "head", None)):
         if part is not None:
-            part.compile()
-    for part in (ours.backbone, ours.neck, getattr(ours, "head", None)):
-        if part is not None:
-            part.compile()
+            part.compile(dynamic=True)
+    compile_layers(ours, "model")
 
 
 def timings(runs: dict[str, Run], args: argparse.Namespace) -> dict[str, float]:
