@@ -26,7 +26,7 @@ from data.json_files import write_json_atomic
 
 # Keys that may change when a run is resumed, because the result does not depend on them.
 FREE_TO_CHANGE = (
-    *("output_dir", "device", "data.workers", "data.proposal_cache"),
+    *("output_dir", "device", "compile", "data.workers", "data.proposal_cache"),
     *("data.on_bad_image", "data.max_pixels"),
     *("loop.", "evaluation.", "data.val.", "image.probe_"),
 )

@@ -131,6 +131,7 @@ def test_unknown_keys_name_the_nearest_valid_one(tmp_path, key, nearest):
         ("data=3", "data is 3; it must be a section"),
         ("model.options=3", "model.options is 3; it must be a section"),
         ("amp=fp8", "amp is 'fp8', which is unknown;.* valid: none, bf16, fp16"),
+        ("compile=all", "compile is 'all', which is unknown;.* valid: none, model"),
         ("optim.name=adam", "optim.name is 'adam', which is unknown; did you mean adamw"),
         ("optim.lr=0", "optim.lr is 0.0; it must be above 0"),
         ("optim.lr", "override 'optim.lr' is not of the form key=value"),

@@ -337,6 +337,21 @@ def test_seeds_differ_by_step_part_and_rank():
     torch.manual_seed(step_seed(10**6, 10**9, 100, 1000))  # PyTorch accepts it, however large
 
 
+def test_a_run_resumes_with_and_without_compiled_layers(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("train.compile_layers", lambda task, setting: seen.append(setting))
+    config = line_config(tmp_path, schedule={"iterations": 6})
+    straight, _ = run_line(dataclasses.replace(config, output_dir=str(tmp_path / "straight")))
+    compiled = dataclasses.replace(config, compile="model")
+    with pytest.raises(DataError):
+        run_line(compiled, dataset=Points(fail_after=9))
+    with pytest.raises(DataError):
+        run_line(config, dataset=Points(fail_after=9))
+    resumed, _ = run_line(compiled)
+    assert seen == ["none", "model", "none", "model"]
+    assert torch.equal(resumed.slope, straight.slope)
+
+
 @pytest.mark.parametrize("stage", ["box", "detector"])
 def test_a_step_in_bfloat16(tmp_path, content, stage):
     changes = {"amp": "bf16", "schedule__iterations": 2}
