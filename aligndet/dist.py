@@ -260,8 +260,9 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.detach()
     if not in_group():
         return tensor
+    tensor = tensor.contiguous()  # as NCCL wants it; images may be channels-last
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.contiguous())
+    dist.all_gather(parts, tensor)
     return torch.cat(parts)
 
 
@@ -270,8 +271,9 @@ def gather_on_main(tensor: torch.Tensor) -> torch.Tensor:
     rank order; on the others their own."""
     if not in_group():
         return tensor
+    tensor = tensor.contiguous()
     parts = [torch.empty_like(tensor) for _ in range(world_size())] if is_main() else None
-    dist.gather(tensor.contiguous(), parts, dst=0)
+    dist.gather(tensor, parts, dst=0)
     return tensor if parts is None else torch.cat(parts)
 
 

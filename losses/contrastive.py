@@ -219,6 +219,7 @@ def gather_from_other_ranks(samples: Tensor) -> Tensor:
 
 def gather(tensor: Tensor) -> list[Tensor]:
     """The tensor of each rank, all of one shape."""
+    tensor = tensor.contiguous()
     gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, tensor.contiguous())
+    dist.all_gather(gathered, tensor)
     return gathered

@@ -144,6 +144,23 @@ def test_one_process_of_a_torchrun_claims_a_name(monkeypatch):
     assert dist.first_to_claim("x")
 
 
+def test_images_are_gathered_in_one_layout(monkeypatch):
+    """NCCL refuses channels-last, or takes its bytes for those of another layout."""
+    seen = []
+
+    def gather(parts, tensor):
+        seen.extend([tensor, *parts])
+        for part in parts:
+            part.copy_(tensor)
+
+    monkeypatch.setattr(torch.distributed, "all_gather", gather)
+    monkeypatch.setattr(dist, "in_group", lambda: True)
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
+    images = torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    assert torch.equal(dist.all_gather(images), torch.cat([images, images]))
+    assert all(tensor.is_contiguous() for tensor in seen)
+
+
 def two_ranks(rank, folder, port):
     """Rank 0 comes late to a broadcast; then the weights of rank 1 change in one bit."""
     usual = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
