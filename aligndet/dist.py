@@ -260,7 +260,7 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.detach()
     if not in_group():
         return tensor
-    tensor = tensor.contiguous()  # as NCCL wants it; images may be channels-last
+    tensor = tensor.contiguous()  # as the parts: NCCL copies bytes, whatever the memory format
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor)
     return torch.cat(parts)
