@@ -110,7 +110,7 @@ def test_the_shapes_of_the_walk(monkeypatch):
     recorded(monkeypatch, type(task.backbone), "forward", seen)
     maps = task.backbone(batch[0]["images"])
     for owner, name in (
-        (FPN, "forward"), (RetinaNetHead, "towers"), (RetinaNet, "assign"),
+        (FPN, "forward"), (type(task.online), "predictions"), (RetinaNet, "assign"),
         (RetinaNetHead, "deltas_from"), (box_domain, "find_pairs"), (box_domain, "instance_ids"),
         (adapters, "look_up"),
     ):  # fmt: skip
@@ -122,8 +122,8 @@ def test_the_shapes_of_the_walk(monkeypatch):
     pairs = seen["find_pairs"]
     shapes = [
         shape(view["image"]), shape(boxes), shape(batch[0]["images"]),
-        shape(batch[0]["image_sizes"]), *map(shape, maps), shape(seen["towers"][0][0]),
-        shape(seen["towers"][0][-1]), shape(seen["assign"]), shape(seen["deltas_from"]),
+        shape(batch[0]["image_sizes"]), *map(shape, maps), shape(seen["predictions"][1][0]),
+        shape(seen["predictions"][1][-1]), shape(seen["assign"]), shape(seen["deltas_from"]),
         shape(pairs.samples[:, 0]), shape(embedded[0]), shape(pairs.pool),
     ]  # fmt: skip
     page = (ROOT / "docs/reading.md").read_text(encoding="utf-8")
@@ -131,4 +131,4 @@ def test_the_shapes_of_the_walk(monkeypatch):
     assert set(re.findall(r"`\([\d, ]+\)`", walk)) == set(shapes)
     assert torch.stack(seen["look_up"]).shape == seen["assign"].shape
     assert [ids.tolist() for ids in seen["instance_ids"]][-1][-1] == 127
-    assert len(seen["towers"][0]) == 5
+    assert len(seen["predictions"][1]) == 5
