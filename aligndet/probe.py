@@ -232,9 +232,8 @@ def linear_accuracy(train: Features, val: Features, epochs: int = PROBE_EPOCHS) 
         for _ in tqdm(range(epochs), "linear probe", leave=False, disable=not dist.is_main()):
             order = torch.randperm(len(train.values), generator=generator).to(mean.device)
             for batch in order.split(PROBE_BATCH):
-                inputs = (
-                    train.values[batch] - mean
-                ) / std  # of all, they take as much memory again
+                # Not of all at once: they would take as much memory again.
+                inputs = (train.values[batch] - mean) / std
                 loss = F.cross_entropy(layer(inputs), train.labels[batch])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
