@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from aligndet.evaluate import score
+from data import checked_files
 from data.build import DataConfig, SplitConfig, build_train, build_two_views
 from data.coco_file import SUFFIX
 from data.kept_beside import places
@@ -57,9 +58,9 @@ def main() -> None:
     make(folder, args.scale)
     results: dict[str, Any] = {}
     for kind in ("train", "proposals"):
-        for path in places(folder / f"{kind}.json", SUFFIX):
+        kept = places(folder / f"{kind}.json", SUFFIX)
+        for path in kept + places(folder / "images", checked_files.SUFFIX, hidden=True):
             path.unlink(missing_ok=True)
-        (folder / "images" / ".checked").unlink(missing_ok=True)
         for start in ("first", "second"):
             results[f"{kind}, {start} start"] = two_ranks(folder, args.scale, kind)
             show(f"{kind}, {start} start", results)

@@ -120,8 +120,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--batch",
         type=int,
         metavar="N",
-        help="images searched together, at most; changes only the speed (16; with --device cuda 256, "
-        "or as many as have 8 million pixels after shrinking)",
+        help="images searched together, at most; changes only the speed (16; with --device cuda "
+        "256, or as many as have 8 million pixels after shrinking)",
     )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to search (%(default)s)")
     return parser.parse_args(arguments)
