@@ -105,23 +105,22 @@ def test_a_text_that_is_cut_off_is_refused_in_the_same_words(tmp_path, length):
 @pytest.mark.parametrize("letter", ["}", "]", ",", '"', "x", "\n"])
 def test_a_text_with_a_wrong_letter_is_refused_in_the_same_words(tmp_path, place, letter):
     text = WHOLE[:place] + letter + WHOLE[place + 1 :]
-    if re.search(r",\s*[]}]", text):
-        pytest.skip("Python 3.13 has words of its own for a comma before a bracket")
     try:
         expected = json.loads(text)
     except ValueError:
-        assert_same_error(tmp_path, text)
+        # Python 3.13 has words of its own for a comma before a bracket.
+        assert_same_error(tmp_path, text, same_words=not re.search(r",\s*[]}]", text))
     else:
         assert put_together(written(tmp_path, text)) == expected
 
 
-def assert_same_error(folder, text):
+def assert_same_error(folder, text, same_words=True):
     path = written(folder, text)
-    with pytest.raises(ValueError) as theirs:
+    with pytest.raises(ValueError, match=r"char \d") as theirs:
         json.loads(text)
-    with pytest.raises(ValueError) as ours:
+    with pytest.raises(ValueError, match=r"char \d") as ours:
         put_together(path)
-    assert str(ours.value) == str(theirs.value)
+    assert str(ours.value) == str(theirs.value) or not same_words
 
 
 def test_an_error_far_into_a_file_has_its_place(tmp_path):
