@@ -21,8 +21,8 @@ import numpy as np
 
 from data.errors import DataError, StorageError
 from data.image_header import Header
-from data.kept_beside import is_own, locked, places, write_first
-from data.packed_file import Packed, PackedWriter
+from data.kept_beside import locked, places, read_kept, write_first
+from data.packed_file import PackedWriter
 from data.texts import Texts
 
 SUFFIX = ".checked"
@@ -88,25 +88,19 @@ def _state(path: str) -> State | None:
 
 
 def _remembered(
-    targets: Sequence[Path], files: Sequence[str], states: Sequence[State | None]
+    targets: list[Path], files: Sequence[str], states: Sequence[State | None]
 ) -> list[Found | None]:
     """The headers of files that have not changed since they were checked; None for others."""
-    for target in targets:
-        with contextlib.suppress(DataError, OSError):  # missing, or damaged
-            if target != targets[0] and not is_own(target):
-                continue
-            packed = Packed(target)
-            if packed.content.get("version") != VERSION:
-                continue
-            names = Texts(packed.stored("names"), packed.stored("name_ends"))
-            rows = packed.stored("states").tolist(), packed.stored("headers").tolist()
-            known = {
-                (name, *state): header for name, state, header in zip(names, *rows, strict=True)
-            }
-            return [
-                _header(known.get((file, *state))) if state is not None else None
-                for file, state in zip(files, states, strict=True)
-            ]
+    for packed in read_kept(targets):
+        if packed.content.get("version") != VERSION:
+            continue
+        names = Texts(packed.stored("names"), packed.stored("name_ends"))
+        rows = packed.stored("states").tolist(), packed.stored("headers").tolist()
+        known = {(name, *state): header for name, state, header in zip(names, *rows, strict=True)}
+        return [
+            _header(known.get((file, *state))) if state is not None else None
+            for file, state in zip(files, states, strict=True)
+        ]
     return [None] * len(files)
 
 

@@ -75,7 +75,7 @@ class CocoDataset:
     out and what was corrected.
 
     Raises:
-        DataError: see `read_coco` and `locate_files`; also an image file that is truncated or that
+        DataError: see `open_coco` and `locate_files`; also an image file that is truncated or that
             has another size than stated, an unusable box, or nothing left to train on.
     """
 

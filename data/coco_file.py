@@ -19,7 +19,7 @@ from typing import IO, Any
 from data.coco_packing import pack_coco
 from data.errors import DataError, StorageError
 from data.json_files import LARGE_FILE
-from data.kept_beside import is_own, locked, places, write_first
+from data.kept_beside import locked, places, read_kept, write_first
 from data.packed_coco import PackedCoco
 from data.packed_file import Packed, is_packed
 
@@ -81,12 +81,10 @@ def _kept(path: str | Path) -> PackedCoco:
 
 def _find(path: str | Path, targets: list[Path]) -> PackedCoco | None:
     """The packed form if it is there and was made of this JSON."""
-    for target in targets:
-        with contextlib.suppress(DataError, OSError):  # missing, damaged, or another version's
-            if target != targets[0] and not is_own(target):
-                continue
-            found = PackedCoco(Packed(target))
-            source = found.packed.content["source"]
+    for packed in read_kept(targets):
+        with contextlib.suppress(DataError, OSError):  # another version's, or the JSON is gone
+            found = PackedCoco(packed)
+            source = packed.content["source"]
             if source is not None and _is_source(path, source):
                 return found
     return None

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from data.atomic_files import cannot_write, open_atomic
-from data.errors import StorageError
+from data.errors import DataError, StorageError
+from data.packed_file import Packed
 from data.plain_text import say
 from data.processes import is_quiet
 
@@ -66,6 +67,18 @@ def write_first(targets: list[Path], write: Callable[[IO[bytes], Path], None]) -
         except StorageError as error:
             problem = error
     raise problem
+
+
+def read_kept(targets: list[Path]) -> Iterator[Packed]:
+    """What lies at the places that `write_first` writes to, the best one first: whole packed files,
+    and outside of the user's own folders only those that are the user's."""
+    for target in targets:
+        packed = None
+        with contextlib.suppress(DataError, OSError):  # missing, or damaged
+            if target == targets[0] or is_own(target):
+                packed = Packed(target)
+        if packed is not None:
+            yield packed
 
 
 def is_own(path: Path) -> bool:

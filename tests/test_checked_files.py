@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from data import checked_files, image_check
 from data.errors import DataError
 from data.image_check import check_images
 from data.images import ImageReading
+from tests.helpers.together import run_together
 
 FILES = [f"{number}.png" for number in range(6)]
 LONG_AGO = 10**18  # nanoseconds
@@ -158,12 +158,6 @@ def _check(folder, log):
 
 
 def test_of_processes_that_start_together_one_reads(root, tmp_path):
-    context = multiprocessing.get_context("fork")
     log = tmp_path / "log"
-    processes = [context.Process(target=_check, args=(root, log)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    run_together(4, _check, root, log)
     assert len(log.read_text().splitlines()) == len(FILES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -14,6 +13,7 @@ from data import coco_file, coco_packing, packed_coco
 from data.coco_file import open_coco
 from data.errors import DataError
 from tests.helpers.coco_quirks import plain
+from tests.helpers.together import run_together
 
 
 @pytest.fixture
@@ -179,12 +179,6 @@ def _open(path, log):
 
 
 def test_processes_that_start_together_make_it_once(path, tmp_path):
-    context = multiprocessing.get_context("fork")
     log = tmp_path / "log"
-    processes = [context.Process(target=_open, args=(path, log)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    run_together(4, _open, path, log)
     assert log.read_text() == "packed\n"

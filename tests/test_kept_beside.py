@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import time
@@ -12,6 +11,7 @@ import pytest
 from data import kept_beside
 from data.errors import StorageError
 from data.kept_beside import is_own, locked, places, write_first
+from tests.helpers.together import run_together
 
 
 @pytest.fixture
@@ -86,14 +86,9 @@ def _hold(path, log):
 def test_one_process_at_a_time(source, tmp_path, what):
     if kept_beside.fcntl is None:
         pytest.skip("this system has no such locks")
-    context = multiprocessing.get_context("fork")
     path = source if what == "file" else source.parent
     log = tmp_path / "log"
-    processes = [context.Process(target=_hold, args=(path, log)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    run_together(3, _hold, path, log)
     assert log.read_text() == "in out " * 3
 
 
