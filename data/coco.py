@@ -20,7 +20,7 @@ from data.coco_boxes import box_problem
 from data.coco_contents import Contents
 from data.coco_file import open_coco
 from data.coco_ids import Id, id_order
-from data.coco_json import CROWD, load_coco
+from data.coco_json import load_coco, require_crowd
 from data.counting import listing
 from data.errors import DataError, DatasetError
 from data.file_names import locate_files
@@ -92,8 +92,7 @@ class CocoDataset:
     ) -> None:
         self.images, self.annotations = Path(images), Path(annotations)
         self.crowd, self.reading, self.seen_at = crowd, reading, seen_at
-        if crowd not in CROWD:
-            raise ValueError(f"crowd is {crowd!r}; set it to {' or '.join(CROWD)}")
+        require_crowd(crowd)
         keep = crowd == "keep"
         self.coco = coco = open_coco(annotations)
         check_made_with(annotations, {"info": coco.info}, reading)

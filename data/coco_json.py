@@ -96,8 +96,7 @@ def clean_coco(path: str | Path, content: Any, crowd: str = "ignore") -> Counter
         DataError: see `load_coco`.
         ValueError: `crowd` is neither of the two.
     """
-    if crowd not in CROWD:
-        raise ValueError(f"crowd is {crowd!r}; set it to {' or '.join(CROWD)}")
+    require_crowd(crowd)
     for key in ("images", "annotations", "categories"):
         check_list(path, content, key)
     mended: Counter[str] = Counter()
@@ -117,6 +116,12 @@ def clean_coco(path: str | Path, content: Any, crowd: str = "ignore") -> Counter
             entry["iscrowd"] = 0
     _number_annotations(content["annotations"], mended)
     return mended
+
+
+def require_crowd(crowd: str) -> None:
+    """Raise a ValueError if `crowd` is neither of the two."""
+    if crowd not in CROWD:
+        raise ValueError(f"crowd is {crowd!r}; set it to {' or '.join(CROWD)}")
 
 
 def check_list(path: str | Path, content: Any, key: str) -> None:

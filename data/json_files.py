@@ -14,7 +14,7 @@ from data.errors import DataError
 from data.json_checksum import check_text, without_checksum
 from data.plain_text import say
 from data.processes import is_quiet
-from data.regular_file import require_regular
+from data.regular_file import require_regular, unreadable
 
 LARGE_FILE = 20e6  # bytes; reading as many takes about a second
 
@@ -60,9 +60,7 @@ def readable(path: str | Path) -> Iterator[None]:
             f"{path}: not valid JSON (its brackets are nested too deeply); write the file again"
         ) from None
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); make it readable, or give another file"
-        ) from None
+        raise unreadable(path, error) from None
     except ValueError as error:
         raise DataError(
             f"{path}: not valid JSON ({_reason(path, error)}); write the file again"

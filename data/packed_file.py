@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from data.errors import DataError
-from data.regular_file import require_regular
+from data.regular_file import require_regular, unreadable
 
 ALIGNMENT = 64  # bytes
 TAIL = struct.Struct("<QI12s")  # length and checksum of the outline, the mark
@@ -229,6 +229,4 @@ def _mapped(path: str | Path) -> mmap.mmap | bytes:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of a packed file") from None
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); make it readable, or give another file"
-        ) from None
+        raise unreadable(path, error) from None

@@ -16,6 +16,13 @@ KINDS = {
 }
 
 
+def unreadable(path: str | Path, error: OSError) -> DataError:
+    """The error to raise for a file that is there and cannot be read."""
+    return DataError(
+        f"{path}: cannot be read ({error.strerror}); make it readable, or give another file"
+    )
+
+
 def require_regular(path: str | Path) -> None:
     """Raise a DataError if `path` is a pipe, a socket or a device; call it before opening a file.
 
