@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aligndet.config import build_config, plain
-from experiments.prepare import labels_file, proposals_file
+from experiments.prepare import labels_file, proposals_file, tune_file
 from experiments.study import Cell, Overrides, Pretraining, Study
 
 Run = Cell | Pretraining
@@ -61,7 +61,8 @@ def pretraining_overrides(study: Study, place: Place, run: Pretraining) -> dict[
     return {
         **common_overrides(study, place, run),
         "data.train.images": str(place.root),
-        "data.train.proposals": str(proposals_file(place.work, data, start.proposals)),
+        "data.train.proposals": str(proposals_file(place.work, data, start, run.split)),
+        **({} if run.seed is None else {"seed": run.seed}),
         **(start.pretraining or {}),
     }
 
@@ -69,13 +70,15 @@ def pretraining_overrides(study: Study, place: Place, run: Pretraining) -> dict[
 def cell_overrides(study: Study, place: Place, cell: Cell) -> dict[str, Any]:
     """The keys of a fine-tuning run."""
     data = study.sets[cell.data]
-    labels = labels_file(place.root, place.work, data, cell.percent, cell.seed)
+    labels = labels_file(place.root, place.work, data, cell.percent, cell.seed, cell.split)
+    put_aside = cell.split == "tune"
+    scored = tune_file(place.work, data) if put_aside else place.root / data.val_annotations
     return {
         **common_overrides(study, place, cell),
         "data.train.images": str(place.root / data.train_images),
         "data.train.annotations": str(labels),
-        "data.val.images": str(place.root / data.val_images),
-        "data.val.annotations": str(place.root / data.val_annotations),
+        "data.val.images": str(place.root / (data.train_images if put_aside else data.val_images)),
+        "data.val.annotations": str(scored),
         "schedule.iterations": cell.iterations,
         "evaluation.every": max(1, cell.iterations // study.evaluations),
         "seed": cell.seed,
@@ -112,12 +115,22 @@ def _relative(value: Any, place: Place) -> Any:
     return value
 
 
-def comparable(run: Run, config: dict[str, Any]) -> dict[str, Any]:
+def _named(config: dict[str, Any], unnamed: Overrides, prefix: str = "") -> dict[str, Any]:
+    """A config without the leaves whose values are in `unnamed`."""
+    return {
+        key: _named(value, unnamed, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in config.items()
+        if f"{prefix}{key}" not in unnamed or unnamed[f"{prefix}{key}"] != value
+    }
+
+
+def comparable(study: Study, run: Run, config: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved config that the result of a run depends on: not the sections of other
     stages, nor how often it is evaluated.
 
     Half precision does not count either: it pays on some machines only, and its rounding is theirs.
     """
+    config = _named(config, study.unnamed)
     others = ("box_domain",) if isinstance(run, Cell) else ("transfer", "evaluation")
     free = ("output_dir", "device", "amp", "loop", "image", *others)
     kept = {key: value for key, value in config.items() if key not in free}

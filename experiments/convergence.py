@@ -8,19 +8,21 @@ from statistics import mean
 from typing import NamedTuple
 
 from experiments.results import Results
-from experiments.rows import Row, seconds_of
+from experiments.rows import RECIPES, Row, Setting, seconds_of
 from experiments.study import Block, Study
 
 
 def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
     """After how many fine-tuning steps each start reaches the final AP of the block's first one."""
-    settings = dict.fromkeys((row.data, row.detector, row.percent) for row in rows)
-    for setting in settings:
+    for setting in dict.fromkeys(row.lengths_apart for row in rows):
         runs = {
-            start: {r.iterations: mean(r.scores.values())
-                    for r in rows if r[:3] == setting and r.start == start}
+            start: {
+                row.setting.iterations: mean(row.scores.values())
+                for row in rows
+                if row.lengths_apart == setting and row.start == start
+            }
             for start in block.starts
-        }  # fmt: skip
+        }
         first, *others = block.starts
         if len(runs[first]) < 2:
             continue
@@ -28,7 +30,7 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
         goal = runs[first][longest]
         of = f"the {goal:.2f} of {study.starts[first].title} with {longest:,} fine-tuning steps"
         for start in (other for other in others if runs[other]):
-            what = f"- {setting[0]}, {setting[1]}: {study.starts[start].title}"
+            what = f"- {place(block, setting)}: {study.starts[start].title}"
             steps = steps_to_reach(goal, runs[start])
             share = f"{100 * (steps or 0) / longest:.0f} %"
             if steps is None:
@@ -37,6 +39,13 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
                 yield f"{what} reaches {of} in at most {share} of them."
             else:
                 yield f"{what} reaches {of} in {share} of them (interpolated)."
+
+
+def place(block: Block, setting: Setting) -> str:
+    """A setting in words; the choice of recipes only where there are several."""
+    parts = [setting.data, setting.detector]
+    parts += [RECIPES.get(setting.choice, setting.choice)] if len(block.recipes) > 1 else []
+    return ", ".join(parts)
 
 
 def steps_to_reach(goal: float, runs: Mapping[int, float]) -> float | None:
@@ -69,16 +78,16 @@ class Timed(NamedTuple):
 def time_counted(study: Study, results: Results, block: Block, rows: list[Row]) -> Iterator[str]:
     """What the other starts are worth if the time of their pre-training counts too."""
     first, *others = block.starts
-    for setting in dict.fromkeys((row.data, row.detector, row.percent) for row in rows):
+    for setting in dict.fromkeys(row.lengths_apart for row in rows):
         timed: dict[str, list[Timed]] = {}
-        for row in (row for row in rows if row[:3] == setting):
+        for row in (row for row in rows if row.lengths_apart == setting):
             if parts := seconds_of(study, results, row):
-                point = Timed(row.iterations, mean(row.scores.values()), sum(parts))
+                point = Timed(row.setting.iterations, mean(row.scores.values()), sum(parts))
                 timed.setdefault(row.start, []).append(point)
         for other in (start for start in others if timed.keys() >= {first, start}):
             titles = study.starts[first].title, study.starts[other].title
             said = which_is_quicker(*titles, timed[first], timed[other])
-            yield f"- {setting[0]}, {setting[1]}, pre-training counted: {said}"
+            yield f"- {place(block, setting)}, pre-training counted: {said}"
 
 
 def which_is_quicker(

@@ -8,8 +8,8 @@ from statistics import mean, stdev
 
 import matplotlib
 
-from experiments.results import Results, block_cells
-from experiments.rows import Row
+from experiments.results import Results
+from experiments.rows import RECIPES, Row
 from experiments.study import Block, Study
 
 matplotlib.use("Agg")
@@ -24,23 +24,23 @@ def curves(
 ) -> None:
     """AP against iterations, one panel per set and detector. Dots are complete schedules (mean
     and standard deviation over seeds), thin lines the evaluations during the longest one."""
-    panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
+    panels = list(dict.fromkeys(_panel(block, row) for row in rows))
     figure, axes = _panels(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         for number, start in enumerate(block.starts):
             colour = f"C{number}"
             mine = sorted(
-                (r for r in rows if (r.data, r.detector) == panel and r.start == start),
-                key=lambda row: row.iterations,
+                (row for row in rows if _panel(block, row) == panel and row.start == start),
+                key=lambda row: row.setting.iterations,
             )
             if not mine:
                 continue
-            steps = [row.iterations for row in mine]
+            steps = [row.setting.iterations for row in mine]
             heights = [mean(row.scores.values()) for row in mine]
             errors = [_spread(list(row.scores.values())) for row in mine]
             axis.errorbar(steps, heights, errors, fmt="o-", color=colour, capsize=3,
                           label=study.starts[start].title)  # fmt: skip
-            _way_there(study, results, block, panel, start, steps[-1], axis, colour)
+            _way_there(results, mine[-1], axis, colour)
         axis.set(title=" ".join(panel), xlabel="steps of the schedule", ylabel="AP")
         axis.set(xlim=(0, None), ylim=(0, None))
         axis.grid(alpha=0.3)
@@ -48,29 +48,20 @@ def curves(
     _save(figure, picture)
 
 
-def _way_there(
-    study: Study, results: Results, block: Block, panel: tuple[str, str], start: str,
-    iterations: int, axis: Axes, colour: str,
-) -> None:  # fmt: skip
-    runs = [
-        results.get(cell)["curve"]
-        for cell in block_cells(study, results, block)
-        if (cell.data, cell.detector, cell.start, cell.iterations) == (*panel, start, iterations)
-        and results.get(cell)
-    ]
-    for curve in runs:
-        points = [(point["step"], point["AP"] or 0.0) for point in curve]
+def _way_there(results: Results, row: Row, axis: Axes, colour: str) -> None:
+    for cell in row.cells():
+        points = [(point["step"], point["AP"] or 0.0) for point in results.get(cell)["curve"]]
         axis.plot(*zip(*points, strict=True), color=colour, alpha=0.35, linewidth=0.8)
 
 
 def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path) -> None:
     """Gain over the block's first start, with 95 % intervals; one panel per data set."""
     rows = [row for row in rows if row.gain is not None]
-    panels = list(dict.fromkeys(row.data for row in rows))
-    most = max(sum(row.data == panel for row in rows) for panel in panels)
+    panels = list(dict.fromkeys(row.setting.data for row in rows))
+    most = max(sum(row.setting.data == panel for row in rows) for panel in panels)
     figure, axes = _panels(len(panels), width=6.4, height=1.3 + 0.32 * most)
     for axis, panel in zip(axes, panels, strict=True):
-        mine = [row for row in rows if row.data == panel]
+        mine = [row for row in rows if row.setting.data == panel]
         for place, row in enumerate(mine):
             axis.errorbar(row.gain.mean, place, xerr=row.gain.half_width or 0.0, fmt="o",
                           color="C1", capsize=3)  # fmt: skip
@@ -89,13 +80,13 @@ def lengths(
     """Gain over the block's first start, with 95 % intervals, against the steps of pre-training;
     one panel per set and detector."""
     rows = [row for row in rows if row.gain is not None]
-    panels = list(dict.fromkeys((row.data, row.detector) for row in rows))
+    panels = list(dict.fromkeys(_panel(block, row) for row in rows))
     figure, axes = _panels(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         points = sorted(
             (_pretraining_steps(study, results, row), row.gain.mean, row.gain.half_width or 0.0)
             for row in rows
-            if (row.data, row.detector) == panel
+            if _panel(block, row) == panel
         )
         steps, heights, errors = zip(*points, strict=True)
         axis.errorbar(steps, heights, errors, fmt="o-", color="C1", capsize=3)
@@ -111,16 +102,25 @@ def lengths(
 
 
 def _pretraining_steps(study: Study, results: Results, row: Row) -> int:
-    pretraining = study.pretraining_of_start(row.data, row.detector, row.start)
+    pretraining = study.pretraining_of(row.cells()[0])
     return results.get(pretraining)["config"]["schedule"]["iterations"]
+
+
+def _panel(block: Block, row: Row) -> tuple[str, ...]:
+    """What the rows of a panel have in common."""
+    of = row.setting
+    choice = (RECIPES.get(of.choice, of.choice),) if len(block.recipes) > 1 else ()
+    return (of.data, of.detector, *choice)
 
 
 def _name(study: Study, block: Block, row: Row) -> str:
     """What distinguishes a row from the others of its block."""
-    parts = [row.detector] if len(block.detectors) > 1 else []
+    of = row.setting
+    parts = [of.detector] if len(block.detectors) > 1 else []
     parts += [study.starts[row.start].title] if len(block.starts) > 2 else []
-    parts += [f"{row.percent:g} %"] if len(block.percents) > 1 else []
-    parts += [f"{row.iterations:,} steps"] if len(block.iterations) > 1 else []
+    parts += [f"{of.percent:g} %"] if len(block.percents) > 1 else []
+    parts += [f"{of.iterations:,} steps"] if len(block.iterations) > 1 else []
+    parts += [RECIPES.get(of.choice, of.choice)] if len(block.recipes) > 1 else []
     return ", ".join(parts) or study.starts[row.start].title
 
 

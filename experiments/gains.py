@@ -122,9 +122,9 @@ def prepare(study: Study, place: Place, run: Run) -> None:
     """Make the files that a run reads; done here so that no two runs make the same one."""
     data = study.sets[run.data]
     if isinstance(run, Pretraining):
-        make_proposals(place.root, place.work, data, study.starts[run.start].proposals)
+        make_proposals(place.root, place.work, data, study.starts[run.start], run.split)
     else:
-        make_labels(place.root, place.work, data, run.percent, run.seed)
+        make_labels(place.root, place.work, data, run.percent, run.seed, run.split)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""The input of a study's runs: proposals of each data set, and its label fractions.
+"""The input of a study's runs: proposals of each data set, its label fractions, and the part of
+its training photographs that is put aside for choices.
 
 Files are made when a run first needs them, in the folder of the study's runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import subprocess
 import sys
@@ -15,50 +17,89 @@ from typing import Any
 from data.coco_json import load_coco
 from data.json_files import write_json_atomic
 from data.subset import FOLDS, subset
-from experiments.study import DataSet
+from experiments.study import DataSet, Start, prefix
+
+TUNE_EVERY = 5  # one training photograph in so many is put aside
 
 
-def labels_file(root: Path, work: Path, data: DataSet, percent: float, seed: int) -> Path:
+def put_aside(file_name: str) -> bool:
+    """Whether a training photograph belongs to the part on which choices are made: a fifth, by a
+    hash of its name."""
+    return hashlib.sha256(file_name.encode()).digest()[0] % TUNE_EVERY == 0
+
+
+def part(content: dict[str, Any], aside: bool) -> dict[str, Any]:
+    """A COCO dict with those images that are put aside, or those that are not."""
+    images = [image for image in content["images"] if put_aside(image["file_name"]) == aside]
+    ids = {image["id"] for image in images}
+    annotations = [a for a in content["annotations"] if a["image_id"] in ids]
+    return content | {"images": images, "annotations": annotations}
+
+
+def labels_folder(work: Path, data: DataSet) -> Path:
+    """Where the parts of a set's labels are."""
+    return work / "labels" / Path(data.train_annotations).with_suffix("")
+
+
+def tune_file(work: Path, data: DataSet) -> Path:
+    """The labelled boxes of the photographs that are put aside."""
+    return labels_folder(work, data) / "tune.json"
+
+
+def labels_file(
+    root: Path, work: Path, data: DataSet, percent: float, seed: int, split: str
+) -> Path:
     """The labelled boxes of a cell: all, or a fold of `data.subset`, a different one per seed."""
-    if percent == 100:
+    if percent == 100 and split == "val":
         return root / data.train_annotations
-    folder = work / "labels" / Path(data.train_annotations).with_suffix("")
-    return folder / f"{percent:g}percent_fold{seed % FOLDS}.json"
+    name = f"{prefix(split)}{percent:g}percent_fold{seed % FOLDS}.json"
+    return labels_folder(work, data) / name
 
 
-def make_labels(root: Path, work: Path, data: DataSet, percent: float, seed: int) -> None:
-    """Write `labels_file`, unless it exists."""
-    output = labels_file(root, work, data, percent, seed)
-    if not output.exists():
-        content = subset(load_coco(root / data.train_annotations), percent, seed % FOLDS)
-        write_json_atomic(content, output)
-
-
-def proposals_file(work: Path, data: DataSet, kind: str) -> Path:
-    """The boxes of a pre-training: of the train and the unlabelled photographs, in one file."""
-    name = "+".join(folder.replace("/", "_") for folder in folders_of(data))
-    return work / "proposals" / f"{name}_{kind}.json"
-
-
-def make_proposals(root: Path, work: Path, data: DataSet, kind: str) -> None:
-    """Write `proposals_file`, unless it exists; its file names are relative to `root`.
-
-    It reads no label and no validation photograph.
-    """
-    output = proposals_file(work, data, kind)
+def make_labels(
+    root: Path, work: Path, data: DataSet, percent: float, seed: int, split: str
+) -> None:
+    """Write `labels_file`, and `tune_file` if it is needed, unless they exist."""
+    output = labels_file(root, work, data, percent, seed, split)
     if output.exists():
         return
-    if kind == "random":
-        make_proposals(root, work, data, "search")
-        content = moved(load_coco(proposals_file(work, data, "search")))
-    else:
-        content = merged([(f, load_coco(_searched(root, work, f))) for f in folders_of(data)])
-    write_json_atomic(content, output)
+    content = load_coco(root / data.train_annotations)
+    if split == "tune":
+        write_json_atomic(part(content, aside=True), tune_file(work, data))
+        content = part(content, aside=False)
+    write_json_atomic(subset(content, percent, seed % FOLDS), output)
 
 
-def folders_of(data: DataSet) -> tuple[str, ...]:
-    """Folders of the photographs that pre-training sees."""
-    return (data.train_images, *data.unlabelled)
+def proposals_file(work: Path, data: DataSet, start: Start, split: str) -> Path:
+    """The boxes of a pre-training, of all its photographs."""
+    name = "+".join(folder.replace("/", "_") for folder in folders_of(data, start))
+    return work / "proposals" / f"{prefix(split)}{name}_{start.proposals}.json"
+
+
+def make_proposals(root: Path, work: Path, data: DataSet, start: Start, split: str) -> None:
+    """Write `proposals_file`, unless it exists; its file names are relative to `root`.
+
+    It reads no validation photograph, none that is put aside if `split` is "tune", and no label
+    unless these are the proposals.
+    """
+    output = proposals_file(work, data, start, split)
+    if output.exists():
+        return
+    parts = []
+    for folder in folders_of(data, start):
+        labelled = start.proposals == "labels" and folder == data.train_images
+        boxes = root / data.train_annotations if labelled else _searched(root, work, folder)
+        content = load_coco(boxes)
+        if split == "tune" and folder == data.train_images:
+            content = part(content, aside=False)
+        parts.append((folder, content))
+    content = merged(parts)
+    write_json_atomic(moved(content) if start.proposals == "random" else content, output)
+
+
+def folders_of(data: DataSet, start: Start) -> tuple[str, ...]:
+    """Folders of the photographs that a pre-training sees."""
+    return (data.train_images, *(data.unlabelled if start.unlabelled else ()))
 
 
 def _searched(root: Path, work: Path, folder: str) -> Path:

@@ -22,7 +22,7 @@ from experiments.convergence import convergence, time_counted
 from experiments.figures import FIGURES
 from experiments.paired import mean_and_spread
 from experiments.results import Results, block_cells, tuned_recipe
-from experiments.rows import Row, rows_of, seconds_of
+from experiments.rows import RECIPES, Row, rows_of, seconds_of
 from experiments.study import Block, Cell, Study, value_text
 
 
@@ -33,13 +33,18 @@ def table(header: list[str], lines: list[list[str]]) -> list[str]:
 
 
 def block_table(study: Study, results: Results, block: Block, rows: list[Row]) -> list[str]:
-    """All rows of a block; with their seconds where schedules of different lengths are compared."""
+    """All rows of a block; with their seconds where schedules of different lengths are compared,
+    and the choice of their recipes where there are several."""
     timed = len(block.iterations) > 1
-    header = ["photographs", "detector", "labels", "steps", "start", "AP", "gain", "seeds"]
+    header = ["photographs", "detector", "labels", "steps"]
+    header += ["recipe"] if len(block.recipes) > 1 else []
+    header += ["start", "AP", "gain", "seeds"]
     lines = []
     for row in rows:
-        line = [
-            row.data, row.detector, f"{row.percent:g} %", f"{row.iterations:,}",
+        of = row.setting
+        line = [of.data, of.detector, f"{of.percent:g} %", f"{of.iterations:,}"]
+        line += [RECIPES.get(of.choice, of.choice)] if len(block.recipes) > 1 else []
+        line += [
             study.starts[row.start].title, mean_and_spread(list(row.scores.values())),
             "" if row.gain is None else str(row.gain), str(len(row.scores)),
         ]  # fmt: skip
@@ -62,12 +67,17 @@ def tuning_section(study: Study, results: Results) -> Iterator[str]:
     """AP with every recipe, and what was chosen; detectors with the same recipes share a table."""
     tuning = study.tuning
     keys = ", ".join(f"`{key}`" for key in tuning.recipes[0])
+    steps = sorted({study.steps(data, tuning.iterations) for data in tuning.sets})
+    lengths = " or ".join(f"{count:,}" for count in steps)
+    where = "which is not in any other table"
+    if tuning.split == "tune":
+        where += ", on the part of the training photographs that is put aside for choices"
     yield "## The recipes"
     yield ""
     yield (
-        f"AP after {tuning.iterations:,} steps with {tuning.percent:g} % of the labels, seed "
-        f"{tuning.seed}, which is not in any other table. The columns are {keys}. The best of a "
-        "row, in bold, is the recipe of that start everywhere else."
+        f"AP after {lengths} steps with {tuning.percent:g} % of the labels, seed {tuning.seed}, "
+        f"{where}. The columns are {keys}. The best of a row, in bold, is the recipe of that start "
+        "everywhere else."
     )
     groups: dict[str, list[str]] = {}
     for detector in tuning.detectors:
@@ -124,9 +134,9 @@ def interval_count(rows_by_block: Mapping[str, list[Row]]) -> Iterator[str]:
     """How many intervals the tables show, and of how many comparisons; an entry of a list."""
     shown = []
     for rows in rows_by_block.values():
-        baselines = {row[:4]: row for row in reversed(rows) if row.gain is None}
+        baselines = {row.setting: row for row in reversed(rows) if row.gain is None}
         shown += [
-            str((baselines[row[:4]][:6], row[:6], row.gain))
+            str((baselines[row.setting].cells(), row.cells(), row.gain))
             for row in rows
             if row.gain is not None and row.gain.half_width is not None
         ]

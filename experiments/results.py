@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.json_files import read_json, write_json_atomic
-from experiments.study import Block, Cell, Pretraining, Study
+from experiments.study import COMMON, OWN, Block, Cell, Pretraining, Study
 
 Recipe = tuple[tuple[str, Any], ...]
 
@@ -47,26 +47,39 @@ def tuned_recipe(
     """The best recipe of a start; None as long as one of its tuning runs is missing.
 
     The first of equals wins.
+
+    Args:
+        start: COMMON for the recipe with the best mean over all starts that are tuned.
     """
-    cells = study.tuning_cells(data, detector, start)
-    scores = [results.final_ap(cell) for cell in cells]
-    if not cells or None in scores:
+    starts = study.tuning.starts if start == COMMON else (start,)
+    grids = [study.tuning_cells(data, detector, each) for each in starts]
+    scores = [[results.final_ap(cell) for cell in cells] for cells in zip(*grids, strict=True)]
+    if not scores or None in itertools.chain(*scores):
         return None
-    best = max(range(len(cells)), key=lambda i: (scores[i], -i))
-    return cells[best].recipe
+    best = max(range(len(scores)), key=lambda i: (sum(scores[i]), -i))
+    return grids[0][best].recipe
+
+
+def chosen_cells(study: Study, results: Results, block: Block) -> list[tuple[str, Cell]]:
+    """The cells of a block whose recipes are known already, each with the entry of
+    `block.recipes` that chose its recipe; seeds vary fastest but for starts."""
+    chosen = []
+    for choice, detector, data, percent, iterations, seed, start in itertools.product(
+        *(block.recipes, block.detectors, block.sets, block.percents, block.iterations),
+        *(block.seeds, block.starts),
+    ):
+        place = study.recipe_place(data, start if choice == OWN else choice)
+        recipe = tuned_recipe(study, results, detector, *place)
+        if recipe is not None:
+            steps = study.steps(data, iterations)
+            cell = Cell(data, detector, start, percent, steps, recipe, seed, block.split)
+            chosen.append((choice, cell))
+    return chosen
 
 
 def block_cells(study: Study, results: Results, block: Block) -> list[Cell]:
-    """The cells of a block whose recipes are known already; seeds vary fastest, then starts."""
-    cells = []
-    for detector, data, percent, iterations, seed, start in itertools.product(
-        block.detectors, block.sets, block.percents, block.iterations, block.seeds, block.starts
-    ):
-        place = study.recipe_place(data, block.recipe_of or start)
-        recipe = tuned_recipe(study, results, detector, *place)
-        if recipe is not None:
-            cells.append(Cell(data, detector, start, percent, iterations, recipe, seed))
-    return cells
+    """The cells of a block whose recipes are known already, without repetition."""
+    return list(dict.fromkeys(cell for _, cell in chosen_cells(study, results, block)))
 
 
 def all_cells(study: Study, results: Results) -> list[Cell]:

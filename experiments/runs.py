@@ -67,14 +67,16 @@ def perform(study: Study, place: Place, run: Run, results: Results) -> None:
         write_json_atomic(seconds, clock)
     if status:
         raise FailedRun(f"{run.name}: exit status {status}; the reason is in {log}")
-    results.save(run, summary(study, place, run, seconds))
+    results.save(run, summary(study, place, run, results, seconds))
     for name in ("last.pt", "last.pt.1"):
         (folder / name).unlink(missing_ok=True)
     if isinstance(run, Cell):  # tens of megabytes that no other run needs
         place.weights(run).unlink(missing_ok=True)
 
 
-def summary(study: Study, place: Place, run: Run, seconds: float) -> dict[str, Any]:
+def summary(
+    study: Study, place: Place, run: Run, results: Results, seconds: float
+) -> dict[str, Any]:
     """The result of a run: what its JSON holds."""
     folder = place.folder(run)
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
@@ -92,7 +94,7 @@ def summary(study: Study, place: Place, run: Run, seconds: float) -> dict[str, A
     final = read_json(folder / "results.json")
     curve = [{"step": line["step"], "AP": line["AP"]} for line in lines if "AP" in line]
     return content | {
-        "init": init_of(study, place, run),
+        "init": init_of(study, place, run, results),
         "curve": [*curve, {"step": run.iterations, "AP": final["AP"]}],
         "final": final,
     }
@@ -113,15 +115,16 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if changed else "")
 
 
-def init_of(study: Study, place: Place, cell: Cell) -> dict[str, str] | None:
-    """The pre-training of a cell, and a digest of its config."""
+def init_of(study: Study, place: Place, cell: Cell, results: Results) -> dict[str, str] | None:
+    """The pre-training of a cell, and a digest of its config as its result has it: `check` compares
+    that with the study's."""
     pretraining = study.pretraining_of(cell)
     if pretraining is None:
         return None
-    config = json.dumps(
-        comparable(pretraining, resolved(study, place, pretraining)), sort_keys=True
-    )
-    digest = hashlib.sha256(config.encode()).hexdigest()
+    made = results.get(pretraining)
+    config = made["config"] if made else resolved(study, place, pretraining)
+    config = comparable(study, pretraining, config)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     return {"name": pretraining.name, "config_sha256": digest}
 
 
@@ -138,12 +141,12 @@ def check(study: Study, place: Place, runs: Iterable[Run], results: Results) -> 
         if pretraining := study.pretraining_of(cell):
             resolved(study, place, pretraining)
     for run in runs:
-        config = comparable(run, resolved(study, place, run))
+        config = comparable(study, run, resolved(study, place, run))
         result = results.get(run)
         if result is None:
             continue
-        changed = differences(comparable(run, result["config"]), config)
-        if isinstance(run, Cell) and result["init"] != init_of(study, place, run):
+        changed = differences(comparable(study, run, result["config"]), config)
+        if isinstance(run, Cell) and result["init"] != init_of(study, place, run, results):
             changed.append("its pre-training")
         if changed:
             raise DataError(

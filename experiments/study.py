@@ -21,7 +21,12 @@ from aligndet.strict_yaml import load_yaml
 from data.errors import DataError
 from models.from_mapping import from_mapping
 
-PROPOSALS = ("search", "random")  # selective search, or its boxes moved to random places
+# Selective search, its boxes moved to random places, or the labelled boxes: an upper bound.
+PROPOSALS = ("search", "random", "labels")
+# Where a run is scored: on the photographs that are reported, or on a part of train that is put
+# aside, which neither fine-tuning nor pre-training sees then.
+SPLITS = ("val", "tune")
+OWN, COMMON = "own", "common"  # a recipe for each start, or the one that is best for all on average
 FIGURES = ("curves", "gains", "lengths")  # see experiments.figures
 
 Overrides = Mapping[str, Any]  # dotted config keys, as on a command line
@@ -37,6 +42,7 @@ class DataSet:
     val_annotations: str
     unlabelled: tuple[str, ...] = ()  # folders that pre-training sees besides the train photographs
     recipe_of: str | None = None  # the set whose tuned recipes apply; None: its own
+    steps: int = 1  # unit of `iterations` in blocks and tuning
     config: Overrides = field(default_factory=dict)  # of every run on it
 
 
@@ -48,6 +54,7 @@ class Start:
     pretraining: Overrides | None = None  # of a pre-training of its own; None: it has none
     module: str = "pretrain"  # what runs that pre-training, as in `python -m`
     proposals: str = "search"  # its boxes: one of PROPOSALS
+    unlabelled: bool = True  # whether it sees the set's `unlabelled` photographs too
     init_of: str | None = None  # the start whose pre-training it takes instead
     finetuning: Overrides = field(default_factory=dict)
     recipe_of: str | None = None  # the start whose tuned recipes it takes; None: its own
@@ -61,9 +68,10 @@ class Tuning:
     sets: tuple[str, ...]
     detectors: tuple[str, ...]
     starts: tuple[str, ...]
-    iterations: int
+    iterations: float  # in `steps` of the set
     seed: int
     percent: float = 100
+    split: str = "val"  # one of SPLITS
     # For detectors that need other recipes; all starts of such a detector choose from the same.
     recipes_of: Mapping[str, tuple[Overrides, ...]] = field(default_factory=dict)
 
@@ -80,13 +88,14 @@ class Block:
     sets: tuple[str, ...]
     detectors: tuple[str, ...]
     starts: tuple[str, ...]
-    iterations: tuple[int, ...]
+    iterations: tuple[float, ...]  # in `steps` of the set
     seeds: tuple[int, ...]
     percents: tuple[float, ...] = (100,)
+    split: str = "val"  # one of SPLITS
     text: str = ""  # the question, for the report
     found: str = ""  # the findings, in words; the numbers are in the table
     figure: str | None = None  # one of FIGURES
-    recipe_of: str | None = None  # the start whose recipe all take; None: each its own
+    recipes: tuple[str, ...] = (OWN,)  # OWN, COMMON, or the start whose recipe all take
 
 
 @dataclass(frozen=True)
@@ -96,11 +105,14 @@ class Pretraining:
     data: str
     detector: str
     start: str
+    split: str = "val"
+    seed: int | None = None  # None: it serves all seeds
 
     @property
     def name(self) -> str:
         """Path of its folder and its JSON."""
-        return f"{self.data}/{self.detector}/{self.start}/pretraining"
+        seed = "" if self.seed is None else f"_seed{self.seed}"
+        return f"{self.data}/{self.detector}/{self.start}/{prefix(self.split)}pretraining{seed}"
 
 
 @dataclass(frozen=True)
@@ -114,13 +126,19 @@ class Cell:
     iterations: int
     recipe: tuple[tuple[str, Any], ...]  # dotted config keys and values, chosen by tuning
     seed: int
+    split: str = "val"
 
     @property
     def name(self) -> str:
         """Path of its folder and its JSON; unique to this cell."""
         recipe = "_".join(f"{key.split('.')[-1]}{value_text(value)}" for key, value in self.recipe)
         run = f"{self.percent:g}percent_{self.iterations}steps_{recipe}_seed{self.seed}"
-        return f"{self.data}/{self.detector}/{self.start}/{run}"
+        return f"{self.data}/{self.detector}/{self.start}/{prefix(self.split)}{run}"
+
+
+def prefix(split: str) -> str:
+    """Of the names of runs that are scored on a split."""
+    return "" if split == "val" else f"{split}_"
 
 
 @dataclass(frozen=True)
@@ -136,7 +154,10 @@ class Study:
     config: Overrides  # of every run
     pretraining: Overrides  # of every pre-training
     finetuning: Overrides  # of every fine-tuning
+    # Keys that are newer than some results, with what those runs did.
+    unnamed: Overrides = field(default_factory=dict)
     evaluations: int = 4  # of each fine-tuning run, evenly spread; the last is the final one
+    pretraining_per_seed: bool = False  # otherwise all seeds of a start share one
     text: str = ""  # what to know before reading the tables
 
     @classmethod
@@ -168,9 +189,9 @@ class Study:
             for key in ("sets", "detectors", "starts"):
                 for name in getattr(group, key):
                     self._known(path, f"{place}.{key}", name, getattr(self, key))
-            recipe_of = getattr(group, "recipe_of", None)
-            if recipe_of is not None:
-                self._known(path, f"{place}.recipe_of", recipe_of, self.starts)
+            self._known(path, f"{place}.split", group.split, SPLITS)
+            for recipe in getattr(group, "recipes", ()) if place != "tuning" else ():
+                self._known(path, f"{place}.recipes", recipe, (OWN, COMMON, *self.starts))
         for detector in self.tuning.recipes_of:
             self._known(path, "tuning.recipes_of", detector, self.detectors)
         lists = [self.tuning.recipes, *self.tuning.recipes_of.values()]
@@ -192,20 +213,24 @@ class Study:
             known = ", ".join(choices)
             raise DataError(f"{path}: {place} names {name!r}, which is not one of {known}")
 
-    def recipe_place(self, cell_set: str, start: str) -> tuple[str, str]:
-        """The set and the start whose tuning decides the recipe of a start on a set."""
-        return (
-            self.sets[cell_set].recipe_of or cell_set,
-            self.starts[start].recipe_of or start,
-        )
+    def recipe_place(self, data: str, start: str) -> tuple[str, str]:
+        """The set and the start whose tuning decides the recipe of a start (or of COMMON) on a
+        set."""
+        if start != COMMON:
+            start = self.starts[start].recipe_of or start
+        return self.sets[data].recipe_of or data, start
+
+    def steps(self, data: str, iterations: float) -> int:
+        """The steps of a schedule whose length is given in those of its set."""
+        return round(iterations * self.sets[data].steps)
 
     def tuning_cells(self, data: str, detector: str, start: str) -> list[Cell]:
         """One start with every recipe."""
         tuning = self.tuning
         return [
             Cell(
-                data, detector, start, tuning.percent, tuning.iterations,
-                tuple(recipe.items()), tuning.seed,
+                data, detector, start, tuning.percent, self.steps(data, tuning.iterations),
+                tuple(recipe.items()), tuning.seed, tuning.split,
             )
             for recipe in tuning.recipes_for(detector)
         ]  # fmt: skip
@@ -223,18 +248,17 @@ class Study:
         for block in self.blocks.values():
             for place in itertools.product(block.sets, block.detectors, block.starts):
                 recipe = tuple(self.tuning.recipes_for(place[1])[0].items())
-                yield Cell(*place, block.percents[0], block.iterations[0], recipe, block.seeds[0])
+                steps = self.steps(place[0], block.iterations[0])
+                more = (block.percents[0], steps, recipe, block.seeds[0], block.split)
+                yield Cell(*place, *more)
 
     def pretraining_of(self, cell: Cell) -> Pretraining | None:
         """What a cell starts from, besides the backbone."""
-        return self.pretraining_of_start(cell.data, cell.detector, cell.start)
-
-    def pretraining_of_start(self, data: str, detector: str, start: str) -> Pretraining | None:
-        """What all cells of a start share, on one set with one detector."""
-        start = self.starts[start].init_of or start
+        start = self.starts[cell.start].init_of or cell.start
         if self.starts[start].pretraining is None:
             return None
-        return Pretraining(data, detector, start)
+        seed = cell.seed if self.pretraining_per_seed else None
+        return Pretraining(cell.data, cell.detector, start, cell.split, seed)
 
 
 def value_text(value: Any) -> str:

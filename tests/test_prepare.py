@@ -15,8 +15,9 @@ from experiments.prepare import (
     merged,
     moved,
     proposals_file,
+    tune_file,
 )
-from experiments.study import DataSet
+from experiments.study import DataSet, Start
 
 
 def coco(images, boxes):
@@ -69,14 +70,20 @@ def data():
     return DataSet("set/images", "set/train.json", "set/val", "set/val.json", ("more",))
 
 
+def made(root, work, data, split="val", **start):
+    """The proposals of a start."""
+    start = Start("a start", **start)
+    make_proposals(root, work, data, start, split)
+    return load_coco(proposals_file(work, data, start, split))
+
+
 def test_the_file_of_all_photographs_is_made_of_the_searched_folders(tmp_path, data):
     """Folders that have been searched, here both, are not searched again."""
     root, work = tmp_path / "data", tmp_path / "work"
     for name, image in (("set_images", "x.jpg"), ("more", "y.jpg")):
         one = coco([(1, image, 100, 100)], [(1, [0, 0, 10, 10])])
         write_json_atomic(one, work / "proposals" / f"{name}.json")
-    make_proposals(root, work, data, "random")
-    search, placed = (load_coco(proposals_file(work, data, k)) for k in ("search", "random"))
+    search, placed = (made(root, work, data, proposals=kind) for kind in ("search", "random"))
     for result in (search, placed):
         assert [i["file_name"] for i in result["images"]] == ["set/images/x.jpg", "more/y.jpg"]
     assert [a["bbox"] for a in search["annotations"]] == [[0, 0, 10, 10]] * 2
@@ -88,14 +95,58 @@ def test_each_seed_has_its_own_fold_of_the_labels(tmp_path, data):
     images = [(i, f"{i}.jpg", 10, 10) for i in range(1, 41)]
     whole = coco(images, [(i, [0, 0, 5, 5]) for i, *_ in images])
     write_json_atomic(whole, root / "set/train.json")
-    assert labels_file(root, work, data, 100, 1) == root / "set/train.json"
+    assert labels_file(root, work, data, 100, 1, "val") == root / "set/train.json"
     chosen = []
     for seed in (1, 2, 6):
-        make_labels(root, work, data, 10, seed)
-        part = load_coco(labels_file(root, work, data, 10, seed))
+        make_labels(root, work, data, 10, seed, "val")
+        part = load_coco(labels_file(root, work, data, 10, seed, "val"))
         chosen.append(sorted(image["id"] for image in part["images"]))
         assert sorted(a["image_id"] for a in part["annotations"]) == chosen[-1]
     assert [len(ids) for ids in chosen] == [4, 4, 4]
     assert chosen[0] != chosen[1]
     assert chosen[0] == chosen[2]  # there are five folds
     assert json.loads((root / "set/train.json").read_text()) == whole
+
+
+@pytest.fixture
+def hundred(tmp_path, data):
+    """A hundred photographs, all labelled and searched, and one more without a label."""
+    root, work = tmp_path / "data", tmp_path / "work"
+    images = [(i, f"{i}.jpg", 10, 10) for i in range(1, 101)]
+    labelled = coco(images, [(i, [1, 1, 5, 5]) for i, *_ in images])
+    write_json_atomic(labelled, root / "set/train.json")
+    searched = coco(images, [(i, [0, 0, 9, 9]) for i, *_ in images])
+    write_json_atomic(searched, work / "proposals" / "set_images.json")
+    other = coco([(1, "y.jpg", 10, 10)], [(1, [0, 0, 9, 9])])
+    write_json_atomic(other, work / "proposals" / "more.json")
+    return root, work, data
+
+
+def names(content):
+    return {image["file_name"].split("/")[-1] for image in content["images"]}
+
+
+def test_the_part_for_choices_is_seen_by_neither_stage(hundred):
+    root, work, data = hundred
+    make_labels(root, work, data, 100, 0, "tune")
+    labels = load_coco(labels_file(root, work, data, 100, 0, "tune"))
+    aside = load_coco(tune_file(work, data))
+    assert 10 < len(aside["images"]) < 30
+    assert names(aside) | names(labels) == {f"{i}.jpg" for i in range(1, 101)}
+    assert not names(aside) & names(labels)
+    for content in (aside, labels):
+        assert len(content["annotations"]) == len(content["images"])
+    assert names(made(root, work, data, "tune")) == names(labels) | {"y.jpg"}
+    assert names(made(root, work, data)) == names(labels) | names(aside) | {"y.jpg"}
+    make_labels(root, work, data, 10, 0, "tune")
+    tenth = load_coco(labels_file(root, work, data, 10, 0, "tune"))
+    assert names(tenth) < names(labels)
+    assert len(tenth["images"]) == len(labels["images"]) // 10
+
+
+def test_labelled_boxes_as_proposals(hundred):
+    """Of photographs that have none, they are searched."""
+    boxes = made(*hundred, proposals="labels")["annotations"]
+    assert [a["bbox"] for a in boxes] == [[1, 1, 5, 5]] * 100 + [[0, 0, 9, 9]]
+    alone = made(*hundred, proposals="labels", unlabelled=False)
+    assert len(alone["images"]) == len(alone["annotations"]) == 100

@@ -40,8 +40,12 @@ def results(tmp_path, study):
     return Results(results.path)
 
 
+def by_start(rows):
+    return {(row.start, row.setting.iterations): row for row in rows}
+
+
 def test_gains_are_paired_by_seed(study, results):
-    rows = {(r.start, r.iterations): r for r in rows_of(study, results, study.blocks["short"])}
+    rows = by_start(rows_of(study, results, study.blocks["short"]))
     assert set(rows) == set(SCORES)
     assert rows["backbone", 10].gain is None
     # t(0.975, 2) = 4.3027; both differences have a standard deviation of 1.
@@ -53,8 +57,7 @@ def test_seeds_without_a_partner_do_not_count(study, results):
     cells = block_cells(study, results, study.blocks["short"])
     missing = next(c for c in cells if (c.start, c.iterations, c.seed) == ("backbone", 10, 3))
     results.file(missing).unlink()
-    fresh = rows_of(study, Results(results.path), study.blocks["short"])
-    rows = {(r.start, r.iterations): r for r in fresh}
+    rows = by_start(rows_of(study, Results(results.path), study.blocks["short"]))
     gain = rows["aligndet", 10].gain
     assert (gain.mean, gain.pairs) == (pytest.approx(2.5), 2)
     assert len(rows["aligndet", 10].scores) == 3
@@ -150,6 +153,31 @@ def test_the_page(study, results, tmp_path):
     assert "| fine-tuning | 16 | 1.0 | 1.0 | 0.3 | CPU, torch 2.11 |" in lines
     assert (tmp_path / "short.png").stat().st_size > 5000
     assert f"![Short schedules]({tmp_path.name}/short.png)" in lines
+
+
+def test_a_table_can_show_two_choices_of_recipes(tmp_path, results):
+    """The best mean of both starts: AlignDet's 0.2 has one more than 0.1, its baseline one less."""
+
+    def change(content):
+        content["blocks"]["short"].update(
+            recipes=["common", "own"], starts=["backbone", "aligndet"], iterations=[10]
+        )
+
+    study = read_study(tmp_path, change)
+    for cell in study.tuning_cells("s", "fcos", "aligndet"):
+        score(results, cell, {0.1: 4.0, 0.2: 9.0}[dict(cell.recipe)["optim.lr"]])
+    results = Results(results.path)
+    block = study.blocks["short"]
+    for cell in block_cells(study, results, block):
+        score(results, cell, {"backbone": 0.0, "aligndet": 8.0}[cell.start] + cell.recipe[0][1])
+    results = Results(results.path)
+    table = [line for line in page(study, results, tmp_path) if line.startswith("| s | fcos | 100")]
+    assert table == [
+        "| s | fcos | 100 % | 10 | same recipe | backbone only | 0.20 ± 0.00 |  | 3 |",
+        "| s | fcos | 100 % | 10 | same recipe | AlignDet | 8.20 ± 0.00 | +8.00 ± 0.00 | 3 |",
+        "| s | fcos | 100 % | 10 | own recipe | backbone only | 0.10 ± 0.00 |  | 3 |",
+        "| s | fcos | 100 % | 10 | own recipe | AlignDet | 8.20 ± 0.00 | +8.10 ± 0.00 | 3 |",
+    ]
 
 
 def test_versions_that_differ_are_named(study, results, tmp_path):

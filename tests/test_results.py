@@ -34,7 +34,7 @@ def test_recipes_can_be_those_of_another_start_or_set(tmp_path):
     def change(content):
         content["sets"]["t"] = content["sets"]["s"] | {"recipe_of": "s"}
         short = content["blocks"]["short"]
-        content["blocks"]["same"] = short | {"recipe_of": "backbone", "sets": ["t"]}
+        content["blocks"]["same"] = short | {"recipes": ["backbone"], "sets": ["t"]}
 
     study, results = read_study(tmp_path, change), Results(tmp_path / "results")
     tune(study, results, backbone=0.1, aligndet=0.2)

@@ -168,8 +168,13 @@ def test_results_of_another_study_are_refused(tmp_path, place, finished):
     def longer(content):
         content["pretraining"]["schedule.iterations"] = 9
 
+    longer_study = read_study(tmp_path, longer)
+    with pytest.raises(DataError, match=r"pretraining\.json: .*\(schedule\.iterations: 8 -> 9\)"):
+        check(longer_study, place, all_runs, results)
+    # Made again, but not what started from it.
+    results.save(PRETRAINING, {"config": resolved(longer_study, place, PRETRAINING)})
     with pytest.raises(DataError, match=r"seed3\.json: .*\(its pre-training\)"):
-        check(read_study(tmp_path, longer), place, [cell("aligndet")], results)
+        check(longer_study, place, all_runs, Results(results.path))
 
 
 def test_a_wrong_key_is_reported_before_the_first_run(tmp_path, place):
@@ -206,18 +211,21 @@ def test_a_warm_up_longer_than_the_run_is_reported_before_the_first_run(tmp_path
 
 def test_the_digest_of_a_pretraining_depends_only_on_its_config(tmp_path, place):
     study = read_study(tmp_path)
-    assert init_of(study, place, cell()) is None
-    mine = init_of(study, place, cell("aligndet"))
-    assert mine == init_of(study, Place(tmp_path / "x", tmp_path / "y"), cell("neck", 10, 1))
-    assert mine["config_sha256"] != init_of(study, place, cell("cold"))["config_sha256"]
+    results = Results(tmp_path / "results")
+    assert init_of(study, place, cell(), results) is None
+    mine = init_of(study, place, cell("aligndet"), results)
+    elsewhere = Place(tmp_path / "x", tmp_path / "y")
+    assert mine == init_of(study, elsewhere, cell("neck", 10, 1), results)
+    assert mine["config_sha256"] != init_of(study, place, cell("cold"), results)["config_sha256"]
 
 
-def test_what_a_result_depends_on():
+def test_what_a_result_depends_on(tmp_path):
+    study = read_study(tmp_path)
     free = {"output_dir": 1, "device": 2, "amp": "bf16", "loop": {}, "image": {"blur": 0.5}}
     box_domain, transfer = {"box_domain": {"samples": 4}}, {"transfer": {"leave_out": []}}
     config = {**free, "seed": 3, "evaluation": {"every": 5, "batch_size": 8}}
     config |= box_domain | transfer
-    assert comparable(PRETRAINING, config) == {"seed": 3} | box_domain
+    assert comparable(study, PRETRAINING, config) == {"seed": 3} | box_domain
     rest = {"seed": 3, "evaluation": {"batch_size": 8}}
-    assert comparable(cell(), config) == rest | transfer
+    assert comparable(study, cell(), config) == rest | transfer
     assert set(config["evaluation"]) == {"every", "batch_size"}  # not changed in place

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
-from experiments.configs import Place
+from experiments.configs import Place, resolved
+from experiments.gains import wanted
 from experiments.results import Results, all_cells
 from experiments.runs import check
 from experiments.study import Cell, Pretraining, Study
@@ -22,6 +23,14 @@ def test_the_studies_of_the_project_are_valid(name, tmp_path):
     used = {start for block in study.blocks.values() for start in block.starts}
     assert used == study.starts.keys()
     check(study, Place(tmp_path, tmp_path), cells, Results(tmp_path))  # every config builds
+
+
+def test_results_of_the_first_study_are_those_of_its_file(tmp_path):
+    """A default that changes what a run does has to be set in the file to what it was."""
+    study, results = Study.read("experiments/gains.yaml"), Results("experiments/results")
+    runs = wanted(study, results)
+    assert len(runs) > 200
+    check(study, Place(tmp_path / "data", tmp_path / "work"), runs, results)
 
 
 def test_a_start_is_tuned_with_every_recipe(tmp_path):
@@ -60,6 +69,34 @@ def test_names_tell_all_cells_apart(tmp_path):
     assert cell.name == "s/fcos/aligndet/10percent_400steps_lr0.2_weight_decay0.0001_seed3"
     cell = Cell("s", "fcos", "aligndet", 10, 400, (("optim.name", "adamw"),), 3)
     assert cell.name == "s/fcos/aligndet/10percent_400steps_nameadamw_seed3"
+
+
+def test_each_seed_can_have_its_own_pretraining(tmp_path):
+    study = read_study(tmp_path, lambda content: content.update(pretraining_per_seed=True))
+    cell = Cell("s", "fcos", "neck", 100, 10, (), 3, "tune")
+    pretraining = study.pretraining_of(cell)
+    assert pretraining == Pretraining("s", "fcos", "aligndet", "tune", 3)
+    assert pretraining.name == "s/fcos/aligndet/tune_pretraining_seed3"
+    assert cell.name == "s/fcos/neck/tune_100percent_10steps__seed3"
+    place = Place(tmp_path / "data", tmp_path / "work")
+    assert resolved(study, place, pretraining)["seed"] == 3
+    data = resolved(study, place, cell)["data"]
+    assert data["val"]["images"] == data["train"]["images"] == "DATA/s/train"
+    assert data["val"]["annotations"] == "RUNS/labels/s/train/tune.json"
+
+
+def test_lengths_are_in_steps_of_the_set(tmp_path):
+    def change(content):
+        content["sets"]["s"]["steps"] = 40
+        content["tuning"]["iterations"] = 0.5
+        content["blocks"]["short"]["iterations"] = [0.25, 1]
+
+    study, results = read_study(tmp_path, change), Results(tmp_path / "results")
+    tune(study, results, backbone=0.1, aligndet=0.2)
+    cells = all_cells(study, results)
+    assert {(cell.seed, cell.iterations) for cell in cells if cell.seed < 2} == {
+        *((0, 20), (1, 10), (1, 40))
+    }
 
 
 def test_starts_share_a_pretraining(tmp_path):
@@ -101,7 +138,8 @@ def set_in(*path):
         (set_in("tuning", "recipes_of", {"ssd": [{"optim.lr": 1.0}]}),
          "tuning.recipes_of names 'ssd', which is not one of fcos, retinanet"),
         (set_in("blocks", "short", "figure", "pie"), "blocks.short.figure names 'pie'"),
-        (set_in("blocks", "short", "recipe_of", "warm"), "short.recipe_of names 'warm'"),
+        (set_in("blocks", "short", "split", "test"), "short.split names 'test'"),
+        (set_in("blocks", "short", "recipes", ["warm"]), "short.recipes names 'warm'"),
         (set_in("starts", "neck", "init_of", "warm"), "starts.neck.init_of names 'warm'"),
         (set_in("starts", "cold", "proposals", "edge"), "starts.cold.proposals names 'edge'"),
         (set_in("tuning", "detectors", ["detr"]), "tuning.detectors names 'detr'"),
