@@ -103,7 +103,9 @@ def resolved(study: Study, place: Place, run: Run) -> dict[str, Any]:
     Raises:
         ValueError: names the wrong key.
     """
-    return _relative(plain(build_config(config_of(study, place, run))), place)
+    config = _relative(plain(build_config(config_of(study, place, run))), place)
+    variant = study.starts[run.start].variant if isinstance(run, Pretraining) else None
+    return config | ({"variant": dict(variant)} if variant else {})
 
 
 def _relative(value: Any, place: Place) -> Any:

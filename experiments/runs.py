@@ -34,7 +34,9 @@ class FailedRun(Exception):
 def command(study: Study, place: Place, run: Run, config: Path) -> list[str]:
     """The command line of a run."""
     if isinstance(run, Pretraining):
-        return [sys.executable, "-m", study.starts[run.start].module, "--config", str(config)]
+        start = study.starts[run.start]
+        variant = ["--variant", json.dumps(start.variant)] if start.variant else []
+        return [sys.executable, "-m", start.module, "--config", str(config), *variant]
     line = [sys.executable, "-m", "finetune", "--config", str(config)]
     pretraining = study.pretraining_of(run)
     if pretraining is not None:

@@ -53,6 +53,7 @@ class Start:
     title: str
     pretraining: Overrides | None = None  # of a pre-training of its own; None: it has none
     module: str = "pretrain"  # what runs that pre-training, as in `python -m`
+    variant: Overrides = field(default_factory=dict)  # see experiments/variants.py
     proposals: str = "search"  # its boxes: one of PROPOSALS
     unlabelled: bool = True  # whether it sees the set's `unlabelled` photographs too
     init_of: str | None = None  # the start whose pre-training it takes instead

@@ -88,6 +88,24 @@ def test_commands_are_those_of_a_user(tmp_path, place):
     assert command(study, place, PRETRAINING, config)[2:4] == ["pretrain", "--config"]
 
 
+def test_a_variant_is_named_in_the_command_and_the_result(tmp_path, place):
+    def change(content):
+        content["starts"]["cold"] |= {"module": "experiments.variants", "variant": {"classes": 8}}
+
+    study, config = read_study(tmp_path, change), tmp_path / "c.yaml"
+    cold = Pretraining("s", "fcos", "cold")
+    line = command(study, place, cold, config)
+    assert line[2:] == [
+        "experiments.variants",
+        "--config",
+        str(config),
+        "--variant",
+        '{"classes": 8}',
+    ]
+    assert resolved(study, place, cold)["variant"] == {"classes": 8}
+    assert "variant" not in resolved(study, place, PRETRAINING)
+
+
 @pytest.fixture
 def finished(monkeypatch):
     """Replaces the command by one that writes what a run leaves behind; returns the runs."""

@@ -15,12 +15,12 @@ from experiments.study import Cell, Pretraining, Study
 from tests.helpers.study_files import read_study, tune, write_study
 
 
-@pytest.mark.parametrize("name", ["gains", "smoke"])
+@pytest.mark.parametrize("name", ["gains", "fair", "smoke"])
 def test_the_studies_of_the_project_are_valid(name, tmp_path):
     study = Study.read(Path("experiments") / f"{name}.yaml")
     cells = all_cells(study, Results(tmp_path))
     assert cells == list(study.all_tuning_cells())  # the rest waits for the tuning
-    used = {start for block in study.blocks.values() for start in block.starts}
+    used = {s for group in (study.tuning, *study.blocks.values()) for s in group.starts}
     assert used == study.starts.keys()
     check(study, Place(tmp_path, tmp_path), cells, Results(tmp_path))  # every config builds
 
