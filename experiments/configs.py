@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aligndet.config import build_config, plain
 from experiments.prepare import labels_file, proposals_file, tune_file
-from experiments.study import Cell, Overrides, Pretraining, Study
+from experiments.study import Cell, DataSet, Overrides, Pretraining, Study
 
 Run = Cell | Pretraining
 
@@ -25,6 +26,10 @@ class Place:
     def folder(self, run: Run) -> Path:
         """The output_dir of a run."""
         return self.work / run.name
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a run."""
+        return os.environ | {"OMP_NUM_THREADS": str(self.threads)}
 
     def weights(self, run: Run) -> Path:
         """The file that a run writes last."""
@@ -55,13 +60,34 @@ def common_overrides(study: Study, place: Place, run: Run) -> dict[str, Any]:
     }
 
 
+def labelled_photographs(
+    place: Place, data: DataSet, percent: float, seed: int, split: str
+) -> dict[str, str]:
+    """The keys of the photographs that a run with labels learns from and is scored on."""
+    put_aside = split == "tune"
+    scored = tune_file(place.work, data) if put_aside else place.root / data.val_annotations
+    return {
+        "data.train.images": str(place.root / data.train_images),
+        "data.train.annotations": str(
+            labels_file(place.root, place.work, data, percent, seed, split)
+        ),
+        "data.val.images": str(place.root / (data.train_images if put_aside else data.val_images)),
+        "data.val.annotations": str(scored),
+    }
+
+
 def pretraining_overrides(study: Study, place: Place, run: Pretraining) -> dict[str, Any]:
-    """The keys of a pre-training. It names no labels: it sees photographs and proposals only."""
+    """The keys of a pre-training. It names no labels, unless the start is `labelled`: it sees
+    photographs and proposals only."""
     start, data = study.starts[run.start], study.sets[run.data]
+    if start.labelled:
+        seen = labelled_photographs(place, data, 100, run.seed or 0, run.split)
+    else:
+        boxes = proposals_file(place.work, data, start, run.split)
+        seen = {"data.train.images": str(place.root), "data.train.proposals": str(boxes)}
     return {
         **common_overrides(study, place, run),
-        "data.train.images": str(place.root),
-        "data.train.proposals": str(proposals_file(place.work, data, start, run.split)),
+        **seen,
         **({} if run.seed is None else {"seed": run.seed}),
         **(start.pretraining or {}),
     }
@@ -70,15 +96,9 @@ def pretraining_overrides(study: Study, place: Place, run: Pretraining) -> dict[
 def cell_overrides(study: Study, place: Place, cell: Cell) -> dict[str, Any]:
     """The keys of a fine-tuning run."""
     data = study.sets[cell.data]
-    labels = labels_file(place.root, place.work, data, cell.percent, cell.seed, cell.split)
-    put_aside = cell.split == "tune"
-    scored = tune_file(place.work, data) if put_aside else place.root / data.val_annotations
     return {
         **common_overrides(study, place, cell),
-        "data.train.images": str(place.root / data.train_images),
-        "data.train.annotations": str(labels),
-        "data.val.images": str(place.root / (data.train_images if put_aside else data.val_images)),
-        "data.val.annotations": str(scored),
+        **labelled_photographs(place, data, cell.percent, cell.seed, cell.split),
         "schedule.iterations": cell.iterations,
         "evaluation.every": max(1, cell.iterations // study.evaluations),
         "seed": cell.seed,

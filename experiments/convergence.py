@@ -17,7 +17,7 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
     for setting in dict.fromkeys(row.lengths_apart for row in rows):
         runs = {
             start: {
-                row.setting.iterations: mean(row.scores.values())
+                row.iterations: mean(row.scores.values())
                 for row in rows
                 if row.lengths_apart == setting and row.start == start
             }
@@ -82,7 +82,7 @@ def time_counted(study: Study, results: Results, block: Block, rows: list[Row]) 
         timed: dict[str, list[Timed]] = {}
         for row in (row for row in rows if row.lengths_apart == setting):
             if parts := seconds_of(study, results, row):
-                point = Timed(row.setting.iterations, mean(row.scores.values()), sum(parts))
+                point = Timed(row.iterations, mean(row.scores.values()), sum(parts))
                 timed.setdefault(row.start, []).append(point)
         for other in (start for start in others if timed.keys() >= {first, start}):
             titles = study.starts[first].title, study.starts[other].title

@@ -31,11 +31,11 @@ def curves(
             colour = f"C{number}"
             mine = sorted(
                 (row for row in rows if _panel(block, row) == panel and row.start == start),
-                key=lambda row: row.setting.iterations,
+                key=lambda row: row.iterations,
             )
             if not mine:
                 continue
-            steps = [row.setting.iterations for row in mine]
+            steps = [row.iterations for row in mine]
             heights = [mean(row.scores.values()) for row in mine]
             errors = [_spread(list(row.scores.values())) for row in mine]
             axis.errorbar(steps, heights, errors, fmt="o-", color=colour, capsize=3,
@@ -49,7 +49,7 @@ def curves(
 
 
 def _way_there(results: Results, row: Row, axis: Axes, colour: str) -> None:
-    for cell in row.cells():
+    for cell in row.cells.values():
         points = [(point["step"], point["AP"] or 0.0) for point in results.get(cell)["curve"]]
         axis.plot(*zip(*points, strict=True), color=colour, alpha=0.35, linewidth=0.8)
 
@@ -102,7 +102,7 @@ def lengths(
 
 
 def _pretraining_steps(study: Study, results: Results, row: Row) -> int:
-    pretraining = study.pretraining_of(row.cells()[0])
+    pretraining = study.pretraining_of(next(iter(row.cells.values())))
     return results.get(pretraining)["config"]["schedule"]["iterations"]
 
 
@@ -119,7 +119,7 @@ def _name(study: Study, block: Block, row: Row) -> str:
     parts = [of.detector] if len(block.detectors) > 1 else []
     parts += [study.starts[row.start].title] if len(block.starts) > 2 else []
     parts += [f"{of.percent:g} %"] if len(block.percents) > 1 else []
-    parts += [f"{of.iterations:,} steps"] if len(block.iterations) > 1 else []
+    parts += [f"{row.iterations:,} steps"] if len(block.iterations) > 1 else []
     parts += [RECIPES.get(of.choice, of.choice)] if len(block.recipes) > 1 else []
     return ", ".join(parts) or study.starts[row.start].title
 

@@ -120,11 +120,13 @@ def needs(study: Study, run: Run) -> Pretraining | None:
 
 def prepare(study: Study, place: Place, run: Run) -> None:
     """Make the files that a run reads; done here so that no two runs make the same one."""
-    data = study.sets[run.data]
-    if isinstance(run, Pretraining):
-        make_proposals(place.root, place.work, data, study.starts[run.start], run.split)
-    else:
+    data, start = study.sets[run.data], study.starts[run.start]
+    if isinstance(run, Cell):
         make_labels(place.root, place.work, data, run.percent, run.seed, run.split)
+    elif start.labelled:
+        make_labels(place.root, place.work, data, 100, run.seed or 0, run.split)
+    else:
+        make_proposals(place.root, place.work, data, start, run.split)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import itertools
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from data.errors import DataError
@@ -22,7 +22,7 @@ from experiments.convergence import convergence, time_counted
 from experiments.figures import FIGURES
 from experiments.paired import mean_and_spread
 from experiments.results import Results, block_cells, tuned_recipe
-from experiments.rows import RECIPES, Row, rows_of, seconds_of
+from experiments.rows import RECIPES, Row, mean_rows, rows_of, seconds_of
 from experiments.study import Block, Cell, Study, value_text
 
 
@@ -42,7 +42,7 @@ def block_table(study: Study, results: Results, block: Block, rows: list[Row]) -
     lines = []
     for row in rows:
         of = row.setting
-        line = [of.data, of.detector, f"{of.percent:g} %", f"{of.iterations:,}"]
+        line = [of.data, of.detector, f"{of.percent:g} %", f"{row.iterations:,}"]
         line += [RECIPES.get(of.choice, of.choice)] if len(block.recipes) > 1 else []
         line += [
             study.starts[row.start].title, mean_and_spread(list(row.scores.values())),
@@ -53,6 +53,48 @@ def block_table(study: Study, results: Results, block: Block, rows: list[Row]) -
             line.append("" if parts is None else " + ".join(f"{part:,.0f}" for part in parts))
         lines.append(line)
     return table([*header, "seconds"] if timed else header, lines)
+
+
+def mean_table(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
+    """The means over the sets, if the block has several."""
+    several = len(block.recipes) > 1
+    header = ["detector", "labels", *(["recipe"] if several else []), "start", "mean gain", "seeds"]
+    lines = [
+        [
+            of.detector,
+            f"{of.percent:g} %",
+            *([RECIPES.get(of.choice, of.choice)] if several else []),
+            study.starts[start].title,
+            str(gain),
+            str(gain.pairs),
+        ]
+        for of, start, gain in mean_rows(block, rows)
+    ]
+    if lines:
+        yield from ("", f"In the mean over the {len(block.sets)} sets, seed by seed:", "")
+        yield from table(header, lines)
+
+
+def decision_table(study: Study, results: Results, rows: Iterable[tuple[Block, Row]]) -> list[str]:
+    """What a user can decide by: minutes of the stages on one core, AP with and without."""
+    header = ["photographs", "with labels", "objects", "detector", "pre-training", "fine-tuning"]
+    lines = []
+    for block, row in rows:
+        baseline = next(r for r in rows_of(study, results, block) if r.setting == row.setting)
+        cell = next(iter(row.cells.values()))
+        times = results.step_times(cell.data, cell.detector)
+        seen, pretraining = results.get(cell)["labelled"], study.pretraining_of(cell)
+        if times is None or pretraining is None:
+            continue
+        steps = study.pretraining_steps(cell.data, cell.detector, pretraining.start)
+        lines.append([
+            cell.data, f"{seen['photographs']:,}", f"{seen['objects']:,}",
+            cell.detector, f"{steps * times['pretraining'] / 60:.1f} min",
+            f"{cell.iterations * times['finetuning'] / 60:.1f} min",
+            mean_and_spread(list(baseline.scores.values())),
+            mean_and_spread(list(row.scores.values())), str(row.gain),
+        ])  # fmt: skip
+    return table([*header, "AP without", "AP with", "gain"], lines) if lines else []
 
 
 def versions(results: Results, cells: list[Cell]) -> Iterator[str]:
@@ -136,7 +178,7 @@ def interval_count(rows_by_block: Mapping[str, list[Row]]) -> Iterator[str]:
     for rows in rows_by_block.values():
         baselines = {row.setting: row for row in reversed(rows) if row.gain is None}
         shown += [
-            str((baselines[row.setting].cells(), row.cells(), row.gain))
+            str((baselines[row.setting].cells, row.cells, row.gain))
             for row in rows
             if row.gain is not None and row.gain.half_width is not None
         ]
@@ -187,6 +229,7 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
             yield "Not run yet."
             continue
         yield from block_table(study, results, block, rows)
+        yield from mean_table(study, block, rows)
         yield from versions(results, cells)
         if len(block.iterations) > 1:
             yield from ("", *convergence(study, block, rows))
@@ -195,6 +238,16 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
             picture = pictures / f"{name}.png"
             FIGURES[block.figure](study, results, block, rows, picture)
             yield from ("", f"![{block.title}]({pictures.name}/{picture.name})")
+    decisive = [
+        (block, row)
+        for name, block in study.blocks.items()
+        for row in rows_by_block[name]
+        if block.decide and row.gain is not None
+    ]
+    if lines := decision_table(study, results, decisive):
+        yield from ("", "## What it costs, and what it brings", "")
+        yield "Minutes are on one core of the machine, by the measured time of a step."
+        yield from ("", *lines)
     yield ""
     yield from tuning_section(study, results)
     yield ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.json_files import read_json, write_json_atomic
 from experiments.study import COMMON, OWN, Block, Cell, Pretraining, Study
 
 Recipe = tuple[tuple[str, Any], ...]
+STEP_TIMES = "step_times.json"  # in the folder of the results
 
 
 class Results:
@@ -40,6 +41,12 @@ class Results:
         result = self.get(run)
         return None if result is None else result["final"]["AP"] or 0.0
 
+    def step_times(self, data: str, detector: str) -> dict[str, float] | None:
+        """Seconds of a step of `pretraining` and of `finetuning`, or None if they have not been
+        measured; see experiments/step_times.py."""
+        path = self.path / STEP_TIMES
+        return read_json(path)["seconds"][data][detector] if path.exists() else None
+
 
 def tuned_recipe(
     study: Study, results: Results, detector: str, data: str, start: str
@@ -60,9 +67,31 @@ def tuned_recipe(
     return grids[0][best].recipe
 
 
-def chosen_cells(study: Study, results: Results, block: Block) -> list[tuple[str, Cell]]:
-    """The cells of a block whose recipes are known already, each with the entry of
-    `block.recipes` that chose its recipe; seeds vary fastest but for starts."""
+def fine_tuning_steps(
+    study: Study, results: Results, data: str, detector: str, start: str, steps: int
+) -> int | None:
+    """A schedule of `steps`, longer if the start makes up for a pre-training; None as long as the
+    time of a step has not been measured."""
+    other = study.starts[start].longer_by
+    if other is None:
+        return steps
+    times = results.step_times(data, detector)
+    if times is None:
+        return None
+    seconds = study.pretraining_steps(data, detector, other) * times["pretraining"]
+    return steps + round(seconds / times["finetuning"] / study.starts[start].shared_by)
+
+
+class Chosen(NamedTuple):
+    """A cell of a block, and what it is there for."""
+
+    choice: str  # the entry of `block.recipes` that chose its recipe
+    length: float  # the entry of `block.iterations`
+    cell: Cell
+
+
+def chosen_cells(study: Study, results: Results, block: Block) -> list[Chosen]:
+    """The cells of a block whose recipes are known already; starts vary fastest, then seeds."""
     chosen = []
     for choice, detector, data, percent, iterations, seed, start in itertools.product(
         *(block.recipes, block.detectors, block.sets, block.percents, block.iterations),
@@ -70,16 +99,17 @@ def chosen_cells(study: Study, results: Results, block: Block) -> list[tuple[str
     ):
         place = study.recipe_place(data, start if choice == OWN else choice)
         recipe = tuned_recipe(study, results, detector, *place)
-        if recipe is not None:
-            steps = study.steps(data, iterations)
-            cell = Cell(data, detector, start, percent, steps, recipe, seed, block.split)
-            chosen.append((choice, cell))
+        steps = study.steps(data, iterations)
+        taken = fine_tuning_steps(study, results, data, detector, start, steps)
+        if recipe is not None and taken is not None:
+            cell = Cell(data, detector, start, percent, taken, recipe, seed, block.split)
+            chosen.append(Chosen(choice, iterations, cell))
     return chosen
 
 
 def block_cells(study: Study, results: Results, block: Block) -> list[Cell]:
     """The cells of a block whose recipes are known already, without repetition."""
-    return list(dict.fromkeys(cell for _, cell in chosen_cells(study, results, block)))
+    return list(dict.fromkeys(chosen.cell for chosen in chosen_cells(study, results, block)))
 
 
 def all_cells(study: Study, results: Results) -> list[Cell]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
 from experiments.paired import Gain, paired_gain
-from experiments.results import Recipe, Results, chosen_cells
+from experiments.results import Results, chosen_cells
 from experiments.study import COMMON, OWN, Block, Cell, Study
 
 RECIPES = {OWN: "own recipe", COMMON: "same recipe"}  # in words
@@ -18,7 +18,7 @@ class Setting(NamedTuple):
     data: str
     detector: str
     percent: float
-    iterations: int
+    length: float  # of the schedule, in `steps` of the set
     choice: str  # an entry of `recipes` of the block
     split: str
 
@@ -28,48 +28,78 @@ class Row(NamedTuple):
 
     setting: Setting
     start: str
-    recipe: Recipe
+    cells: dict[int, Cell]  # the runs that have results, by seed
     scores: dict[int, float]  # AP of each seed, in percent
     gain: Gain | None  # over the block's first start; None for that start itself
 
-    def cells(self) -> list[Cell]:
-        """The runs of the row, one per seed."""
-        data, detector, percent, iterations, _, split = self.setting
-        place = (data, detector, self.start, percent, iterations, self.recipe)
-        return [Cell(*place, seed, split) for seed in self.scores]
+    @property
+    def iterations(self) -> int:
+        """Steps of fine-tuning; more than in the setting if the start makes up for a
+        pre-training."""
+        return next(iter(self.cells.values())).iterations
 
     @property
     def lengths_apart(self) -> Setting:
         """The setting of all schedules of the row's start, whatever their length."""
-        return self.setting._replace(iterations=0)
+        return self.setting._replace(length=0)
 
 
 def rows_of(study: Study, results: Results, block: Block) -> list[Row]:
     """The rows of a block that have results; gains over the seeds that both starts have."""
-    groups: dict[tuple[Setting, str, Recipe], dict[int, float]] = {}
-    for choice, cell in chosen_cells(study, results, block):
-        score = results.final_ap(cell)
-        if score is not None:
-            place = (cell.data, cell.detector, cell.percent, cell.iterations)
+    groups: dict[tuple[Setting, str], dict[int, Cell]] = {}
+    for choice, length, cell in chosen_cells(study, results, block):
+        if results.final_ap(cell) is not None:
+            place = (cell.data, cell.detector, cell.percent, length)
             setting = Setting(*place, choice, cell.split)
-            groups.setdefault((setting, cell.start, cell.recipe), {})[cell.seed] = score
-    baselines = {key[0]: scores for key, scores in groups.items() if key[1] == block.starts[0]}
+            groups.setdefault((setting, cell.start), {})[cell.seed] = cell
+    scores = {
+        key: {seed: results.final_ap(cell) for seed, cell in cells.items()}
+        for key, cells in groups.items()
+    }
     rows = []
-    for (setting, start, recipe), scores in groups.items():
-        gain, baseline = None, baselines.get(setting, {})
-        common = sorted(scores.keys() & baseline.keys())
+    for (setting, start), cells in groups.items():
+        mine, gain = scores[setting, start], None
+        baseline = scores.get((setting, block.starts[0]), {})
+        common = sorted(mine.keys() & baseline.keys())
         if start != block.starts[0] and common:
-            gain = paired_gain([baseline[seed] for seed in common], [scores[s] for s in common])
-        rows.append(Row(setting, start, recipe, scores, gain))
+            gain = paired_gain([baseline[seed] for seed in common], [mine[s] for s in common])
+        rows.append(Row(setting, start, cells, mine, gain))
     return rows
+
+
+class MeanRow(NamedTuple):
+    """The gain of a start in the mean over the sets of a block."""
+
+    setting: Setting  # without a set
+    start: str
+    gain: Gain  # of the mean of each seed
+
+
+def mean_rows(block: Block, rows: list[Row]) -> list[MeanRow]:
+    """The means over the sets of a block, where all of them have all seeds."""
+    groups: dict[tuple[Setting, str], list[tuple[Row, Row]]] = {}
+    baselines = {row.setting: row for row in rows if row.start == block.starts[0]}
+    for row in rows:
+        if row.gain is not None and row.gain.pairs == len(block.seeds):
+            key = row.setting._replace(data=""), row.start
+            groups.setdefault(key, []).append((baselines[row.setting], row))
+    found = []
+    for (setting, start), pairs in groups.items():
+        if len(pairs) == len(block.sets) > 1:
+            means = [
+                [mean(row.scores[seed] for row in of_start) for seed in block.seeds]
+                for of_start in zip(*pairs, strict=True)
+            ]
+            found.append(MeanRow(setting, start, paired_gain(*means)))
+    return found
 
 
 def seconds_of(study: Study, results: Results, row: Row) -> list[float] | None:
     """Wall time of the pre-training, if there is one, and of fine-tuning (medians of the seeds);
     None if a pre-training has no result."""
-    pretrainings = [p for cell in row.cells() if (p := study.pretraining_of(cell))]
+    pretrainings = [p for cell in row.cells.values() if (p := study.pretraining_of(cell))]
     made = [results.get(pretraining) for pretraining in pretrainings]
     if None in made:
         return None
-    parts = (made, [results.get(cell) for cell in row.cells()])
+    parts = (made, [results.get(cell) for cell in row.cells.values()])
     return [median(result["wall_seconds"] for result in part) for part in parts if part]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +54,13 @@ def perform(study: Study, place: Place, run: Run, results: Results) -> None:
     config, log = folder / "study.yaml", folder / "log.txt"
     config.write_text(yaml.safe_dump(config_of(study, place, run), sort_keys=False), "utf-8")
     line = command(study, place, run, config)
-    environment = os.environ | {"OMP_NUM_THREADS": str(place.threads)}
     clock = folder / "seconds.json"  # of earlier attempts that were stopped
     seconds = read_json(clock) if clock.exists() else 0.0
     start = time.perf_counter()
     try:
         with open(log, "a", encoding="utf-8") as file:
             status = subprocess.run(
-                line, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
+                line, stdout=file, stderr=subprocess.STDOUT, env=place.environment(), check=False
             ).returncode
     finally:
         seconds += time.perf_counter() - start
@@ -96,10 +94,18 @@ def summary(
     final = read_json(folder / "results.json")
     curve = [{"step": line["step"], "AP": line["AP"]} for line in lines if "AP" in line]
     return content | {
+        "labelled": labelled(config_of(study, place, run)),
         "init": init_of(study, place, run, results),
         "curve": [*curve, {"step": run.iterations, "AP": final["AP"]}],
         "final": final,
     }
+
+
+def labelled(config: Mapping[str, Any]) -> dict[str, int]:
+    """How many photographs with objects, and how many objects, a fine-tuning learns from."""
+    annotations = read_json(Path(config["data"]["train"]["annotations"]))["annotations"]
+    photographs = {annotation["image_id"] for annotation in annotations}
+    return {"photographs": len(photographs), "objects": len(annotations)}
 
 
 def described(place: Place) -> str:

@@ -59,6 +59,14 @@ class Start:
     init_of: str | None = None  # the start whose pre-training it takes instead
     finetuning: Overrides = field(default_factory=dict)
     recipe_of: str | None = None  # the start whose tuned recipes it takes; None: its own
+    # Fine-tuning is longer by what the pre-training of this start takes, shared by so many runs.
+    longer_by: str | None = None
+    shared_by: int = 1
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its pre-training is a fine-tuning: heads that are warmed up."""
+        return self.module == "finetune"
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class Block:
     text: str = ""  # the question, for the report
     found: str = ""  # the findings, in words; the numbers are in the table
     figure: str | None = None  # one of FIGURES
+    decide: bool = False  # whether its rows are in the table to decide by
     recipes: tuple[str, ...] = (OWN,)  # OWN, COMMON, or the start whose recipe all take
 
 
@@ -204,7 +213,7 @@ class Study:
                 self._known(path, f"blocks.{name}.figure", block.figure, FIGURES)
         for name, start in self.starts.items():
             self._known(path, f"starts.{name}.proposals", start.proposals, PROPOSALS)
-            for key in ("init_of", "recipe_of"):
+            for key in ("init_of", "recipe_of", "longer_by"):
                 if getattr(start, key) is not None:
                     self._known(path, f"starts.{name}.{key}", getattr(start, key), self.starts)
 
@@ -224,6 +233,12 @@ class Study:
     def steps(self, data: str, iterations: float) -> int:
         """The steps of a schedule whose length is given in those of its set."""
         return round(iterations * self.sets[data].steps)
+
+    def pretraining_steps(self, data: str, detector: str, start: str) -> int:
+        """How long the pre-training of a start is."""
+        own = self.starts[start].pretraining or {}
+        parts = (self.pretraining, self.sets[data].config, self.detectors[detector], own)
+        return {key: value for part in parts for key, value in part.items()}["schedule.iterations"]
 
     def tuning_cells(self, data: str, detector: str, start: str) -> list[Cell]:
         """One start with every recipe."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 
+from data.json_files import write_json_atomic
 from experiments.convergence import Timed, convergence, which_is_quicker
 from experiments.figures import FIGURES
 from experiments.report import main, page
@@ -41,7 +42,7 @@ def results(tmp_path, study):
 
 
 def by_start(rows):
-    return {(row.start, row.setting.iterations): row for row in rows}
+    return {(row.start, row.iterations): row for row in rows}
 
 
 def test_gains_are_paired_by_seed(study, results):
@@ -178,6 +179,53 @@ def test_a_table_can_show_two_choices_of_recipes(tmp_path, results):
         "| s | fcos | 100 % | 10 | own recipe | backbone only | 0.10 ± 0.00 |  | 3 |",
         "| s | fcos | 100 % | 10 | own recipe | AlignDet | 8.20 ± 0.00 | +8.10 ± 0.00 | 3 |",
     ]
+
+
+def test_the_mean_over_sets_is_taken_seed_by_seed(tmp_path):
+    def change(content):
+        content["sets"]["t"] = content["sets"]["s"] | {"recipe_of": "s", "steps": 2}
+        starts = ["backbone", "aligndet"]
+        content["blocks"]["short"].update(sets=["s", "t"], starts=starts, iterations=[10])
+
+    study, results = read_study(tmp_path, change), Results(tmp_path / "results")
+    tune(study, results, backbone=0.1, aligndet=0.2)
+    gains = {"s": (1.0, 2.0, 3.0), "t": (5.0, 6.0, 10.0)}  # their means: 3, 4, 6.5
+    for cell in block_cells(study, results, study.blocks["short"]):
+        gain = gains[cell.data][cell.seed - 1] if cell.start == "aligndet" else 0.0
+        assert cell.iterations == {"s": 10, "t": 20}[cell.data]
+        score(results, cell, 10.0 * cell.seed + gain)
+    lines = list(page(study, Results(results.path), tmp_path))
+    # A standard deviation of 1.803, times t(0.975, 2) = 4.3027, over sqrt(3).
+    assert "| fcos | 100 % | AlignDet | +4.50 ± 4.48 | 3 |" in lines
+
+
+def test_a_schedule_that_makes_up_for_a_pretraining(tmp_path):
+    def change(content):
+        content["pretraining"]["schedule.iterations"] = 8
+        equal = {"longer_by": "aligndet", "recipe_of": "backbone"}
+        content["starts"]["equal"] = {"title": "at equal time", **equal}
+        content["starts"]["shared"] = {"title": "shared by five", "shared_by": 5, **equal}
+        starts = ["backbone", "aligndet", "equal", "shared"]
+        content["blocks"]["short"].update(starts=starts, iterations=[10], decide=True)
+
+    study, results = read_study(tmp_path, change), Results(tmp_path / "results")
+    tune(study, results, backbone=0.1, aligndet=0.2)
+    block = study.blocks["short"]
+    cells = block_cells(study, results, block)  # until the time of a step is known
+    assert {cell.start for cell in cells} == {"backbone", "aligndet"}
+    times = {"pretraining": 30.0, "finetuning": 12.0}  # so 8 steps take as long as 20
+    results.path.mkdir(exist_ok=True)
+    write_json_atomic({"seconds": {"s": {"fcos": times}}}, results.path / "step_times.json")
+    steps = {cell.start: cell.iterations for cell in block_cells(study, results, block)}
+    assert steps == {"backbone": 10, "aligndet": 10, "equal": 30, "shared": 14}
+    for cell in block_cells(study, results, block):
+        aps = {"backbone": 5.0, "aligndet": 7.0, "equal": 8.0, "shared": 6.0}
+        score(results, cell, aps[cell.start] + cell.seed)
+    lines = list(page(study, Results(results.path), tmp_path))
+    assert "| s | fcos | 100 % | 30 | at equal time | 10.00 ± 1.00 | +3.00 ± 0.00 | 3 |" in lines
+    # 8 steps of 30 s, 10 of 12 s.
+    decisive = "4.0 min | 2.0 min | 7.00 ± 1.00 | 9.00 ± 1.00 | +2.00 ± 0.00 |"
+    assert f"| s | 2 | 3 | fcos | {decisive}" in lines
 
 
 def test_versions_that_differ_are_named(study, results, tmp_path):

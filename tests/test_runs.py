@@ -59,6 +59,19 @@ def test_pretraining_sees_neither_labels_nor_validation(tmp_path, place):
     }  # fmt: skip
 
 
+def test_heads_that_are_warmed_up_see_the_labels(tmp_path, place):
+    def change(content):
+        warm = {"schedule.iterations": 5, "model.frozen_stages": 5}
+        content["starts"]["cold"] |= {"module": "finetune", "pretraining": warm}
+
+    study, cold = read_study(tmp_path, change), Pretraining("s", "fcos", "cold")
+    config = config_of(study, place, cold)
+    assert config["data"] == config_of(study, place, cell())["data"]
+    assert config["schedule"] == {"iterations": 5}
+    assert config["model"]["frozen_stages"] == 5
+    assert command(study, place, cold, tmp_path / "c.yaml")[2:4] == ["finetune", "--config"]
+
+
 def test_a_detector_overrides_what_is_set_for_all_pretrainings(tmp_path, place):
     own = {"optim.lr": 0.5, "seed": 7}
     study = read_study(tmp_path, lambda content: content["detectors"]["fcos"].update(own))
@@ -112,6 +125,10 @@ def finished(monkeypatch):
     given = []
 
     def call(study, place, run, config):
+        labels = place.root / study.sets[run.data].train_annotations
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        boxes = [{"id": n, "image_id": image} for n, image in enumerate((4, 4, 7), start=1)]
+        labels.write_text(json.dumps({"images": [], "annotations": boxes}))
         folder = place.folder(run)
         lines = [{"step": 10, "loss": 1.0}, {"step": 10, "AP": 3.0}, {"step": 20, "loss": 0.5}]
         text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -134,6 +151,7 @@ def test_the_result_of_a_cell(tmp_path, place, finished):
     assert result["final"] == {"AP": 4.0, "AP50": 8.0}
     assert result["init"]["name"] == PRETRAINING.name
     assert result["config"]["seed"] == 3
+    assert result["labelled"] == {"photographs": 2, "objects": 3}
     assert result["device"] == "CPU, 1 thread"
     assert len(result["commit"].rstrip("+")) == 40
     assert result["wall_seconds"] >= 0
