@@ -11,7 +11,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -99,8 +99,7 @@ class Adapter(nn.Module):
     def forward(
         self,
         features: Sequence[Tensor],
-        image_sizes: Tensor,
-        boxes: Sequence[Tensor],
+        view: Mapping[str, Any],
         ids: Sequence[Tensor],
         with_losses: bool,
     ) -> BranchOutput:
@@ -108,9 +107,9 @@ class Adapter(nn.Module):
 
         Args:
             features: [C2, C3, C4, C5] of the backbone.
-            image_sizes: (N, 2) true (height, width) before padding, in pixels.
-            boxes: (M, 4) xyxy proposals of each image, in pixels of this view.
-            ids: (M,) their instance ids, unique in the batch.
+            view: `image_sizes` (N, 2), true (height, width) before padding, and `boxes`, for each
+                image (M, 4) xyxy proposals, both in pixels of this view.
+            ids: for each image, (M,) instance ids of its boxes, unique in the batch.
             with_losses: whether the box losses are wanted (online branch) or not (target).
         """
         raise NotImplementedError
@@ -148,9 +147,9 @@ class FCOSAdapter(Adapter):
             boxes = head.boxes_from([head.box_tower(x) for x in pyramid])
         return pyramid, flatten_predictions(embedded, per_cell=1), *boxes
 
-    def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
+    def forward(self, features, view, ids, with_losses) -> BranchOutput:
         """See `Adapter.forward`."""
-        detector = self.detector
+        detector, boxes = self.detector, view["boxes"]
         pyramid, embeddings, distances, centerness = self.predictions(features, with_losses)
         points, strides = detector.points_for(pyramid)
         matched = detector.assign(points, strides, boxes)  # (N, A) box index or BACKGROUND
@@ -192,9 +191,9 @@ class RetinaNetAdapter(Adapter):
         layer = unnormalised_layer(self.detector, "head.cls_tower")
         return None if layer is None else FeatureScale(layer)
 
-    def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
+    def forward(self, features, view, ids, with_losses) -> BranchOutput:
         """See `Adapter.forward`."""
-        detector = self.detector
+        detector, boxes = self.detector, view["boxes"]
         pyramid, cls_features, deltas = self.predictions(features, with_losses)
         anchors = detector.anchors_for(pyramid)  # (A, 4)
         matched = detector.assign(anchors, boxes)  # (N, A) box index, BACKGROUND or IGNORE
@@ -242,11 +241,12 @@ class FasterRCNNAdapter(Adapter):
         layer = unnormalised_layer(self.detector, "roi_head.fcs")
         return FeatureScale(layer, other_readers=("roi_head.box_regression.weight",))
 
-    def forward(self, features, image_sizes, boxes, ids, with_losses) -> BranchOutput:
+    def forward(self, features, view, ids, with_losses) -> BranchOutput:
         """See `Adapter.forward`."""
         rpn, roi_head, config = self.detector.rpn, self.detector.roi_head, self.detector.config
+        boxes, sizes = view["boxes"], view["image_sizes"]
         pyramid, proposed = self.predictions(features, with_losses)
-        found = rpn.propose(proposed, image_sizes, config.topk_train, config.proposals_train)
+        found = rpn.propose(proposed, sizes, config.topk_train, config.proposals_train)
         rois = add_boxes(found, boxes)
         matched = roi_head.assign(rois, boxes)  # per image (R,) box index or BACKGROUND
         chosen = [random_part(p, self.samples) for p in true_indices([m >= 0 for m in matched])]

@@ -87,10 +87,8 @@ class BoxDomain(nn.Module):
             features1 = self.backbone(view1["images"])
         with torch.no_grad():
             features2 = self.backbone(view2["images"])
-            target = self.target(
-                features2, view2["image_sizes"], view2["boxes"], ids, with_losses=False
-            )
-        online = self.online(features1, view1["image_sizes"], view1["boxes"], ids, with_losses=True)
+            target = self.target(features2, view2, ids, with_losses=False)
+        online = self.online(features1, view1, ids, with_losses=True)
         config = self.config
         pairs = find_pairs(
             online.embeddings, target.embeddings, online.ids, target.ids, config.across_ranks

@@ -141,7 +141,7 @@ def retinanet(adapter: nn.Module, view: dict[str, Any], ids: list[Tensor]) -> Br
 def faster_rcnn(adapter: nn.Module, view: dict[str, Any], ids: list[Tensor]) -> BranchOutput:
     """A full Faster R-CNN; its second stage is that of our adapter, box losses in both branches."""
     features = adapter.detector.backbone(view["images"])
-    return adapter(features, view["image_sizes"], view["boxes"], ids, with_losses=True)
+    return adapter(features, view, ids, with_losses=True)
 
 
 BRANCHES = {"fcos": fcos, "retinanet": retinanet, "faster_rcnn": faster_rcnn}

@@ -91,9 +91,7 @@ class VariantBoxDomain(BoxDomain):
             features1 = self.backbone(view1["images"])
         with torch.no_grad():
             features2 = self.backbone(view2["images"])
-            target = self.target(
-                features2, view2["image_sizes"], view2["boxes"], ids, with_losses=False
-            )
+            target = self.target(features2, view2, ids, with_losses=False)
             instances = None
             if variant.likeness is not None or variant.classes:
                 features = (features1, features2)
@@ -104,7 +102,7 @@ class VariantBoxDomain(BoxDomain):
         if variant.classes:
             labels = self.clusters.assign(instances).split([len(b) for b in view1["boxes"]])
         with class_losses(labels) as class_terms:
-            online = self.online(features1, view1["image_sizes"], view1["boxes"], ids, True)
+            online = self.online(features1, view1, ids, True)
         embeddings = online.embeddings
         if self.predictor is not None:
             embeddings = F.normalize(self.predictor(embeddings).float(), dim=1)

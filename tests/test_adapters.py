@@ -56,13 +56,9 @@ def features(seed=0):
 def run(model, with_losses=False, order=(0, 1, 2)):
     """The batch above, or its images in another order."""
     order = list(order)
-    return model(
-        [f[order] for f in features()],
-        SIZES[order],
-        [BOXES[i] for i in order],
-        [IDS[i] for i in order],
-        with_losses=with_losses,
-    )
+    view = {"image_sizes": SIZES[order], "boxes": [BOXES[i] for i in order]}
+    ids = [IDS[i] for i in order]
+    return model([f[order] for f in features()], view, ids, with_losses=with_losses)
 
 
 def cells():

@@ -133,13 +133,13 @@ def test_view_1_goes_through_online_and_view_2_through_target():
     task.target.register_forward_pre_hook(lambda m, args: seen.update(target=args))
     view1, view2 = batch()
     task((view1, view2))
-    assert seen["online"][2] is view1["boxes"]
-    assert seen["target"][2] is view2["boxes"]
+    assert seen["online"][1] is view1
+    assert seen["target"][1] is view2
     torch.testing.assert_close(seen["online"][0][3], task.backbone(view1["images"])[3])
     torch.testing.assert_close(seen["target"][0][3], task.backbone(view2["images"])[3])
     # Box k has one id in both views, and no id occurs in two images.
-    assert [ids.tolist() for ids in seen["online"][3]] == [[0, 1, 2], [3, 4]]
-    assert [ids.tolist() for ids in seen["target"][3]] == [[0, 1, 2], [3, 4]]
+    assert [ids.tolist() for ids in seen["online"][2]] == [[0, 1, 2], [3, 4]]
+    assert [ids.tolist() for ids in seen["target"][2]] == [[0, 1, 2], [3, 4]]
 
 
 def test_instance_ids_are_unique_in_the_batch():
