@@ -108,7 +108,9 @@ def _required(split: SplitConfig, name: str, key: str) -> str:
     return value
 
 
-def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDataset:
+def build_two_views(
+    config: DataConfig, max_proposals: int | None, with_masks: bool = False
+) -> TwoViewDataset:
     """Dataset for box-domain pre-training: images and their proposals, no labels.
 
     Without a file of proposals the search finds the boxes when an image is first read.
@@ -124,6 +126,7 @@ def build_two_views(config: DataConfig, max_proposals: int | None) -> TwoViewDat
             reading=config.reading,
             allow_outside=config.allow_outside,
             seen_at=config.seen_at(max(config.short_sides)),
+            with_masks=with_masks,
         )
     else:
         cache = ProposalCache(config.proposal_cache, ProposalSettings(), config.reading)
@@ -145,13 +148,13 @@ def build_image_files(config: DataConfig, with_classes: bool) -> ImageFiles:
     return images_of_tree(images, config.reading)
 
 
-def build_train(config: DataConfig) -> DetectionDataset:
+def build_train(config: DataConfig, with_masks: bool = False) -> DetectionDataset:
     """Dataset for fine-tuning."""
     images = _required(config.train, "train", "images")
     annotations = _required(config.train, "train", "annotations")
     coco = CocoDataset(
         images, annotations, config.skip_empty, config.bad_boxes, config.crowd, config.reading,
-        config.allow_outside, config.seen_at(max(config.short_sides)),
+        config.allow_outside, config.seen_at(max(config.short_sides)), with_masks,
     )
     augment = Augment(config.short_sides, config.max_side, config.flip, config.photometric)
     return DetectionDataset(coco, augment)

@@ -21,6 +21,7 @@ from data.coco_contents import Contents
 from data.coco_file import open_coco
 from data.coco_ids import Id, id_order
 from data.coco_json import load_coco, require_crowd
+from data.coco_masks import open_masks
 from data.counting import listing
 from data.errors import DataError, DatasetError
 from data.file_names import locate_files
@@ -70,6 +71,7 @@ class CocoDataset:
         allow_outside: whether a `file_name` may lead out of the folder of the images.
         seen_at: (short side, cap) of the largest view that is made of an image: large JPEGs are
             decoded smaller, but no smaller than this, see `data.images.read_image`. None: whole.
+        with_masks: records have masks; otherwise no mask is read.
 
     Boxes that stick out are clipped to the image. `contents` counts what is there, what was left
     out and what was corrected.
@@ -89,6 +91,7 @@ class CocoDataset:
         reading: ImageReading = AS_STORED,
         allow_outside: bool = False,
         seen_at: tuple[int, int] | None = None,
+        with_masks: bool = False,
     ) -> None:
         self.images, self.annotations = Path(images), Path(annotations)
         self.crowd, self.reading, self.seen_at = crowd, reading, seen_at
@@ -102,7 +105,8 @@ class CocoDataset:
         names = [all_names[image] for image in chosen.tolist()]
         files = locate_files(images, names, annotations, allow_outside=allow_outside)
         sizes, unknown = fill_sizes(images, files, coco.sizes[chosen], reading)
-        records = Records(coco, chosen, Texts.of(files), sizes, keep)
+        masks = open_masks(annotations, coco) if with_masks else None
+        records = Records(coco, chosen, Texts.of(files), sizes, keep, masks)
         found = _look_through(records, annotations, bad_boxes)
         self.records = records.among(found.with_boxes.nonzero()[0]) if skip_empty else records
         with_boxes = int(found.with_boxes.sum())
@@ -119,6 +123,7 @@ class CocoDataset:
             sizes=unknown,
             kept_crowds=coco.crowds() if keep else 0,
             repeated_boxes=coco.repeated["all" if keep else "ordinary"],
+            masks=found.masks if with_masks else None,
             **coco.mended,
             **_renamed(names, files),
             **_oddities(files, found.per_class, self.categories),
@@ -144,6 +149,11 @@ class CocoDataset:
         if not self.records:
             what = "no image with a usable box" if listed else "no image"
             raise DatasetError(f"{self.annotations}: holds {what}; give a file that lists some")
+        if counts.masks == 0 and counts.boxes:
+            raise DatasetError(
+                f"{self.annotations}: none of its boxes has a mask ('segmentation'); add them, or "
+                "take a detector without masks"
+            )
         if counts.boxes and largest <= 1:
             raise DatasetError(
                 f"{self.annotations}: all boxes lie between 0 and 1; give 'bbox' in pixels, "
@@ -218,6 +228,7 @@ class _Found:
     clipped: int = 0
     corners: int = 0
     largest: float = 0.0  # coordinate of a box that is used
+    masks: int = 0  # boxes that are used and have one
 
 
 def _look_through(records: Records, annotations: str | Path, bad_boxes: str) -> _Found:
@@ -241,6 +252,8 @@ def _look_through(records: Records, annotations: str | Path, bad_boxes: str) -> 
         found.with_boxes[block.places] = block.used_counts > 0
         found.per_class += np.bincount(block.labels, minlength=classes)
         found.largest = max(found.largest, block.corners.max(initial=0).item())
+        if records.masks is not None:
+            found.masks += int(records.masks.there(block.rows[block.used]).sum())
     return found
 
 

@@ -17,6 +17,7 @@ class Contents:
     images: int  # that are used
     boxes: int  # that are used
     classes: int
+    masks: int | None = None  # boxes that have one; None: nobody asked for them
     empty_images: int = 0  # without a box that is used; left out if `skip_empty`
     skip_empty: bool = False
     # Left out.
@@ -107,6 +108,9 @@ class Contents:
 
     def _odd(self) -> list[str]:
         lines = []
+        if self.masks is not None and self.masks < self.boxes:
+            missing = count(self.boxes - self.masks, "box", "boxes")
+            lines.append(f"without a mask: {missing}, of which no mask is learned")
         if not self.skip_empty and self.empty_images:
             lines.append(f"without a box: {count(self.empty_images, 'image')}")
         if self.unused:

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from data.coco_packing import pack_coco
 from data.errors import DataError, StorageError
@@ -24,6 +24,7 @@ from data.packed_coco import PackedCoco
 from data.packed_file import Packed, is_packed
 
 SUFFIX = ".packed"
+T = TypeVar("T")
 TICK = 0.1  # seconds; clocks of file systems are finer
 READ = 2**24  # bytes
 
@@ -39,7 +40,7 @@ def open_coco(path: str | Path) -> PackedCoco:
         return PackedCoco(Packed(path))
     with contextlib.suppress(OSError):  # reading it says what is wrong
         if os.path.getsize(path) >= LARGE_FILE:
-            return _kept(path)
+            return kept(path, SUFFIX, lambda *args: pack_coco(path, *args), PackedCoco)
     file = io.BytesIO()
     pack_coco(path, file)
     return PackedCoco(Packed(file.getvalue(), check=False))
@@ -59,31 +60,44 @@ def keep_packed(path: str | Path, write: Callable[[IO[bytes], dict[str, Any]], N
         write_first(places(path, SUFFIX), lambda file, folder: write(file, source))
 
 
-def _kept(path: str | Path) -> PackedCoco:
-    """The packed form of a large JSON, made if there is none."""
-    targets = places(path, SUFFIX)
-    found = _find(path, targets)
+def kept(
+    path: str | Path,
+    suffix: str,
+    pack: Callable[[IO[bytes], Path, dict[str, Any]], None],
+    opened: Callable[[Packed], T],
+) -> T:
+    """A packed form of a large JSON, made if there is none.
+
+    Args:
+        path: of the JSON.
+        suffix: of the file's name.
+        pack: writes it to a file, given a folder for temporary ones and what is to be remembered
+            of the JSON.
+        opened: makes of the file what is returned; a DataError says that it is to be made anew.
+    """
+    targets = places(path, suffix)
+    found = _find(path, targets, opened)
     if found is not None:
         return found
     with locked(path):
-        found = _find(path, targets)  # another process may have made it meanwhile
+        found = _find(path, targets, opened)  # another process may have made it meanwhile
         if found is not None:
             return found
         source = _source(path)
 
         def write(file: IO[bytes], folder: Path) -> None:
-            pack_coco(path, file, folder, source)
+            pack(file, folder, source)
             if _stat(path) != {key: source[key] for key in _stat(path)}:
                 raise DataError(f"{path}: has changed while it was read; start again")
 
-        return PackedCoco(Packed(write_first(targets, write), check=False))
+        return opened(Packed(write_first(targets, write), check=False))
 
 
-def _find(path: str | Path, targets: list[Path]) -> PackedCoco | None:
+def _find(path: str | Path, targets: list[Path], opened: Callable[[Packed], T]) -> T | None:
     """The packed form if it is there and was made of this JSON."""
     for packed in read_kept(targets):
         with contextlib.suppress(DataError, OSError):  # another version's, or the JSON is gone
-            found = PackedCoco(packed)
+            found = opened(packed)
             source = packed.content["source"]
             if source is not None and _is_source(path, source):
                 return found

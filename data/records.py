@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data.coco_boxes import Judged, judge_boxes
 from data.coco_ids import Id
+from data.coco_masks import CocoMasks
 from data.packed_coco import Boxes, PackedCoco
 from data.texts import Texts
 
@@ -32,6 +33,7 @@ class Record:
     width: int
     boxes: Tensor  # (M, 4) float32 xyxy pixels, inside the image
     labels: Tensor  # (M,) int64, 0..K-1
+    masks: Sequence[bytes] | None = None  # (M,) RLE, see `data.masks`; None: not asked for
 
 
 class Block(NamedTuple):
@@ -42,6 +44,7 @@ class Block(NamedTuple):
     judged: Judged
     used: np.ndarray  # (B,) bool, of the boxes those that belong to the records
     counts: np.ndarray  # number of boxes of each record, used or not
+    rows: np.ndarray  # (B,) places of the boxes among those of the file
 
     @property
     def corners(self) -> np.ndarray:
@@ -69,6 +72,7 @@ class Records(Sequence[Record]):
         file_names: (N,) relative to the folder of the images.
         sizes: (N, 2) int32 (height, width) of the images, all known.
         keep_crowd: whether crowd boxes are used like any other.
+        masks: of the boxes; None: records have none.
     """
 
     def __init__(
@@ -78,8 +82,9 @@ class Records(Sequence[Record]):
         file_names: Texts,
         sizes: np.ndarray,
         keep_crowd: bool = False,
+        masks: CocoMasks | None = None,
     ) -> None:
-        self.coco, self.images, self.keep_crowd = coco, images, keep_crowd
+        self.coco, self.images, self.keep_crowd, self.masks = coco, images, keep_crowd, masks
         self.file_names, self.sizes = file_names, sizes
 
     def __len__(self) -> int:
@@ -98,6 +103,9 @@ class Records(Sequence[Record]):
     def _record(self, place: int) -> Record:
         block = self._block(range(place, place + 1))
         height, width = self.sizes[place].tolist()
+        masks = None
+        if self.masks is not None:
+            masks = tuple(map(self.masks.rle, block.rows[block.used].tolist()))
         return Record(
             self.coco.image_id(int(self.images[place])),
             self.file_names[place],
@@ -105,6 +113,7 @@ class Records(Sequence[Record]):
             width,
             torch.from_numpy(block.corners),
             torch.from_numpy(block.labels),
+            masks,
         )
 
     def blocks(self) -> Iterator[Block]:
@@ -128,7 +137,8 @@ class Records(Sequence[Record]):
     def among(self, chosen: np.ndarray) -> Records:
         """Some of the records, by their places, ascending."""
         names = Texts.of(self.file_names[i] for i in chosen.tolist())
-        return Records(self.coco, self.images[chosen], names, self.sizes[chosen], self.keep_crowd)
+        images, sizes = self.images[chosen], self.sizes[chosen]
+        return Records(self.coco, images, names, sizes, self.keep_crowd, self.masks)
 
     def _block(self, places: range) -> Block:
         mine = slice(places.start, places.stop)
@@ -136,9 +146,10 @@ class Records(Sequence[Record]):
         starts, ends = self.coco.starts[images], self.coco.starts[images + 1]
         counts = ends - starts
         boxes = self.coco.boxes(slice(int(starts[0]), int(ends[-1])))
+        rows = np.arange(starts[0], ends[-1])
         if counts.sum() < len(boxes.xywh):  # images between them are not used
             rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
             boxes = Boxes(*(column[rows - starts[0]] for column in boxes))
         judged = judge_boxes(boxes.xywh, self.sizes[mine].repeat(counts, axis=0))
         used = judged.usable if self.keep_crowd else judged.usable & ~boxes.crowd
-        return Block(places, boxes, judged, used, counts)
+        return Block(places, boxes, judged, used, counts, rows)

@@ -19,6 +19,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from data.images import REDUCED, reduced
+from data.masks import resized
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
@@ -95,10 +96,27 @@ class Augment:
         self, image: Image.Image, boxes: Tensor, rng: random.Random
     ) -> tuple[Tensor, Tensor]:
         """Return the image (3, H, W) uint8 and its boxes (M, 4) xyxy."""
+        image, boxes, _ = self.with_masks(image, boxes, None, rng)
+        return image, boxes
+
+    def with_masks(
+        self,
+        image: Image.Image,
+        boxes: Tensor,
+        masks: Sequence[bytes] | None,
+        rng: random.Random,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same with masks, if there are any: RLE to (M, H, W) uint8, see `data.masks`."""
+        _, (whole_width, whole_height) = reduced(image)
         image, boxes = resize(image, boxes, rng.choice(self.short_sides), self.max_side)
-        if rng.random() < self.flip:
+        flipped = rng.random() < self.flip
+        moved = None
+        if masks is not None:
+            moved = resized(masks, (whole_height, whole_width), *image.size)
+        if flipped:
             image, boxes = horizontal_flip(image, boxes)
+            moved = None if moved is None else moved.flip(2)
         if self.photometric:
             operation = rng.choice(list(PHOTOMETRIC))
             image = photometric(image, operation, rng.random())
-        return pil_to_tensor(image), boxes
+        return pil_to_tensor(image), boxes, moved

@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 from data.coco import CocoDataset, Record
 from data.transforms import Augment
 
+TARGET = ("boxes", "labels", "masks")  # of an image, if they are there
+
 
 class SampleKey(NamedTuple):
     """Names one sample of one epoch; equal keys give equal samples, in any process."""
@@ -62,12 +64,16 @@ class DetectionDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """`image` (3, H, W) uint8, `boxes` (M, 4) xyxy in its pixels, `labels` (M,),
-        `image_id`, `name` of the file, `original_size` (h, w)."""
+        `masks` (M, H, W) uint8 if the dataset has them, `image_id`, `name` of the file,
+        `original_size` (h, w)."""
         image, record = self.coco.read(key.index)
-        tensor, boxes = self.augment(image, record.boxes, random.Random(key.seed))
+        tensor, boxes, masks = self.augment.with_masks(
+            image, record.boxes, record.masks, random.Random(key.seed)
+        )
         return {
             "image": tensor,
             "boxes": boxes,
+            **({} if masks is None else {"masks": masks}),
             "labels": record.labels,
             "image_id": record.image_id,
             "name": record.file_name,
@@ -92,13 +98,22 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         return self.source.path(index)
 
     def __getitem__(self, key: SampleKey) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Two dicts of `image` (3, H, W) uint8, `boxes` (M, 4) and `name` of the file; M is the
-        same in both."""
+        """Two dicts of `image` (3, H, W) uint8, `boxes` (M, 4), `masks` (M, H, W) uint8 if the
+        dataset has them, and `name` of the file; M is the same in both."""
         image, record = self.source.read(key.index)
         boxes = limit_boxes(record.boxes, self.max_proposals)
+        masks = None if record.masks is None else record.masks[: len(boxes)]
         rng = random.Random(key.seed)
-        views = [self.augment(image, boxes, rng) for _ in range(2)]
-        return tuple({"image": t, "boxes": moved, "name": record.file_name} for t, moved in views)
+        views = [self.augment.with_masks(image, boxes, masks, rng) for _ in range(2)]
+        return tuple(
+            {
+                "image": tensor,
+                "boxes": moved,
+                **({} if of_view is None else {"masks": of_view}),
+                "name": record.file_name,
+            }
+            for tensor, moved, of_view in views
+        )
 
 
 def pad_images(images: Sequence[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]:
@@ -117,13 +132,13 @@ def pad_images(images: Sequence[Tensor], divisor: int = 32) -> tuple[Tensor, Ten
 
 
 def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """`images` (N, 3, H, W) uint8, `image_sizes` (N, 2), `targets`: a list of dicts of `boxes`
-    and `labels`, `image_ids`, `names`, `original_sizes`."""
+    """`images` (N, 3, H, W) uint8, `image_sizes` (N, 2), `targets`: a list of dicts of `boxes`,
+    `labels` and, if there are any, `masks`; `image_ids`, `names`, `original_sizes`."""
     images, sizes = pad_images([sample["image"] for sample in samples])
     return {
         "images": images,
         "image_sizes": sizes,
-        "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
+        "targets": [{key: s[key] for key in TARGET if key in s} for s in samples],
         "image_ids": [sample["image_id"] for sample in samples],
         "names": _names(samples),
         "original_sizes": [sample["original_size"] for sample in samples],
@@ -134,7 +149,7 @@ def collate_views(
     samples: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two dicts of `images` (N, 3, H, W) uint8, `image_sizes` (N, 2), `boxes`: list of (M, 4),
-    and `names` of the files."""
+    `masks`: list of (M, H, W) if there are any, and `names` of the files."""
     return tuple(_collate_view(list(view)) for view in zip(*samples, strict=True))
 
 
@@ -144,6 +159,7 @@ def _collate_view(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "images": images,
         "image_sizes": sizes,
         "boxes": [sample["boxes"] for sample in samples],
+        **({"masks": [s["masks"] for s in samples]} if "masks" in samples[0] else {}),
         "names": _names(samples),
     }
 
