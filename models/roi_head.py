@@ -108,8 +108,9 @@ class RoIHead(nn.Module):
 
     def box_features(self, features: Sequence[Tensor], rois: Sequence[Tensor]) -> Tensor:
         """Features (R, F) of the RoIs of all images, which both outputs take as input."""
-        pooled = pool_rois(features, rois, self.strides, self.config)  # (R, C, roi_size, roi_size)
-        return self.fcs(self.convs(pooled).flatten(1))
+        c = self.config
+        pooled = pool_rois(features, rois, self.strides, c.roi_size, c.roi_sampling, c.roi_aligned)
+        return self.fcs(self.convs(pooled).flatten(1))  # pooled: (R, C, roi_size, roi_size)
 
     def deltas_from(self, box_features: Tensor) -> Tensor:
         """Deltas (R, G, 4), float32."""
@@ -220,7 +221,9 @@ def pool_rois(
     features: Sequence[Tensor],
     rois: Sequence[Tensor],
     strides: Sequence[int],
-    config: RoIHeadConfig,
+    size: int,
+    sampling: int,
+    aligned: bool,
 ) -> Tensor:
     """RoIAlign (He et al., "Mask R-CNN", section 3) of each RoI on the level for its size.
 
@@ -228,20 +231,19 @@ def pool_rois(
         features: for each level, (N, C, H_i, W_i).
         rois: for each image, (R, 4) xyxy in pixels.
         strides: of each level.
-        config: its `roi_*` fields are used.
+        size: the result's height and width, in cells.
+        sampling, aligned: see `roi_sampling` and `roi_aligned` of `RoIHeadConfig`.
 
     Returns:
-        (R, C, roi_size, roi_size), for the RoIs of all images, image by image, float32: in half
+        (R, C, size, size), for the RoIs of all images, image by image, float32: in half
         precision a corner would be off by pixels.
     """
-    size = config.roi_size
     # (R, 5), what roi_align expects: the number of the image, then the box.
     indexed = torch.cat([F.pad(r.float(), (1, 0), value=n) for n, r in enumerate(rois)])
     levels = levels_of(indexed[:, 1:], strides)
     order = true_indices([levels == level for level in range(len(strides))])
     pooled = []
     for x, stride, here in zip(features, strides, order, strict=True):
-        sampling, aligned = config.roi_sampling, config.roi_aligned
         pooled.append(roi_align(x.float(), indexed[here], size, 1 / stride, sampling, aligned))
     return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
 

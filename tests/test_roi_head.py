@@ -56,9 +56,8 @@ def test_levels_equal_torchvisions():
 
 
 def test_pooling_equals_torchvisions():
-    config = replace(SMALL, roi_aligned=False)
     rois = [random_rois(40, 1).clamp(max=256), random_rois(25, 2).clamp(max=256)]
-    pooled = pool_rois(features(), rois, STRIDES, config)
+    pooled = pool_rois(features(), rois, STRIDES, 7, 2, aligned=False)
     assert pooled.shape == (65, 16, 7, 7)
     theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     maps = OrderedDict((str(i), f) for i, f in enumerate(features()))
@@ -76,7 +75,7 @@ def test_each_roi_sees_its_image_and_place():
         torch.tensor([[64.0, 32, 92, 60], [32, 32, 192, 192]]),
         torch.tensor([[64.0, 64, 128, 192]]),
     ]
-    pooled = pool_rois(maps, rois, STRIDES, replace(SMALL, channels=3, roi_size=2))
+    pooled = pool_rois(maps, rois, STRIDES, 2, 2, aligned=True)
     centers = pooled[:, :2].mean(dim=(2, 3))
     expected = torch.tensor([[78.0, 46], [112, 112], [96, 128]])
     torch.testing.assert_close(centers, expected)  # aligned: not half a pixel off
@@ -87,7 +86,7 @@ def test_each_roi_sees_its_image_and_place():
 def test_gradients_of_the_pooling_reach_only_the_level_of_the_roi():
     maps = [f.requires_grad_() for f in features()]
     rois = [torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([[0.0, 0, 250, 250]])]
-    pool_rois(maps, rois, STRIDES, SMALL).sum().backward()
+    pool_rois(maps, rois, STRIDES, 7, 2, aligned=True).sum().backward()
     assert [bool(m.grad.any()) for m in maps] == [True, False, True, False]
     assert maps[0].grad[0].any()
     assert not maps[0].grad[1].any()
@@ -96,8 +95,8 @@ def test_gradients_of_the_pooling_reach_only_the_level_of_the_roi():
 def test_half_precision_does_not_move_rois():
     maps = [f.bfloat16() for f in features()]
     rois = [random_rois(20, 3).clamp(max=256), EMPTY]
-    pooled = pool_rois(maps, rois, STRIDES, SMALL)
-    exact = pool_rois([m.float() for m in maps], rois, STRIDES, SMALL)
+    pooled = pool_rois(maps, rois, STRIDES, 7, 2, aligned=True)
+    exact = pool_rois([m.float() for m in maps], rois, STRIDES, 7, 2, aligned=True)
     assert pooled.dtype == torch.float32
     assert torch.equal(pooled, exact)
 
@@ -232,9 +231,10 @@ def test_the_aligned_setting_reaches_the_kernel():
     rois = [torch.tensor([[10.0, 10, 60, 60]]), EMPTY]
     flat = torch.tensor([[0.0, 10, 10, 60, 60]])
     for aligned in (True, False):
-        pooled = pool_rois(features(), rois, STRIDES, replace(SMALL, roi_aligned=aligned))
+        model = head(roi_aligned=aligned)
         expected = roi_align(features()[0], flat, 7, 0.25, 2, aligned)
-        torch.testing.assert_close(pooled, expected)
+        expected = model.fcs(model.convs(expected).flatten(1))
+        torch.testing.assert_close(model.box_features(features(), rois), expected)
 
 
 def test_cross_entropy_counts_the_background_last():
