@@ -2,7 +2,7 @@
 
 What is compiled are calls that hold layers and nothing else: `predictions` of a detector (backbone,
 neck, head or RPN) and of each branch of the box domain, and the backbone where it is called by
-itself. Assignment, losses and the second stage of Faster R-CNN depend on how many boxes there are
+itself. Assignment, losses and the RoIs of Faster and Mask R-CNN depend on how many boxes there are
 and stay as they are. Parameters keep their names and places, so checkpoints, the EMA and DDP notice
 nothing.
 """
@@ -22,9 +22,10 @@ from aligndet.adapters import Adapter
 from models.backbone_base import StagedBackbone
 from models.faster_rcnn import FasterRCNN
 from models.fcos import FCOS
+from models.mask_rcnn import MaskRCNN
 from models.retinanet import RetinaNet
 
-DETECTORS = (FCOS, RetinaNet, FasterRCNN)
+DETECTORS = (FCOS, RetinaNet, FasterRCNN, MaskRCNN)
 COMPILE = ("none", "model")
 CPP_COMPILERS = ("g++", "clang++", "c++")  # of a CPU's graphs, unless CXX names another
 C_COMPILERS = ("gcc", "clang", "cc")  # of what starts a GPU's kernels, unless CC names another

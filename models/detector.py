@@ -18,12 +18,14 @@ from models.checks import require_choice
 from models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from models.fcos import FCOS, FCOSConfig
 from models.from_mapping import from_mapping
+from models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from models.retinanet import RetinaNet, RetinaNetConfig
 
 DETECTORS = {
     "fcos": (FCOS, FCOSConfig),
     "retinanet": (RetinaNet, RetinaNetConfig),
     "faster_rcnn": (FasterRCNN, FasterRCNNConfig),
+    "mask_rcnn": (MaskRCNN, MaskRCNNConfig),
 }
 
 

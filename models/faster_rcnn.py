@@ -73,11 +73,7 @@ class FasterRCNN(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.backbone = backbone
-        # P6 is only for proposals: no RoI is pooled from it.
-        self.neck = FPN(backbone.channels, FPNConfig(config.channels, "pool", config.fpn_norm))
-        self.strides = tuple(
-            backbone.strides[0] * 2**level for level in range(self.neck.num_levels)
-        )
+        self.neck, self.strides = build_pyramid(backbone, config)
         self.rpn = RPN(config, self.strides)
         self.roi_head = RoIHead(config, num_classes, self.strides[:-1])
 
@@ -143,6 +139,14 @@ class FasterRCNN(nn.Module):
         rois = self.rpn.propose(proposed, image_sizes, c.topk_test, c.proposals_test)
         output = self.roi_head(features[:-1], rois)
         return self.roi_head.detections(output, rois, image_sizes)
+
+
+def build_pyramid(
+    backbone: StagedBackbone, config: FasterRCNNConfig
+) -> tuple[FPN, tuple[int, ...]]:
+    """P2 to P6 and their strides. P6 is only for proposals: no RoI is pooled from it."""
+    neck = FPN(backbone.channels, FPNConfig(config.channels, "pool", config.fpn_norm))
+    return neck, tuple(backbone.strides[0] * 2**level for level in range(neck.num_levels))
 
 
 def add_boxes(proposals: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:

@@ -48,6 +48,40 @@ def check_targets(
         complain(targets, sizes, num_classes, int(sound.logical_not().nonzero()[0]))
 
 
+def check_masks(
+    targets: Sequence[Mapping[str, Tensor]], image_sizes: Tensor | Sequence[tuple[int, int]]
+) -> None:
+    """Check the masks of targets that have passed `check_targets`; sizes on the host cost no wait.
+
+    Args:
+        targets: each with masks (M, H, W) uint8 or bool.
+        image_sizes: (N, 2) true (height, width), in pixels.
+
+    Raises:
+        ValueError: one sentence that names the image by its index, for masks that are missing or of
+            another shape, dtype or device.
+    """
+    sizes = torch.as_tensor(image_sizes).tolist()
+    for index, (target, (height, width)) in enumerate(zip(targets, sizes, strict=True)):
+        name, masks, boxes = f"targets[{index}]", target.get("masks"), target["boxes"]
+        if not isinstance(masks, Tensor):
+            raise ValueError(
+                f"{name}: masks is not a tensor; give a mask per box, all zeros if it has none"
+            )
+        if masks.device != boxes.device:
+            raise ValueError(
+                f"{name}: masks are on {masks.device}, the images are on {boxes.device}; move them"
+            )
+        if masks.shape != (len(boxes), height, width):
+            raise ValueError(
+                f"{name}: masks have the shape {tuple(masks.shape)} instead of "
+                f"({len(boxes)}, {height}, {width}), the number of boxes and the size of the image "
+                "before padding"
+            )
+        if masks.dtype not in (torch.uint8, torch.bool):
+            raise ValueError(f"{name}: masks are {masks.dtype}; make them uint8, 0 or 1")
+
+
 def check_form(name: str, target: Mapping[str, Tensor], device: torch.device) -> None:
     """Check all that is known without looking at values: keys, shapes, dtypes and devices."""
     for key in ("boxes", "labels"):

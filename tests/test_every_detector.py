@@ -11,12 +11,11 @@ from torchvision.ops import box_iou
 from aligndet.adapters import ADAPTERS
 from aligndet.evaluate import AP_KEYS
 from models import build_detector
-from models.detector import DETECTORS
 from tests.helpers.assertions import assert_finite_gradients
 from tests.helpers.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
 from tests.helpers.small_detectors import BOX_LOSSES, OPTIONS, model_config
 
-every_detector = pytest.mark.parametrize("name", DETECTORS)
+every_detector = pytest.mark.parametrize("name", OPTIONS)
 
 
 def small_detector(name, **options):

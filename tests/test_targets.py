@@ -10,16 +10,15 @@ from PIL import Image
 
 from data.transforms import Augment
 from models import build_detector
-from models.detector import DETECTORS
 from models.targets import check_targets
 from tests.helpers.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
-from tests.helpers.small_detectors import model_config
+from tests.helpers.small_detectors import OPTIONS, model_config
 
 
 @pytest.fixture(scope="module")
 def detectors():
     """One of each kind."""
-    return {name: build_detector(model_config(name), K) for name in DETECTORS}
+    return {name: build_detector(model_config(name), K) for name in OPTIONS}
 
 
 def changed(**changes):
@@ -72,7 +71,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("case", BAD)
 def test_every_detector_refuses(detectors, name, case):
     targets, words = BAD[case]
@@ -83,7 +82,7 @@ def test_every_detector_refuses(detectors, name, case):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_every_detector_counts_targets(detectors, name, count):
     targets = [TARGETS[0]] * count

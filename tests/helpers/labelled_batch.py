@@ -24,3 +24,15 @@ TARGETS = [
     target([[60, 30, 90, 77.5]], [1]),
 ]
 NOTHING = [target([], []), target([], [])]
+
+
+def with_masks(targets: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    """The targets of the batch, each with the ellipses in its boxes as masks."""
+    result = []
+    for goal, (height, width) in zip(targets, SIZES.tolist(), strict=True):
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        centers = (goal["boxes"][:, :2] + goal["boxes"][:, 2:]).unflatten(1, (2, 1, 1)) / 2
+        radii = (goal["boxes"][:, 2:] - goal["boxes"][:, :2]).unflatten(1, (2, 1, 1)) / 2
+        distance = ((torch.stack((x, y)) + 0.5 - centers) / radii).square().sum(dim=1)  # (M, h, w)
+        result.append({**goal, "masks": (distance <= 1).to(torch.uint8)})
+    return result
