@@ -94,6 +94,26 @@ FASTER_RCNN_V2_NAMES = (
     (rf"roi_heads\.box_head\.([0-3])\.(1)\.{NORM}", numbered("roi_head.convs", 3)),
     (rf"roi_heads\.box_head\.5\.{CONV}", r"roi_head.fcs.0.\1"),
 )
+MASK_OUTPUT_NAMES = (
+    (rf"roi_heads\.mask_predictor\.conv5_mask\.{CONV}", r"mask_head.upsample.\1"),
+    (rf"roi_heads\.mask_predictor\.mask_fcn_logits\.{CONV}", r"mask_head.predictor.\1"),
+)
+MASK_RCNN_NAMES = (
+    *FASTER_RCNN_NAMES,
+    *MASK_OUTPUT_NAMES,
+    (rf"roi_heads\.mask_head\.([0-3])\.(0)\.{CONV}", numbered("mask_head.convs", 2)),
+    # Before version 0.14, counted from 1.
+    (
+        rf"roi_heads\.mask_head\.mask_fcn([1-4])\.{CONV}",
+        lambda m: f"mask_head.convs.{2 * (int(m[1]) - 1)}.{m[2]}",
+    ),
+)
+MASK_RCNN_V2_NAMES = (
+    *FASTER_RCNN_V2_NAMES,
+    *MASK_OUTPUT_NAMES,
+    (r"roi_heads\.mask_head\.([0-3])\.(0)\.(weight)", numbered("mask_head.convs", 3)),
+    (rf"roi_heads\.mask_head\.([0-3])\.(1)\.{NORM}", numbered("mask_head.convs", 3)),
+)
 
 
 def fcos_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,16 +154,31 @@ def faster_rcnn_v2_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[st
     return background_last(names)
 
 
+def mask_rcnn_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same for our `MaskRCNN` and `maskrcnn_resnet50_fpn`; background as above, masks too."""
+    names = rename_all(state_dict, MASK_RCNN_NAMES, "maskrcnn_resnet50_fpn")
+    return background_last(names)
+
+
+def mask_rcnn_v2_from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same for our `MaskRCNN` and `maskrcnn_resnet50_fpn_v2`; background as above."""
+    names = rename_all(state_dict, MASK_RCNN_V2_NAMES, "maskrcnn_resnet50_fpn_v2")
+    return background_last(names)
+
+
 def background_last(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Turn outputs for (background, 0, ..., K-1) into classes (0, ..., K-1, background) and boxes
-    (0, ..., K-1)."""
+    """Turn outputs for (background, 0, ..., K-1) into classes (0, ..., K-1, background), and boxes
+    and masks (0, ..., K-1)."""
     result = dict(state_dict)
     for part in ("weight", "bias"):
         classes, boxes = f"roi_head.classifier.{part}", f"roi_head.box_regression.{part}"
+        masks = f"mask_head.predictor.{part}"
         if classes in result:
             result[classes] = torch.roll(result[classes], -1, dims=0)
         if boxes in result:
             result[boxes] = result[boxes][4:]
+        if masks in result:
+            result[masks] = result[masks][1:]
     return result
 
 
