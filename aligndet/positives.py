@@ -66,11 +66,17 @@ def _rpn_anchors(detector: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> 
     return detector.rpn.assign(detector.rpn.anchors_for(maps), [boxes])[0]
 
 
-# What predicts boxes of its own, by detector. In the second stage of Faster R-CNN every box has a
-# positive, as it is one of the regions itself.
+# What predicts boxes of its own, by detector. In the second stage of Faster and Mask R-CNN every
+# box has a positive, as it is one of the regions itself.
 ASSIGNERS: dict[str, Callable[[nn.Module, Sequence[Tensor], Tensor], Tensor]] = {
     "fcos": _points,
     "retinanet": _anchors,
     "faster_rcnn": _rpn_anchors,
+    "mask_rcnn": _rpn_anchors,
 }
-UNITS = {"fcos": "points", "retinanet": "anchors", "faster_rcnn": "anchors of the RPN"}
+UNITS = {
+    "fcos": "points",
+    "retinanet": "anchors",
+    "faster_rcnn": "anchors of the RPN",
+    "mask_rcnn": "anchors of the RPN",
+}

@@ -21,10 +21,12 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from models.backbone import build_backbone
 from models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from models.fcos import FCOS, FCOSConfig
+from models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from models.retinanet import RetinaNet, RetinaNetConfig
 from models.torchvision_weights import (
     faster_rcnn_from_torchvision,
     fcos_from_torchvision,
+    mask_rcnn_from_torchvision,
     retinanet_from_torchvision,
 )
 
@@ -38,7 +40,9 @@ DETECTORS = {
         *(detection.FasterRCNN, FasterRCNN, FasterRCNNConfig),
         faster_rcnn_from_torchvision,
     ),
+    "mask_rcnn": (detection.MaskRCNN, MaskRCNN, MaskRCNNConfig, mask_rcnn_from_torchvision),
 }
+TWO_STAGES = (FasterRCNN, MaskRCNN)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Batch:
 
     images: Tensor  # (N, 3, H, W), normalised
     image_sizes: list[tuple[int, int]]  # (h, w)
-    targets: list[dict[str, Tensor]]  # boxes (M, 4) xyxy, labels (M,) in 0..K-1
+    # boxes (M, 4) xyxy, labels (M,) in 0..K-1, masks (M, H, W) uint8, which fill their boxes
+    targets: list[dict[str, Tensor]]
 
 
 def random_batch(images: int, side: int, boxes: int, device: torch.device) -> Batch:
@@ -61,8 +66,17 @@ def random_batch(images: int, side: int, boxes: int, device: torch.device) -> Ba
         corner = random[:, 2:] * (side - sides)
         labels = torch.randint(K, (boxes,), generator=generator)
         target = {"boxes": torch.cat((corner, corner + sides), dim=1), "labels": labels}
+        target["masks"] = filled(target["boxes"], side)
         targets.append({key: value.to(device) for key, value in target.items()})
     return Batch(pixels.to(device), [(side, side)] * images, targets)
+
+
+def filled(boxes: Tensor, side: int) -> Tensor:
+    """Masks (M, side, side) of all pixels of the boxes (M, 4)."""
+    pixels = torch.arange(side) + 0.5
+    first, second = boxes[:, :2, None], boxes[:, 2:, None]  # (M, 2, 1)
+    across, down = ((pixels > first) & (pixels < second)).unbind(1)  # (M, side) each
+    return (down[:, :, None] & across[:, None, :]).to(torch.uint8)
 
 
 class Theirs(nn.Module):
@@ -71,7 +85,7 @@ class Theirs(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         dense = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
-        self.label_shift = int(name == "faster_rcnn")  # its class 0 is the background
+        self.label_shift = int(DETECTORS[name][1] in TWO_STAGES)  # its class 0 is the background
         backbone = resnet_fpn_backbone(
             backbone_name="resnet50",
             weights=None,
@@ -132,7 +146,7 @@ def share_threshold(theirs: Theirs, ours: nn.Module, batch: Batch) -> None:
 def scores_of(ours: nn.Module, batch: Batch) -> Tensor:
     """The scores (N, A, K) or (R, K) that are compared with the threshold."""
     features = ours.pyramid(batch.images)
-    if isinstance(ours, FasterRCNN):
+    if isinstance(ours, TWO_STAGES):
         c = ours.config
         proposed = ours.rpn(features)
         rois = ours.rpn.propose(proposed, batch.image_sizes, c.topk_test, c.proposals_test)

@@ -10,14 +10,13 @@ from models.faster_rcnn import FasterRCNN
 from models.mask_head import paste_masks
 from models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from tests.helpers.assertions import assert_finite_gradients
-from tests.helpers.labelled_batch import NOTHING, SIZES, K, batch, target, with_masks
-from tests.helpers.labelled_batch import TARGETS as BOXES
+from tests.helpers.cuda_runs import on_stand_in
+from tests.helpers.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target
 
 SMALL = MaskRCNNConfig(
     **{"channels": 32, "box_features": 64, "mask_convs": 1},
     **{"proposals_train": 60, "proposals_test": 40, "roi_samples": 64},
 )
-TARGETS, NO_BOXES = with_masks(BOXES), with_masks(NOTHING)
 NO_MASKS = [{**t, "masks": torch.zeros_like(t["masks"])} for t in TARGETS]
 LOSSES = ["loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"]
 
@@ -31,10 +30,10 @@ def small_mask_rcnn(config: MaskRCNNConfig = SMALL, num_classes: int = K) -> Mas
     ("targets", "some"),
     [
         (TARGETS, True),
-        ([TARGETS[0], NO_BOXES[1]], True),
+        ([TARGETS[0], NOTHING[1]], True),
         ([TARGETS[0], NO_MASKS[1]], True),
         (NO_MASKS, False),
-        (NO_BOXES, False),
+        (NOTHING, False),
     ],
 )
 @pytest.mark.parametrize(
@@ -70,7 +69,7 @@ def test_all_but_the_masks_is_faster_rcnn():
         torch.manual_seed(3)
         losses = ours(batch(), SIZES, targets)
         torch.manual_seed(3)
-        assert all(torch.equal(losses[k], v) for k, v in faster(batch(), SIZES, BOXES).items())
+        assert all(torch.equal(losses[k], v) for k, v in faster(batch(), SIZES, TARGETS).items())
 
 
 def test_the_mask_head_sees_positives_in_training_and_final_boxes_in_detection(monkeypatch):
@@ -164,6 +163,22 @@ def test_masks_may_be_bool():
         torch.manual_seed(3)
         losses.append(model(batch(), SIZES, goals)["loss_mask"])
     assert torch.equal(*losses)
+
+
+def test_masks_cost_two_waits_for_the_device_per_step_and_one_in_detection():
+    def waits(kind, config):
+        with on_stand_in() as gpu:
+            model = kind(build_backbone("resnet18"), config, K).to("cuda")
+            images, goals = batch().to("cuda"), []
+            for goal in TARGETS:
+                goals.append({key: value.to("cuda") for key, value in goal.items()})
+            model(images, SIZES.tolist(), goals)  # which also fills caches
+            for gpu.step, targets in ((1, goals), (2, None)):
+                model(images, SIZES.tolist(), targets)
+        return [sum(n for w, n in gpu.waits.items() if w.step == step) for step in (1, 2)]
+
+    faster, masked = waits(FasterRCNN, SMALL), waits(MaskRCNN, SMALL)
+    assert [more - few for more, few in zip(masked, faster, strict=True)] == [2, 1]
 
 
 def test_options_of_all_parts_reach_them():
