@@ -15,9 +15,11 @@ from aligndet.compiling import check_compiler, compile_layers
 from aligndet.fine_tuning import FineTuning
 from models.backbone_base import StagedBackbone
 from models.detector import DETECTORS
+from models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from tests.helpers.small_detectors import OPTIONS
 
 CPU = torch.device("cpu")
+MASK_RCNN = MaskRCNNConfig(channels=32, box_features=64, mask_convs=1, score_threshold=0.0)
 SIZES = ((288, 320), (320, 300), (352, 288))
 
 
@@ -96,6 +98,20 @@ def test_sizes_share_their_graphs_and_losses_and_gradients_stay(name, stage, gra
         for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0)
     assert counter.frame_count == graphs
+
+
+def test_mask_rcnn_is_one_graph():
+    torch.manual_seed(0)
+    plain, counter = MaskRCNN(TinyBackbone(), MASK_RCNN, num_classes=2).eval(), CompileCounter()
+    compiled = copy.deepcopy(plain)
+    compile_layers(compiled, "model", counter)
+    view = batch("finetune", 2, 160, 192)
+    with torch.no_grad():
+        found = [model(view["images"], view["image_sizes"]) for model in (plain, compiled)]
+    for one, other in zip(*found, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in ("boxes", "masks"))
+        assert len(one["masks"]) > 0
+    assert counter.frame_count == 1
 
 
 def test_none_leaves_everything_as_it_is():

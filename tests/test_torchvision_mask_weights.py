@@ -37,7 +37,7 @@ VERSIONS = {
         mask_rcnn_v2_from_torchvision,
     ),
 }
-PROPOSALS = 6  # per image: the mask head takes most of the time of these tests
+PROPOSALS, DETECTIONS = 4, 12  # per image: masks take most of the time of these tests
 LOSSES = {**TWO_STAGE_LOSSES, "loss_mask": "loss_mask"}
 
 
@@ -45,6 +45,7 @@ def randomise(theirs: nn.Module) -> nn.Module:
     """Spread out masks too, with values on both sides of one half in each."""
     theirs = unsample(randomise_outputs(theirs))
     theirs.rpn._post_nms_top_n = {"training": PROPOSALS, "testing": PROPOSALS}
+    theirs.roi_heads.detections_per_img = DETECTIONS
     output = theirs.roi_heads.mask_predictor.mask_fcn_logits
     weight = output.weight.data.normal_().flatten(1)
     weight -= weight.mean(dim=1, keepdim=True)  # features are positive
@@ -62,7 +63,8 @@ def pair(version: str) -> tuple[nn.Module, MaskRCNN]:
 
 
 def few_proposals(config: MaskRCNNConfig) -> MaskRCNNConfig:
-    return replace(unsampled(config), proposals_train=PROPOSALS, proposals_test=PROPOSALS)
+    few = {"proposals_train": PROPOSALS, "proposals_test": PROPOSALS}
+    return replace(unsampled(config), detections_per_image=DETECTIONS, **few)
 
 
 def masked_targets(seed: int, counts: tuple[int, ...]) -> list[dict[str, torch.Tensor]]:
@@ -102,8 +104,8 @@ def same_masks(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], s
     torch.testing.assert_close(ours["masks"], theirs["masks"][order, 0], rtol=0, atol=1e-8)
     masks = paste_masks(ours["masks"], ours["boxes"], size)
     assert torch.equal(masks.bool(), pasted(theirs, size)[order])
-    shares = masks.sum(dim=(1, 2)) / (ours["boxes"][:, 2:] - ours["boxes"][:, :2]).prod(dim=1)
-    assert ((shares > 0.1) & (shares < 0.9)).sum() >= 5  # both values in one mask
+    above = (ours["masks"] > 0.5).flatten(1)
+    assert (above.any(dim=1) & ~above.all(dim=1)).sum() > 4  # both values in one mask
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -118,7 +120,7 @@ def test_mask_rcnn_is_torchvisions(version):
         expected = [{**d, "labels": d["labels"] - 1} for d in expected]
         our_features = ours.pyramid(images)
         found = ours.detections(our_features, ours.rpn(our_features), torch.tensor(SIZES))
-        same_detections(found, expected, at_least=12)
+        same_detections(found, expected, at_least=8)
         for of_image in zip(found, expected, SIZES, strict=True):
             same_masks(*of_image)
 
