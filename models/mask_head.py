@@ -22,6 +22,7 @@ from models.assign import look_up
 from models.checks import require_choice
 from models.indices import true_indices
 from models.roi_head import pool_rois
+from models.sampling import random_part
 from models.tower import NORMS, conv_tower
 
 MASKS_AT_ONCE = 16  # full-size masks of an image that are in memory as floats at a time
@@ -89,7 +90,11 @@ class MaskHead(nn.Module):
         return self.predictor(F.relu(self.upsample(mask_features), inplace=True)).float()
 
     def positives(
-        self, rois: Sequence[Tensor], matched: Sequence[Tensor], masks: Sequence[Tensor]
+        self,
+        rois: Sequence[Tensor],
+        matched: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        limit: int | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The RoIs that learn a mask: those matched with a box that has one; on a GPU this waits
         once, whatever N is.
@@ -98,12 +103,15 @@ class MaskHead(nn.Module):
             rois: for each image, (R, 4) xyxy in pixels.
             matched: for each image, (R,) from `RoIHead.assign`.
             masks: for each image, (M, H, W) 0 or 1, see `losses`; all zeros: the box has no mask.
+            limit: how many RoIs per image to draw at random if there are more; None: all.
 
         Returns:
             For each image, such RoIs and the indices of their boxes.
         """
         has_mask = [of_image.flatten(1).any(dim=1).long() for of_image in masks]  # (M,)
         chosen = true_indices([found == 1 for found in look_up(has_mask, matched)])
+        if limit is not None:
+            chosen = [random_part(index, limit) for index in chosen]
         rois = [r[index] for r, index in zip(rois, chosen, strict=True)]
         return rois, [m[index] for m, index in zip(matched, chosen, strict=True)]
 

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -118,6 +119,22 @@ def test_rois_whose_box_has_a_mask_are_positive():
     assert [b.tolist() for b in boxes] == [[2, 0, 2], [], [0]]
     assert [r.tolist() for r in chosen] == [rois[0][[0, 3, 5]].tolist(), [], [[0.0] * 4]]
     assert torch.equal(head().positives(rois, matched, [m.bool() for m in masks])[1][0], boxes[0])
+
+
+def test_positives_beyond_the_limit_are_drawn():
+    masks, seen = [random_masks(2), random_masks(2)], set()
+    matched = [torch.tensor([0, 1, -1, 1, 0]), torch.tensor([-1, 1])]
+    rois = [torch.arange(20.0).reshape(5, 4), torch.arange(8.0).reshape(2, 4)]
+    model = head()
+    for _ in range(40):
+        (first, second), (boxes, one) = model.positives(rois, matched, masks, limit=2)
+        assert len(first) == 2
+        rows = (first[:, 0] / 4).long()
+        assert torch.equal(matched[0][rows], boxes)
+        assert second.tolist() == [[4, 5, 6, 7]]
+        assert one.tolist() == [1]
+        seen.add(tuple(sorted(rows.tolist())))
+    assert seen == set(itertools.combinations((0, 1, 3, 4), 2))  # all pairs, sooner or later
 
 
 @pytest.mark.parametrize("agnostic", [True, False])
