@@ -42,6 +42,7 @@ from data.errors import DataError
 from data.loaders import eval_loader
 from data.views import DetectionDataset, collate_detection
 from models import build_detector
+from models.detector import learns_masks
 from train import Batches, build_schedule, fit
 
 
@@ -68,7 +69,8 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
     """Train on labelled boxes, write weights.pt, evaluate."""
     with cli.one_line_errors(ValueError):
         check_compiler(config.compile, device)
-        train, val = build_train(config.data), build_val(config.data)
+        train = build_train(config.data, learns_masks(config.model.detector))
+        val = build_val(config.data)
         categories = train.coco.categories
         check_same_categories(val, categories, train.coco.annotations)
         batches = Batches(train, train.coco.aspect_ratios, collate_detection)

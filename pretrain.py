@@ -35,6 +35,7 @@ from data.image_folder import ImageFiles
 from data.image_views import ImageViews, collate_image_views
 from data.views import collate_views
 from models import build_detector
+from models.detector import learns_masks
 from train import Batches, build_schedule, fit, global_batch
 
 
@@ -54,7 +55,8 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
     """Neck and head learn from the proposals; see `aligndet/box_domain.py`."""
     with cli.one_line_errors(ValueError):
         check_compiler(config.compile, device)
-        dataset = build_two_views(config.data, config.box_domain.max_proposals)
+        masks = learns_masks(config.model.detector) and config.box_domain.mask_weight > 0
+        dataset = build_two_views(config.data, config.box_domain.max_proposals, masks)
         check_enough_images(len(dataset), global_batch(config))
         batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
         schedule = build_schedule(config, batches)

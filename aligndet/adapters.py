@@ -26,6 +26,7 @@ from models.checks import require_choice
 from models.faster_rcnn import FasterRCNN, add_boxes
 from models.fcos import FCOS
 from models.indices import true_indices
+from models.mask_rcnn import MaskRCNN
 from models.retinanet import RetinaNet
 from models.sampling import over_batch, random_part, sample_balanced
 
@@ -79,6 +80,9 @@ class Adapter(nn.Module):
         """Prefixes of the weights of `detector` that only make sense for its own classes."""
         return cls.classifier
 
+    def leave_masks_out(self) -> None:
+        """Do not train a mask head, if there is one."""
+
     def weights(self) -> dict[str, Tensor]:
         """What fine-tuning starts from: the detector without its classifier, and the projector."""
         state = {
@@ -107,8 +111,9 @@ class Adapter(nn.Module):
 
         Args:
             features: [C2, C3, C4, C5] of the backbone.
-            view: `image_sizes` (N, 2), true (height, width) before padding, and `boxes`, for each
-                image (M, 4) xyxy proposals, both in pixels of this view.
+            view: `image_sizes` (N, 2), true (height, width) before padding, `boxes`, for each
+                image (M, 4) xyxy proposals, both in pixels of this view, and if it has them
+                `masks`, (M, H, W) uint8.
             ids: for each image, (M,) instance ids of its boxes, unique in the batch.
             with_losses: whether the box losses are wanted (online branch) or not (target).
         """
@@ -260,6 +265,7 @@ class FasterRCNNAdapter(Adapter):
             losses = rpn.losses(proposed, boxes)
             # Divided by the number of positives here, since no other RoIs are sampled.
             losses |= roi_head.box_losses(deltas, rois, roi_matched, boxes)
+            losses |= self.mask_losses(pyramid, rois, roi_matched, view)
         return BranchOutput(
             unit_length(self.projector(box_features)),
             torch.cat(look_up(ids, roi_matched)),  # all are positives
@@ -267,8 +273,52 @@ class FasterRCNNAdapter(Adapter):
             matched,
         )
 
+    def mask_losses(self, pyramid, rois, matched, view) -> dict[str, Tensor]:
+        """Of a detector that has masks, see `MaskRCNNAdapter`."""
+        return {}
 
-ADAPTERS = {"fcos": FCOSAdapter, "retinanet": RetinaNetAdapter, "faster_rcnn": FasterRCNNAdapter}
+
+class MaskRCNNAdapter(FasterRCNNAdapter):
+    """Mask R-CNN: Faster R-CNN whose mask head learns the pixels of the proposals, where the search
+    says which they are. The authors leave it random."""
+
+    detector: MaskRCNN
+    learns_masks = True
+
+    def leave_masks_out(self) -> None:
+        """See `Adapter.leave_masks_out`."""
+        self.learns_masks = False
+        self.detector.mask_head.requires_grad_(False)
+
+    @classmethod
+    def class_layers(cls, detector: MaskRCNN) -> tuple[str, ...]:
+        """Those of Faster R-CNN, and the mask output if it predicts one mask per class."""
+        agnostic = detector.config.mask_class_agnostic
+        return super().class_layers(detector) + (() if agnostic else ("mask_head.predictor.",))
+
+    def mask_losses(self, pyramid, rois, matched, view) -> dict[str, Tensor]:
+        """On as many RoIs of an image as fine-tuning has: the mask head sees four times as many
+        cells of each as the box head.
+
+        Args:
+            pyramid: P2 to P6.
+            rois, matched: for each image, RoIs (P, 4) and the boxes (P,) they belong to.
+            view: see `Adapter.forward`.
+        """
+        if not self.learns_masks:
+            return {}
+        config, head = self.detector.config, self.detector.mask_head
+        most = int(config.roi_samples * config.roi_positive_fraction)
+        rois, matched = head.positives(rois, matched, view["masks"], most)
+        return head.losses(head(pyramid[:-1], rois), rois, matched, view["masks"])
+
+
+ADAPTERS = {
+    "fcos": FCOSAdapter,
+    "retinanet": RetinaNetAdapter,
+    "faster_rcnn": FasterRCNNAdapter,
+    "mask_rcnn": MaskRCNNAdapter,
+}
 
 
 def adapter_class(detector: str) -> type[Adapter]:

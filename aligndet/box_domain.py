@@ -35,6 +35,9 @@ class BoxDomainConfig:
     momentum: float = 0.996  # of the target at the start; it rises to 1
     contrast_weight: float = 1.0  # of the contrastive loss
     box_weight: float = 1.0  # of the detector's box losses
+    # Of the mask loss, where a detector has one; 0 needs no masks of the proposals and leaves the
+    # mask head random, as the authors do.
+    mask_weight: float = 1.0
     across_ranks: bool = False  # contrast with the samples of all ranks; the paper does not
     # The best-ranked boxes of each image; null takes all, which measured worse (docs/results.md).
     # For images of 128 pixels, 10 are as good.
@@ -44,6 +47,7 @@ class BoxDomainConfig:
     def __post_init__(self) -> None:
         require_range("box_domain.temperature", self.temperature, above=0)
         require_range("box_domain.momentum", self.momentum, least=0, most=1)
+        require_range("box_domain.mask_weight", self.mask_weight, least=0)
         for key in ("embedding_width", "samples", "max_proposals"):
             require_range(f"box_domain.{key}", getattr(self, key), least=1)
 
@@ -64,6 +68,8 @@ class BoxDomain(nn.Module):
             self.backbone.freeze(len(self.backbone.stages))
         detector.backbone = None  # shared here; a copy in the target would serve no purpose
         self.online = adapter_class(name)(detector, config.embedding_width, config.samples)
+        if not config.mask_weight:
+            self.online.leave_masks_out()
         # After all initialisation, so that both branches start equal.
         self.target = copy.deepcopy(self.online).requires_grad_(False)
 
@@ -74,7 +80,8 @@ class BoxDomain(nn.Module):
 
         Args:
             batch: two views, each a dict of `images` (N, 3, H, W), `image_sizes` (N, 2) and
-                `boxes`: per image (M, 4) xyxy; box k of both views is the same instance.
+                `boxes`: per image (M, 4) xyxy; box k of both views is the same instance. The first
+                has `masks` too, (M, H, W) uint8, if the detector learns them.
             with_statistics: whether this step logs statistics.
 
         Returns:
@@ -95,7 +102,9 @@ class BoxDomain(nn.Module):
         )
         contrast = contrastive_loss(pairs, config.temperature)
         losses = {"loss_contrast": config.contrast_weight * contrast}
-        losses |= {name: config.box_weight * loss for name, loss in online.losses.items()}
+        for name, loss in online.losses.items():
+            weight = config.mask_weight if name == "loss_mask" else config.box_weight
+            losses[name] = weight * loss
         if not with_statistics:
             return losses, {}
         return losses, self.statistics(pairs, contrast, online, view1["boxes"])

@@ -88,7 +88,7 @@ def make_data() -> None:
         limits = ("--search", "fast", "--filter", "ratio2size0105", "--min-side", "80")
         command(
             "-m", "data.proposals", "--images", str(images), "--output", str(proposals), *limits,
-            "--recall", str(truth),
+            "--masks", "--recall", str(truth),
         )  # fmt: skip
 
 

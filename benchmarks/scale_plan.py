@@ -30,9 +30,9 @@ CLASSES = 80
 # Seconds of a fine-tuning step of 2 images on a V100 in float32, ResNet-50 with FPN, 800 pixels;
 # published, for other code than ours: detectron2's MODEL_ZOO.md (8 V100, 16 images per step) and,
 # for FCOS, mmdetection 1.0's configs/fcos/README.md (4 V100, 4 images each: 0.396 s; half of it).
-STEP_SECONDS = {"fcos": 0.198, "retinanet": 0.200, "faster_rcnn": 0.210}
+STEP_SECONDS = {"fcos": 0.198, "retinanet": 0.200, "faster_rcnn": 0.210, "mask_rcnn": 0.261}
 # Seconds per image of inference, from the same tables (FCOS: 13.6 images per second).
-INFERENCE_SECONDS = {"fcos": 0.074, "retinanet": 0.055, "faster_rcnn": 0.038}
+INFERENCE_SECONDS = {"fcos": 0.074, "retinanet": 0.055, "faster_rcnn": 0.038, "mask_rcnn": 0.043}
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,9 @@ class CocoDataset:
             raise DatasetError(f"{self.annotations}: holds {what}; give a file that lists some")
         if counts.masks == 0 and counts.boxes:
             raise DatasetError(
-                f"{self.annotations}: none of its boxes has a mask ('segmentation'); add them, or "
-                "take a detector without masks"
+                f"{self.annotations}: none of its boxes has a mask ('segmentation'); add them (to "
+                "proposals with --masks, or set box_domain.mask_weight=0), or take a detector "
+                "without masks"
             )
         if counts.boxes and largest <= 1:
             raise DatasetError(

@@ -98,13 +98,14 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         return self.source.path(index)
 
     def __getitem__(self, key: SampleKey) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Two dicts of `image` (3, H, W) uint8, `boxes` (M, 4), `masks` (M, H, W) uint8 if the
-        dataset has them, and `name` of the file; M is the same in both."""
+        """Two dicts of `image` (3, H, W) uint8, `boxes` (M, 4) and `name` of the file; M is the
+        same in both. If the dataset has masks, the first has `masks` (M, H, W) uint8 too: the
+        second view is not learned from."""
         image, record = self.source.read(key.index)
         boxes = limit_boxes(record.boxes, self.max_proposals)
         masks = None if record.masks is None else record.masks[: len(boxes)]
         rng = random.Random(key.seed)
-        views = [self.augment.with_masks(image, boxes, masks, rng) for _ in range(2)]
+        views = [self.augment.with_masks(image, boxes, m, rng) for m in (masks, None)]
         return tuple(
             {
                 "image": tensor,
@@ -149,7 +150,7 @@ def collate_views(
     samples: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two dicts of `images` (N, 3, H, W) uint8, `image_sizes` (N, 2), `boxes`: list of (M, 4),
-    `masks`: list of (M, H, W) if there are any, and `names` of the files."""
+    `names` of the files and, in the first, `masks`: list of (M, H, W) if there are any."""
     return tuple(_collate_view(list(view)) for view in zip(*samples, strict=True))
 
 

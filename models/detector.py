@@ -29,6 +29,11 @@ DETECTORS = {
 }
 
 
+def learns_masks(detector: str) -> bool:
+    """Whether targets of a detector, a key of `DETECTORS`, need masks."""
+    return detector == "mask_rcnn"
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The `model` section of a run's configuration."""

@@ -68,6 +68,11 @@ def write_images(folder, layout, seed):
         Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
+def diamond(x, y, w, h):
+    """The polygon between the middles of a box's sides, which only detectors with masks read."""
+    return [x, y + h / 2, x + w / 2, y, x + w, y + h / 2, x + w / 2, y + h]
+
+
 def coco_content(layout, categories):
     images = [
         {"id": 100 + i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH}
@@ -81,6 +86,7 @@ def coco_content(layout, categories):
             "image_id": image_id,
             "category_id": category if category in names else 1,
             "bbox": box,
+            "segmentation": [diamond(*box)],
             "area": box[2] * box[3],
             "iscrowd": 0,
         }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from aligndet.adapters import ADAPTERS, adapter_class
+from aligndet.adapters import adapter_class
 from aligndet.feature_scale import RATE, FeatureScale, unnormalised_layer
 from models import build_detector
 from tests.helpers.small_detectors import model_config
@@ -47,7 +47,7 @@ def test_a_checkpoint_keeps_it():
     assert other.growth() == scale.growth() > 1
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", STACKS)
 def test_the_unnormalised_layer_is_the_last_one_before_the_relu(name):
     online = adapter(name)
     layer = unnormalised_layer(online.detector, STACKS[name])

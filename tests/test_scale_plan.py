@@ -112,7 +112,8 @@ def test_the_papers_runs(detector):
     box, short, long = paper_runs(detector, 2)
     assert short.images == 192_000
     assert long.images == 1_440_000
-    assert box.queries == {"fcos": 2048, "retinanet": 4096, "faster_rcnn": 8192}[detector]
+    queries = {"fcos": 2048, "retinanet": 4096, "faster_rcnn": 8192, "mask_rcnn": 8192}
+    assert box.queries == queries[detector]
     # The stages of the backbone that train in fine-tuning, and no part of it in pre-training.
     assert short.gradient_bytes - box.gradient_bytes > 4 * 20_000_000
     assert default_inputs(detector).box_step_seconds > 0

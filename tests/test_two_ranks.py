@@ -29,6 +29,7 @@ from data.loaders import GroupedBatchSampler, eval_loader
 from data.normalise import normalise_batch
 from data.views import collate_detection, collate_views
 from models import build_detector
+from models.detector import learns_masks
 from tests.helpers.double_precision import double_precision
 from tests.helpers.oracle_detector import OracleDetector
 from tests.helpers.small_detectors import BOX_LOSSES, EVERYTHING, OPTIONS
@@ -77,10 +78,10 @@ def stage(name, config):
         dataset = ImageViews(images, config.image.augment, config.image.spec.views)
         return task, Batches(dataset, dataset.aspect_ratios, collate_image_views)
     if name.startswith("box"):
-        dataset = build_two_views(config.data, None)
+        dataset = build_two_views(config.data, None, learns_masks(config.model.detector))
         task = BoxDomain(build_detector(config.model, 1), config.model.detector, config.box_domain)
         return task, Batches(dataset, dataset.source.aspect_ratios, collate_views)
-    dataset = build_train(config.data)
+    dataset = build_train(config.data, learns_masks(config.model.detector))
     task = FineTuning(build_detector(config.model, len(dataset.coco.categories)))
     return task, Batches(dataset, dataset.coco.aspect_ratios, collate_detection)
 

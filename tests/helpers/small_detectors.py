@@ -16,11 +16,13 @@ OPTIONS = {
         "roi_samples": EVERYTHING,
     },
 }
+OPTIONS["mask_rcnn"] = {**OPTIONS["faster_rcnn"], "mask_convs": 1, "mask_roi_size": 7}
 BOX_LOSSES = {
     "fcos": {"loss_box", "loss_centerness"},
     "retinanet": {"loss_box"},
     "faster_rcnn": {"loss_rpn_objectness", "loss_rpn_box", "loss_box"},
 }
+BOX_LOSSES["mask_rcnn"] = {*BOX_LOSSES["faster_rcnn"], "loss_mask"}
 
 
 def model_config(detector="fcos", **changes):
