@@ -8,17 +8,17 @@ Legend: M masks of an image, H x W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from torch import Tensor, from_numpy, zeros
+from torch import Tensor, zeros
 from torch import uint8 as torch_uint8
 
 CORNERS = 3  # of a polygon; one with fewer encloses nothing
+FARTHEST = 10**6  # pixels; pycocotools takes memory for each pixel of an outline, and falls over it
 HALF = 128  # of 255: from there on a resized mask covers at least half of a pixel
 
 
@@ -31,7 +31,8 @@ def encode(segmentation: Any, height: int, width: int) -> bytes:
         height, width: of the image, in pixels.
 
     Returns:
-        The counts; b"" if there is no mask, or no polygon encloses anything.
+        The counts; b"" if there is no mask, or it covers no pixel. Polygons with fewer than three
+        corners are left out.
 
     Raises:
         ValueError: what is wrong with it, to follow "its segmentation".
@@ -42,22 +43,38 @@ def encode(segmentation: Any, height: int, width: int) -> bytes:
         return b""
     if not isinstance(segmentation, list):
         raise ValueError(f"is {type(segmentation).__name__}, not polygons or RLE")
-    if not isinstance(segmentation[0], list | dict):
-        segmentation = [segmentation]  # one polygon that is not in a list of them
-    polygons = [p for p in segmentation if len(_coordinates(p)) >= 2 * CORNERS]
+    polygons = list(map(_coordinates, _polygons(segmentation)))
+    polygons = [polygon for polygon in polygons if len(polygon) >= 2 * CORNERS]
     if not polygons:
         return b""
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))["counts"]
+    return _unless_empty(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+
+
+def _polygons(segmentation: list[Any]) -> list[Any]:
+    one = not isinstance(segmentation[0], list | dict)  # a polygon that is not in a list of them
+    return [segmentation] if one else segmentation
 
 
 def _coordinates(polygon: Any) -> list[float]:
-    if not isinstance(polygon, list) or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in polygon
-    ):
+    if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
         raise ValueError("has a polygon that is not a list of finite numbers")
     if len(polygon) % 2:
         raise ValueError(f"has a polygon of {len(polygon)} numbers, which are not pairs of x and y")
+    try:
+        points = np.array(polygon, np.float64).reshape(-1, 2)
+    except OverflowError:
+        points = np.full((1, 2), 2.0 * FARTHEST)  # an int that no float holds
+    if not np.isfinite(points).all():
+        raise ValueError("has a polygon that is not a list of finite numbers")
+    if np.abs(points).max(initial=0) > FARTHEST or np.abs(np.diff(points, axis=0)).sum() > FARTHEST:
+        raise ValueError(
+            f"has a polygon that reaches further, or is longer, than {FARTHEST:,} pixels"
+        )
     return polygon
+
+
+def _unless_empty(rle: dict[str, Any]) -> bytes:
+    return rle["counts"] if coco_mask.area(rle) else b""
 
 
 def _encode_rle(rle: dict[str, Any], height: int, width: int) -> bytes:
@@ -65,18 +82,21 @@ def _encode_rle(rle: dict[str, Any], height: int, width: int) -> bytes:
     if size is not None and size != [height, width]:
         raise ValueError(f"has the size {size}, but the image is {height} high and {width} wide")
     if isinstance(counts, str | bytes):
-        return _checked(counts.encode("ascii", "replace") if isinstance(counts, str) else counts,
-                        height, width)  # fmt: skip
+        letters = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+        return _checked(letters, height, width)
     if not isinstance(counts, list) or not all(
         type(count) is int and count >= 0 for count in counts
     ):
         raise ValueError("has counts that are neither text nor a list of whole numbers from 0 on")
-    if sum(counts) != height * width:
-        raise ValueError(
-            f"has counts for {sum(counts):,} pixels, but the image has {height * width:,}"
-        )
+    _require_all(sum(counts), height, width)
     rle = {"size": [height, width], "counts": counts}
-    return coco_mask.frPyObjects(rle, height, width)["counts"]
+    return _unless_empty(coco_mask.frPyObjects(rle, height, width))
+
+
+def _require_all(pixels: int, height: int, width: int) -> None:
+    if pixels != height * width:
+        number = f"{pixels:,}" if pixels < 10**15 else "too many"
+        raise ValueError(f"has counts for {number} pixels, but the image has {height * width:,}")
 
 
 def _checked(counts: bytes, height: int, width: int) -> bytes:
@@ -85,11 +105,10 @@ def _checked(counts: bytes, height: int, width: int) -> bytes:
     runs = run_lengths(counts)
     if runs is None:
         raise ValueError("has counts that are no compressed RLE")
-    if runs.sum() != height * width or (runs < 0).any():
-        raise ValueError(
-            f"has counts for {runs.sum():,} pixels, but the image has {height * width:,}"
-        )
-    return counts
+    if (runs < 0).any():
+        raise ValueError("has counts below 0")
+    _require_all(int(runs.sum()), height, width)
+    return counts if runs[1::2].any() else b""
 
 
 def run_lengths(counts: bytes) -> np.ndarray | None:
@@ -136,9 +155,32 @@ def resized(masks: Sequence[bytes], size: tuple[int, int], width: int, height: i
         (M, height, width) uint8.
     """
     result = zeros((len(masks), height, width), dtype=torch_uint8)
-    for place, mask in enumerate(decode(masks, *size)):
-        if (height, width) != size:
-            image = Image.fromarray(mask * 255).resize((width, height), Image.Resampling.BILINEAR)
-            mask = (np.asarray(image) >= HALF).astype(np.uint8)
-        result[place] = from_numpy(mask)
+    for of_result, counts in zip(result.numpy(), masks, strict=True):
+        if counts:
+            rle = {"size": list(size), "counts": counts}
+            _resize_into(of_result, coco_mask.decode(rle))
     return result
+
+
+def _resize_into(result: np.ndarray, mask: np.ndarray) -> None:
+    """Resize a mask into zeros. Pillow resizes rows, then columns: both only where the mask is give
+    the same bits as all of it."""
+    height, width = result.shape
+    rows = _extent(mask.any(axis=1))
+    if rows.stop == 0:
+        return
+    band = Image.fromarray(mask[rows] * 255)
+    band = np.asarray(band.resize((width, band.height), Image.Resampling.BILINEAR))
+    columns = _extent(band.any(axis=0))
+    strip = np.zeros((len(mask), columns.stop - columns.start), np.uint8)
+    strip[rows] = band[:, columns]
+    if strip.size:  # else it is so much smaller that nothing is left
+        strip = Image.fromarray(strip)
+        strip = np.asarray(strip.resize((strip.width, height), Image.Resampling.BILINEAR))
+        result[:, columns] = strip >= HALF
+
+
+def _extent(there: np.ndarray) -> slice:
+    """From the first to the last that is true."""
+    places = there.nonzero()[0]
+    return slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)

@@ -122,6 +122,16 @@ def test_run_lengths(seed):
         ({"size": [30, 48], "counts": "P~"}, "no compressed RLE"),
         ({"size": [30, 48], "counts": "é"}, "no compressed RLE|pixels"),
         ({"size": [30, 48], "counts": "oooooooooo0"}, "no compressed RLE"),
+        ([[1, 2, 3, float("nan"), 5, 6]], "not a list of finite numbers"),
+        ([[1, 2, 3, float("inf"), 5, 6]], "not a list of finite numbers"),
+        ([[1, 2, True, 4, 5, 6]], "not a list of finite numbers"),
+        ([[1, 2, -1e9, 4, 5, 6]], "further, or is longer, than 1,000,000 pixels"),
+        ([[1, 2, 10**400, 4, 5, 6]], "further, or is longer, than 1,000,000 pixels"),
+        ([[0, 0, 9e5, 0] * 3], "further, or is longer, than 1,000,000 pixels"),
+        ({"size": [30, 48], "counts": [10**400]}, "for too many pixels"),
+        ({"size": [30, 48], "counts": "OQ]1"}, "counts below 0"),  # -1 and 1441
+        ({"size": "none", "counts": [1440]}, "the size none, but"),
+        ({"counts": {}}, "neither text nor a list"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(dataset, segmentation, problem):
@@ -177,6 +187,25 @@ def test_what_covers_half_of_a_pixel_has_it():
     assert np.array_equal(found[0].numpy(), mask)
     small = resized([encode(rle_of(mask), 4, 8)], (4, 8), 4, 2)[0]
     assert small.tolist() == [[1, 1, 1, 0]] * 2  # the third is covered by its half
+
+
+@pytest.mark.parametrize("size", [(61, 90), (90, 61), (45, 45), (200, 33), (12, 9), (1, 1)])
+def test_resized_where_it_is_as_if_it_were_whole(size):
+    """Pillow's resize of the whole mask is the oracle; also for masks with nothing in them."""
+    rng = np.random.default_rng(0)
+    masks = [np.zeros((61, 90), np.uint8)]
+    for density in (0.0005, 0.01, 0.3):
+        for _ in range(4):
+            mask = np.zeros((61, 90), np.uint8)
+            y, x, h, w = rng.integers(0, 50, 4)
+            part = mask[y : y + h + 1, x : x + w + 1]
+            part[:] = rng.random(part.shape) < density
+            masks.append(mask)
+    counts = [coco_mask.encode(np.asfortranarray(mask))["counts"] for mask in masks]
+    found = resized([*counts, b""], (61, 90), size[1], size[0]).numpy()
+    for mask, of_mask in zip([*masks, masks[0]], found, strict=True):
+        whole = Image.fromarray(mask * 255).resize(size[::-1], Image.Resampling.BILINEAR)
+        assert np.array_equal(of_mask, np.asarray(whole) >= 128)
 
 
 def test_batches(dataset):
