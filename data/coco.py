@@ -64,7 +64,8 @@ class CocoDataset:
         annotations: COCO JSON; a file of proposals (one category `object`) is read the same way.
         skip_empty: leave out images without a box that can be trained on.
         bad_boxes: what to do with boxes without area or outside the image: `error` names the
-            first, `drop` leaves them out and counts them (COCO 2017 has two).
+            first, `drop` leaves them out and counts them (COCO 2017 has two). With masks, the same
+            goes for polygons of fewer than three points; their boxes stay.
         crowd: what to do with boxes marked `iscrowd` or `ignore`: `ignore` does not train on them,
             `keep` takes them as ordinary boxes (CVAT marks every mask so).
         reading: how the images are read; sizes and boxes are those of pictures read so.
@@ -105,7 +106,7 @@ class CocoDataset:
         names = [all_names[image] for image in chosen.tolist()]
         files = locate_files(images, names, annotations, allow_outside=allow_outside)
         sizes, unknown = fill_sizes(images, files, coco.sizes[chosen], reading)
-        masks = open_masks(annotations, coco) if with_masks else None
+        masks = open_masks(annotations, coco, bad_boxes) if with_masks else None
         records = Records(coco, chosen, Texts.of(files), sizes, keep, masks)
         found = _look_through(records, annotations, bad_boxes)
         self.records = records.among(found.with_boxes.nonzero()[0]) if skip_empty else records
@@ -123,7 +124,8 @@ class CocoDataset:
             sizes=unknown,
             kept_crowds=coco.crowds() if keep else 0,
             repeated_boxes=coco.repeated["all" if keep else "ordinary"],
-            masks=found.masks if with_masks else None,
+            masks=None if masks is None else found.masks,
+            flat_polygons=0 if masks is None else masks.flat,
             **coco.mended,
             **_renamed(names, files),
             **_oddities(files, found.per_class, self.categories),

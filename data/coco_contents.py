@@ -23,6 +23,7 @@ class Contents:
     # Left out.
     crowds: int = 0  # boxes with `iscrowd` or `ignore`
     bad_boxes: int = 0  # without area or outside their image
+    flat_polygons: int = 0  # of fewer than three points, with masks
     # Corrected.
     areas: int = 0  # missing or unusable, taken from the box
     polygons: int = 0  # boxes that were missing, taken from the polygon
@@ -68,6 +69,8 @@ class Contents:
 
     def _left_out(self) -> list[str]:
         parts = self.unused_boxes()
+        flat = "of fewer than three points"
+        parts.append((self.flat_polygons, f"polygon {flat}", f"polygons {flat}"))
         if self.skip_empty:
             parts.append((self.empty_images, "image without a box", "images without a box"))
         lines = []

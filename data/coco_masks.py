@@ -18,11 +18,11 @@ import numpy as np
 from data.box_columns import IN_MEMORY, Column
 from data.coco_file import kept
 from data.coco_ids import ListedIds
+from data.coco_json import name_of
 from data.coco_packing import read_coco_parts, without_collection
-from data.coco_values import show
 from data.errors import DataError
 from data.json_files import LARGE_FILE
-from data.masks import encode
+from data.masks import encode, flat_polygons
 from data.packed_coco import PackedCoco
 from data.packed_file import Packed, PackedWriter
 
@@ -49,6 +49,8 @@ class CocoMasks:
                 "write it again"
             )
         self.packed = packed
+        # Polygons with fewer than three corners: how many, and the first annotation with one.
+        self.flat, self.first_flat = packed.content.get("flat", (0, ""))
         self.letters, self.ends = packed.stored(LETTERS), packed.stored(ENDS)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -68,17 +70,29 @@ class CocoMasks:
         return self.ends[rows] > starts
 
 
-def open_masks(path: str | Path, coco: PackedCoco) -> CocoMasks:
+def open_masks(path: str | Path, coco: PackedCoco, bad_boxes: str = "error") -> CocoMasks:
     """The masks of a COCO file.
 
     Args:
         path: of the file.
         coco: its boxes, from `data.coco_file.open_coco`.
+        bad_boxes: what to do with polygons that, like boxes without area, hold nothing: `error`
+            names the first annotation with one, `drop` leaves them out.
 
     Raises:
         DataError: a `segmentation` cannot be used, an image that has some is listed without its
             size, or a packed file has none.
     """
+    masks = _opened(path, coco)
+    if masks.flat and bad_boxes == "error":
+        raise DataError(
+            f"{path}: {masks.first_flat}: its segmentation has a polygon of fewer than three "
+            "points; correct it, or set data.bad_boxes=drop to leave such polygons out"
+        )
+    return masks
+
+
+def _opened(path: str | Path, coco: PackedCoco) -> CocoMasks:
     if ENDS in coco.packed:
         return CocoMasks(coco.packed)
     if coco.packed.content["source"] is None and not isinstance(coco.packed.source, bytes):
@@ -121,7 +135,8 @@ def pack_masks(
                     columns.add(place, images.encode(place, entry))
     writer = PackedWriter(file)
     columns.write(writer)
-    writer.end({"masks": VERSION, "source": source})
+    flat = (images.flat, images.first_flat)
+    writer.end({"masks": VERSION, "source": source, "flat": flat})
 
 
 class _Images:
@@ -133,6 +148,7 @@ class _Images:
         self.listed = ListedIds(ids)
         self.places = {image_id: place for place, image_id in enumerate(ids)}
         self.found: dict[Any, int] = {}  # by the reference as the file writes it
+        self.flat, self.first_flat = 0, ""  # see `CocoMasks`
 
     def place(self, reference: Any) -> int:
         key = (type(reference), reference)
@@ -149,12 +165,17 @@ class _Images:
         try:
             if not (height and width):
                 raise ValueError("needs the 'height' and 'width' of its image, which are not given")
-            return encode(segmentation, height, width)
+            counts = encode(segmentation, height, width)
         except ValueError as error:
             raise DataError(
-                f"{self.path}: annotation {show(entry.get('id'))}: its segmentation {error}; "
-                "correct it, or remove it to leave the object without a mask"
+                f"{self.path}: {name_of(entry)}: its segmentation {error}; correct it, or remove "
+                "it to leave the object without a mask"
             ) from None
+        flat = flat_polygons(segmentation)
+        if flat and not self.flat:
+            self.first_flat = name_of(entry)
+        self.flat += flat
+        return counts
 
 
 class MaskColumns:

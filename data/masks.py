@@ -50,6 +50,13 @@ def encode(segmentation: Any, height: int, width: int) -> bytes:
     return _unless_empty(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
 
 
+def flat_polygons(segmentation: Any) -> int:
+    """How many polygons of a segmentation that `encode` takes have fewer than three corners."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return 0
+    return sum(len(polygon) < 2 * CORNERS for polygon in _polygons(segmentation))
+
+
 def _polygons(segmentation: list[Any]) -> list[Any]:
     one = not isinstance(segmentation[0], list | dict)  # a polygon that is not in a list of them
     return [segmentation] if one else segmentation

@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_one_sentence(dataset, segmentation, problem):
 
 
 def test_boxes_with_and_without(dataset):
-    found = dataset([POLYGON, None, [], rle_of(drawn()), [[1, 2, 3, 4]]])
+    found = dataset([POLYGON, None, [], rle_of(drawn()), SEGMENTATIONS["empty"]])
     record = found.records[0]
     assert [bool(mask) for mask in record.masks] == [True, False, False, True, False]
     assert "without a mask: 3 boxes, of which no mask is learned" in found.contents.lines()
@@ -149,6 +149,25 @@ def test_boxes_with_and_without(dataset):
     assert sample["masks"][1].sum() == sample["masks"][4].sum() == 0
     with pytest.raises(DataError, match="none of its boxes has a mask"):
         dataset([None, []])
+
+
+def test_polygons_of_two_points_are_bad_boxes(tmp_path, dataset, monkeypatch):
+    given = [POLYGON, [[1, 2, 3, 4]], [*POLYGON, [5, 6], [1, 2, 3, 4], []]]
+    problem = "annotation 2: its segmentation has a polygon of fewer than three points; correct it"
+    with pytest.raises(DataError, match=problem):
+        dataset(given)
+    for large in (False, True, True):  # the third time it is kept
+        if large:
+            monkeypatch.setattr(coco_masks, "LARGE_FILE", 1)
+        found = dataset(given, bad_boxes="drop")
+        every = found.records[0].masks
+        assert every == (every[0], b"", every[0])
+        lines = found.contents.lines()
+        assert "left out: 4 polygons of fewer than three points" in lines
+        assert "without a mask: 1 box, of which no mask is learned" in lines
+    with pytest.raises(DataError, match=problem):
+        CocoDataset(tmp_path, found.annotations, with_masks=True)
+    assert "left out" not in "".join(CocoDataset(tmp_path, found.annotations).contents.lines())
 
 
 def test_crowds_are_left_out_with_their_masks(tmp_path, dataset):
