@@ -43,6 +43,7 @@ from data.images import BadImage, ImageReading, read_image
 from data.loaders import GroupedBatchSampler
 from data.plain_text import say, say_all
 from data.walk import list_images
+from models.detector import learns_masks
 
 THREADS = 4
 
@@ -84,7 +85,8 @@ def recognise(path: str | Path, overrides: Sequence[str], config: Config) -> str
 def check_finetuning(config: Config) -> list[str]:
     """Print what fine-tuning and its evaluation would read; returns the problems."""
     data = config.data
-    train, problems = check_labelled(config, "train", build_train)
+    build = partial(build_train, with_masks=learns_masks(config.model.detector))
+    train, problems = check_labelled(config, "train", build)
     if train is not None:
         problems += print_positives(config, train, len(train.categories))
         problems += _schedule_problems(config, train.aspect_ratios)

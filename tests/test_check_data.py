@@ -124,6 +124,35 @@ def test_ten_faults_are_all_said(tmp_path, capsys):
     assert not any("/tmp" in line and str(tmp_path) not in line for line in lines)
 
 
+def put_in_masks(content, folder):
+    for entry in content["annotations"][1:]:
+        entry["segmentation"] = [[4, 4, 44, 4, 44, 44]]
+    content["annotations"][2]["segmentation"] = {"size": [64, 96], "counts": [10, 20]}
+    content["annotations"][3]["segmentation"] = [[4, 4, 44]]
+    content["annotations"][4]["segmentation"] = [[4, 4, 44, 4]]
+
+
+def test_polygons_are_checked_where_the_detector_learns_them(tmp_path, capsys):
+    config = labelled(tmp_path, put_in_masks)
+    status, out = run(capsys, config)
+    assert status == 0
+    assert "segmentation" not in out
+    status, out = run(capsys, config, "model.detector=mask_rcnn")
+    assert status == 1
+    page, problems = out.split("3 problems that training would stop at:\n")
+    assert "without a mask: 1 box, of which no mask is learned" in page.split("\nval: ")[0]
+    for line, (number, what) in zip(
+        problems.splitlines(),
+        ((3, "for 30 pixels"), (4, "a polygon of 3 numbers"), (5, "of fewer than three points")),
+        strict=True,
+    ):
+        assert f"train.json: annotation {number}: its segmentation has" in line
+        assert what in line
+    status, out = run(capsys, config, "model.detector=mask_rcnn", "data.bad_boxes=drop")
+    assert "2 problems" in out
+    assert "left out: 1 polygon of fewer than three points" in out
+
+
 def test_what_is_dropped_is_no_problem(tmp_path, capsys):
     def change(content, folder):
         content["annotations"][3]["bbox"] = [500, 4, 40, 40]
