@@ -29,6 +29,7 @@ class LabelledBox:
     corners: Corners
     where: str  # file, and line if that helps to find it
     difficult: bool | None = None  # None: the format has no such mark
+    polygon: tuple[float, ...] | None = None  # x, y, x, y ... in pixels, if there is one
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ def to_coco(
                     "category_id": category,
                     "bbox": bbox,
                     "area": bbox[2] * bbox[3],
+                    **({} if box.polygon is None else {"segmentation": [list(box.polygon)]}),
                     **mark,
                     "iscrowd": int(bool(box.difficult) and difficult == "crowd"),
                 }

@@ -127,7 +127,10 @@ def _add_images(
 def _in_pixels(box: YoloBox, height: int, width: int) -> LabelledBox:
     x1, y1, x2, y2 = box.corners
     corners = (x1 * width, y1 * height, x2 * width, y2 * height)
-    return LabelledBox(box.name, corners, box.where)
+    polygon = None
+    if box.polygon is not None:
+        polygon = tuple(v * (height if n % 2 else width) for n, v in enumerate(box.polygon))
+    return LabelledBox(box.name, corners, box.where, polygon=polygon)
 
 
 def _pair(found: YoloSet) -> tuple[dict[Path, Path], list[Path]]:

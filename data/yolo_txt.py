@@ -25,6 +25,7 @@ class YoloBox:
     name: str  # of the class
     corners: Corners  # x1, y1, x2, y2 as fractions of the image
     where: str  # FILE:LINE
+    polygon: tuple[float, ...] | None = None  # x, y, x, y ... as fractions, if there is one
 
 
 def read_yolo_txt(
@@ -51,8 +52,8 @@ def read_yolo_txt(
             findings.changed("lines that repeat another, taken once", where)
             continue
         name = _class_name(values[0], names, where)
-        corners = _corners(values[1:], line, where, keypoints, findings)
-        boxes[tuple(values)] = YoloBox(name, corners, where)
+        corners, polygon = _outline(values[1:], line, where, keypoints, findings)
+        boxes[tuple(values)] = YoloBox(name, corners, where, polygon)
     return list(boxes.values())
 
 
@@ -81,10 +82,11 @@ def _class_name(value: float, names: Mapping[int, str], where: str) -> str:
     return names[int(value)]
 
 
-def _corners(
+def _outline(
     values: Sequence[float], line: str, where: str, keypoints: bool, findings: Findings
-) -> Corners:
-    """The box, or the box around the polygon, from the numbers after the class."""
+) -> tuple[Corners, tuple[float, ...] | None]:
+    """The box and None, or the box around the polygon and that, from the numbers after the
+    class."""
     is_box = len(values) in (4, 5) or (keypoints and len(values) > 4)
     if not is_box and (len(values) < 6 or len(values) % 2):
         raise DataError(
@@ -102,6 +104,7 @@ def _corners(
         )
     if is_box:
         x, y, w, h = values
-        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
-    findings.changed("polygons, replaced by the box around them", where)
-    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+        return (x - w / 2, y - h / 2, x + w / 2, y + h / 2), None
+    findings.note("polygons, kept as masks, with the box around them", where)
+    around = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+    return around, tuple(values)

@@ -7,11 +7,13 @@ import json
 import random
 import shlex
 
+import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from data import convert
+from data import convert, subset
 from data.build import DataConfig, SplitConfig, build_train
+from data.masks import decode
 from data.voc import CLASSES
 from tests.helpers.labelled_folder import voc_xml, write_image, write_text
 
@@ -301,3 +303,22 @@ def test_yolo_labels_elsewhere(tmp_path):
     content = json.loads((tmp_path / "o.json").read_text())
     assert [image["file_name"] for image in content["images"]] == ["a.png"]
     assert [entry["bbox"] for entry in content["annotations"]] == [[5, 2.5, 10, 5]]
+
+
+def test_polygons_of_yolo_become_masks(tmp_path, capsys):
+    """A low-data subset keeps them, too."""
+    write_image(tmp_path / "set/a.jpg")  # 20 x 10
+    write_text(tmp_path / "set/a.txt", "0 0.1 0.2 0.5 0.2 0.5 0.8 0.1 0.8\n0 0.5 0.5 0.5 0.4\n")
+    write_text(tmp_path / "set/classes.txt", "dog")
+    output = tmp_path / "labels.json"
+    assert run(tmp_path / "set", "--output", output) == 0
+    assert "polygons, kept as masks, with the box around them: 1" in capsys.readouterr().out
+    assert subset.main(["--annotations", str(output), "--percent", "100", "--fold", "0",
+                        "--output", str(tmp_path / "subset.json")]) == 0  # fmt: skip
+    for file in (output, tmp_path / "subset.json"):
+        split = SplitConfig(str(tmp_path / "set"), str(file))
+        record = build_train(DataConfig(train=split), with_masks=True).coco.records[0]
+        assert record.boxes.tolist() == [[2, 2, 10, 8], [5, 3, 15, 7]]
+        expected = np.zeros((10, 20), np.uint8)
+        expected[2:8, 2:10] = 1
+        assert np.array_equal(decode(record.masks, 10, 20), [expected, 0 * expected])
