@@ -37,6 +37,7 @@ from data.build import build_image_files, build_train, build_two_views, build_va
 from data.coco import CocoDataset
 from data.coco_boxes import box_problem, part_inside
 from data.coco_json import load_coco
+from data.coco_masks import open_masks
 from data.counting import count
 from data.errors import DataError
 from data.images import BadImage, ImageReading, read_image
@@ -85,7 +86,8 @@ def recognise(path: str | Path, overrides: Sequence[str], config: Config) -> str
 def check_finetuning(config: Config) -> list[str]:
     """Print what fine-tuning and its evaluation would read; returns the problems."""
     data = config.data
-    build = partial(build_train, with_masks=learns_masks(config.model.detector))
+    masks = learns_masks(config.model.detector)
+    build = partial(build_train, with_masks=masks)
     train, problems = check_labelled(config, "train", build)
     if train is not None:
         problems += print_positives(config, train, len(train.categories))
@@ -94,6 +96,8 @@ def check_finetuning(config: Config) -> list[str]:
     problems += more
     if val is not None:
         problems += print_perfect_score(data.val.annotations, data.crowd)
+        if masks and not more:
+            problems += _refusal(partial(open_masks, data.val.annotations, val.coco))
     if train is not None and val is not None:
         if train.categories != val.categories:
             problems.append(

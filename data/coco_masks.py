@@ -70,7 +70,7 @@ class CocoMasks:
         return self.ends[rows] > starts
 
 
-def open_masks(path: str | Path, coco: PackedCoco, bad_boxes: str = "error") -> CocoMasks:
+def open_masks(path: str | Path, coco: PackedCoco, bad_boxes: str = "drop") -> CocoMasks:
     """The masks of a COCO file.
 
     Args:

@@ -153,6 +153,22 @@ def test_polygons_are_checked_where_the_detector_learns_them(tmp_path, capsys):
     assert "left out: 1 polygon of fewer than three points" in out
 
 
+def test_polygons_of_val_are_checked(tmp_path, capsys):
+    config = labelled(tmp_path, val=put_in_masks)
+    (tmp_path / "train.json").write_text((tmp_path / "val.json").read_text())
+    for name, good in (("train", range(2, 6)), ("val", range(4))):
+        content = json.loads((tmp_path / f"{name}.json").read_text())
+        for number in good:
+            content["annotations"][number]["segmentation"] = [[4, 4, 44, 4, 44, 44]]
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    assert run(capsys, config, "model.detector=mask_rcnn")[0] == 0  # one is flat, as boxes may be
+    content["annotations"][7]["segmentation"] = [[4, 4, 44]]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    status, out = run(capsys, config, "model.detector=mask_rcnn")
+    assert status == 1
+    assert "val.json: annotation 8: its segmentation has a polygon of 3 numbers" in out
+
+
 def test_what_is_dropped_is_no_problem(tmp_path, capsys):
     def change(content, folder):
         content["annotations"][3]["bbox"] = [500, 4, 40, 40]
