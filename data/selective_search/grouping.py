@@ -16,7 +16,7 @@ merged, E pairs of neighbours, F histogram bins.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ class Hierarchy:
     size: Tensor  # (G,) float32 pixels
     box: Tensor  # (G, 4) float32 xyxy
     likeness: Tensor  # (G,) mean measure, 0..1, with the region it merged with; 0 for the last
+    # Rows of the two parts of each merge, round by round; the rows that they make follow the given
+    # ones in this order.
+    merges: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.size)
@@ -89,6 +92,7 @@ class _Forest:
         use = [[float(letter in letters) for letter in MEASURES] for _, letters in parts]
         self.use = torch.tensor(use, device=pixels.device).repeat_interleave(len(pixels), dim=0)
         self.pixels = pixels.float().repeat(len(parts))  # (T,) of the tree's image
+        self.merges: list[tuple[Tensor, Tensor]] = []
 
     def similarity(self, pairs: Tensor) -> Tensor:
         """(E,) mean of the tree's measures, each in 0..1."""
@@ -121,6 +125,7 @@ class _Forest:
         """Merge the chosen pairs, no two of which share a region; returns the new similarities."""
         where = chosen.nonzero()[:, 0]
         one, other = self.pairs.index_select(1, where)
+        self.merges.append((one, other))
         start, self.count = self.count, self.count + len(where)
         made = slice(start, self.count)
         sizes = self.size.index_select(0, one), self.size.index_select(0, other)
@@ -150,7 +155,7 @@ class _Forest:
     def hierarchy(self) -> Hierarchy:
         """The regions made so far."""
         rows = (self.tree, self.size, self.box, self.likeness)
-        return Hierarchy(*(row[: self.count] for row in rows))
+        return Hierarchy(*(row[: self.count] for row in rows), self.merges)
 
 
 def _with_room(rows: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ GPU: `segment` (pixels to regions), `describe_regions` (histograms), `group_regi
 to hierarchies) and `rank_boxes` (hierarchies to a list). Both find the same boxes: each operation
 is exact, or rounded once as IEEE 754 says.
 
+Each box stands for a region; `selective_search_with_regions` gives them both
+(`data.selective_search.region_masks`).
+
 Legend: N images, H, W image height and width, G regions given and merged, P boxes.
 """
 
@@ -27,6 +30,7 @@ from torchvision.ops import nms
 from data.selective_search.colour_spaces import COLOUR_SPACES
 from data.selective_search.grouping import MEASURES, Hierarchy, group_regions
 from data.selective_search.region_features import Regions, describe_regions, texture_levels
+from data.selective_search.region_masks import RegionMasks, collect_regions
 from data.selective_search.segmentation import Segmentation, segment
 
 LONGEST_SIDE = 2**14  # pixels
@@ -81,15 +85,36 @@ def selective_search(
     Raises:
         ValueError: an image of another shape or type, floats outside 0..1, an unknown strategy.
     """
+    return [boxes for boxes, _ in _search(images, strategies, with_regions=False)]
+
+
+def selective_search_with_regions(
+    images: Sequence[Tensor] | Tensor, strategies: Sequence[Strategy] = SEARCHES["thorough"]
+) -> list[tuple[Tensor, RegionMasks]]:
+    """The same boxes, and the regions that they stand for; arguments and errors are the same.
+
+    Where regions of several strategies have the same box, the region is that of the best rank.
+
+    Returns:
+        For each image the boxes (P, 4) and the regions behind them. No mask is built before
+        `RegionMasks.decode` asks for it.
+    """
+    return _search(images, strategies, with_regions=True)
+
+
+def _search(
+    images: Sequence[Tensor] | Tensor, strategies: Sequence[Strategy], with_regions: bool
+) -> list[tuple[Tensor, RegionMasks]]:
+    """Boxes and regions of each image; the regions are empty unless they are asked for."""
     for strategy in strategies:
         _check_strategy(strategy)
     pixels = [_to_pixels(image) for image in images]
-    boxes = [image.new_zeros(0, 4) for image in pixels]
+    found = [(image.new_zeros(0, 4), RegionMasks.empty()) for image in pixels]
     for batch in _batches(pixels):
-        found = _search_batch([pixels[i] for i in batch], strategies)
-        for i, ranked in zip(batch, found, strict=True):
-            boxes[i] = ranked
-    return boxes
+        of_batch = _search_batch([pixels[i] for i in batch], strategies, with_regions)
+        for i, ranked in zip(batch, of_batch, strict=True):
+            found[i] = ranked
+    return found
 
 
 def batch_pixels(device: torch.device) -> int:
@@ -140,12 +165,15 @@ def _batches(images: Sequence[Tensor]) -> list[list[int]]:
     return batches
 
 
-def _search_batch(images: list[Tensor], strategies: Sequence[Strategy]) -> list[Tensor]:
-    """(3, H, W) float32 images to (P, 4) float32 boxes each, ranked."""
+def _search_batch(
+    images: list[Tensor], strategies: Sequence[Strategy], with_regions: bool
+) -> list[tuple[Tensor, RegionMasks]]:
+    """(3, H, W) float32 images to (P, 4) float32 boxes each, ranked, and their regions."""
     image, inside = _pad(images)
     texture = texture_levels(image, inside)
     colours = {s.colour_space: COLOUR_SPACES[s.colour_space](image) for s in strategies}
     parts: list[tuple[Regions, str]] = []
+    maps: list[Tensor] = []  # (N, H, W) segments of the images, by strategy
     # Strategies are segmented together as far as there is room: few images then take no more
     # operations for four strategies than for one.
     room = max(1, batch_pixels(image.device) // inside.numel())
@@ -157,8 +185,15 @@ def _search_batch(images: list[Tensor], strategies: Sequence[Strategy]) -> list[
         ):
             regions = describe_regions(segmentation, shade, texture)
             parts += [(regions, letters) for letters in strategy.similarities]
+            if with_regions:
+                maps.append(segmentation.labels)
     hierarchy, image_of = group_regions(parts, inside.flatten(1).sum(dim=1))
-    return rank_boxes(hierarchy, image_of, len(images))
+    boxes, rows = rank_regions(hierarchy, image_of, len(images))
+    if not with_regions:
+        return [(own, RegionMasks.empty()) for own in boxes]
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    strategy_of = [i for i, strategy in enumerate(strategies) for _ in strategy.similarities]
+    return list(zip(boxes, collect_regions(hierarchy, rows, maps, strategy_of, sizes), strict=True))
 
 
 def _segment(
@@ -200,19 +235,31 @@ def rank_boxes(hierarchy: Hierarchy, image_of: Tensor, count: int) -> list[Tenso
     Returns:
         For each image (P, 4) float32 xyxy.
     """
+    return rank_regions(hierarchy, image_of, count)[0]
+
+
+def rank_regions(
+    hierarchy: Hierarchy, image_of: Tensor, count: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The boxes of `rank_boxes`, and for each image the rows (P,) of their regions in the
+    hierarchy."""
     area = (hierarchy.box[:, 2:] - hierarchy.box[:, :2]).prod(dim=1)
     fill = hierarchy.size / area  # in 0..1
     score = _positions(hierarchy) * (1.2 - fill) * (0.3 + hierarchy.likeness)
     image = image_of.index_select(0, hierarchy.tree)
-    order = _by_group(score.argsort(stable=True), image)
-    boxes, image = hierarchy.box.index_select(0, order), image.index_select(0, order)
+    rows = _by_group(score.argsort(stable=True), image)
+    boxes, image = hierarchy.box.index_select(0, rows), image.index_select(0, rows)
     new = _are_first(boxes, image).nonzero()[:, 0]
-    boxes, image = boxes.index_select(0, new), image.index_select(0, new)
+    boxes, image, rows = (part.index_select(0, new) for part in (boxes, image, rows))
     found = torch.bincount(image, minlength=count).tolist()
-    ranked: list[Tensor] = []
+    ranked: tuple[list[Tensor], list[Tensor]] = ([], [])
+    done = 0
     for run in _runs(found, 1 if boxes.device.type == "cpu" else GPU_NMS_BOXES):
-        own = slice(sum(found[: len(ranked)]), sum(found[: len(ranked) + len(run)]))
-        ranked += _demote_overlaps(boxes[own], image[own]).split(run)
+        own = slice(done, done + sum(run))
+        order = _demote_overlaps(boxes[own], image[own])
+        for result, part in zip(ranked, (boxes, rows), strict=True):
+            result += part[own].index_select(0, order).split(run)
+        done = own.stop
     return ranked
 
 
@@ -263,7 +310,8 @@ def _are_first(boxes: Tensor, image: Tensor) -> Tensor:
 
 
 def _demote_overlaps(boxes: Tensor, image: Tensor) -> Tensor:
-    """Move boxes (P, 4) that overlap better ones of their image (P,) down the image's list."""
+    """(P,) order in which boxes (P, 4) that overlap better ones of their image (P,) are further
+    down the image's list."""
     place = torch.arange(len(boxes), device=boxes.device)
     # Side by side, boxes of different images do not overlap; the sums are exact, see NMS_IMAGES.
     apart = boxes + ((image - image[:1]) * LONGEST_SIDE).float()[:, None]
@@ -274,4 +322,4 @@ def _demote_overlaps(boxes: Tensor, image: Tensor) -> Tensor:
         left = left.index_select(0, nms(apart.index_select(0, left), -left.float(), iou))
     factor.index_fill_(0, left, 1)
     order = ((_places(image - image[:1]) + HEAD_START) * factor).argsort(stable=True)
-    return boxes.index_select(0, _by_group(order, image))
+    return _by_group(order, image)
