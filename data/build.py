@@ -129,7 +129,8 @@ def build_two_views(
             with_masks=with_masks,
         )
     else:
-        cache = ProposalCache(config.proposal_cache, ProposalSettings(), config.reading)
+        settings = ProposalSettings(masks=with_masks)
+        cache = ProposalCache(config.proposal_cache, settings, config.reading)
         source = SearchedImages(images, cache)
     augment = Augment(config.short_sides, config.max_side, config.flip, photometric=True)
     return TwoViewDataset(source, augment, max_proposals)

@@ -134,9 +134,8 @@ def pack_masks(
                     place = images.place(entry["image_id"])
                     columns.add(place, images.encode(place, entry))
     writer = PackedWriter(file)
-    columns.write(writer)
     flat = (images.flat, images.first_flat)
-    writer.end({"masks": VERSION, "source": source, "flat": flat})
+    writer.end({**columns.write(writer), "source": source, "flat": flat})
 
 
 class _Images:
@@ -199,14 +198,16 @@ class MaskColumns:
         if len(self.waiting) >= ROWS:
             self._settle()
 
-    def write(self, writer: PackedWriter) -> None:
-        """Write all masks, grouped by image, in the order in which they came within each."""
+    def write(self, writer: PackedWriter) -> dict[str, Any]:
+        """Write all masks, grouped by image, in the order in which they came within each; returns
+        what the file's content says of them."""
         self._settle()
         order = self.images.whole().argsort(kind="stable")
         ends = self.ends.whole()
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
         writer.add(ENDS, [(ends - starts)[order].cumsum()])
         writer.add(LETTERS, self._letters(starts[order], ends[order]))
+        return {"masks": VERSION}
 
     def _settle(self) -> None:
         images, ends = zip(*self.waiting, strict=True) if self.waiting else ((), ())

@@ -12,7 +12,7 @@ import gc
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -250,6 +250,7 @@ def write_packed(
     mended: Counter[str] | None = None,
     source: dict[str, Any] | None = None,
     places: Mapping[str, np.ndarray] | None = None,
+    write_more: Callable[[PackedWriter], dict[str, Any]] | None = None,
 ) -> None:
     """Write a packed COCO file.
 
@@ -263,6 +264,7 @@ def write_packed(
         source: what to remember of the JSON.
         places: for each of `boxes.references`, the place of the image or category that is meant;
             None: these are the very ids of the entries.
+        write_more: writes further arrays, and returns what else belongs to the content.
     """
     if places is None:
         entries = {"image_id": images, "category_id": categories}
@@ -270,8 +272,10 @@ def write_packed(
     writer = PackedWriter(file)
     write_images(writer, images)
     repeated = boxes.write(writer, places["image_id"], places["category_id"], len(images))
+    more = {} if write_more is None else write_more(writer)
     writer.end(
         {
+            **more,
             "version": VERSION,
             "source": source,
             "info": info,

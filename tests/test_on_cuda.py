@@ -138,14 +138,15 @@ def test_evaluation_and_prediction(run, detector, write_config, dataset, tmp_pat
 
 
 def test_proposals(tmp_path):
-    """The boxes are those of the CPU."""
+    """The boxes and masks are those of the CPU."""
     images = three_images(tmp_path / "images")
     options = ("--images", images, "--search", "fast", "--filter", "none", "--workers", 1)
 
     def boxes(name, *more):
         output = tmp_path / f"{name}.json"
-        assert proposal_command.run(*options, "--output", output, *more) == 0
-        return [entry["bbox"] for entry in json.loads(output.read_text())["annotations"]]
+        assert proposal_command.run(*options, "--masks", "--output", output, *more) == 0
+        entries = json.loads(output.read_text())["annotations"]
+        return [(entry["bbox"], entry["segmentation"]) for entry in entries]
 
     with on_stand_in():
         on_cuda = boxes("cuda", "--device", "cuda")

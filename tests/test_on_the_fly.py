@@ -76,7 +76,7 @@ def test_a_second_run_searches_nothing_and_is_equal(runs, script, monkeypatch, w
     def never(images, settings):
         raise AssertionError("searched again")
 
-    monkeypatch.setattr(proposal_cache, "propose", never)  # forked workers see it
+    monkeypatch.setattr(proposal_cache, "find_proposals", never)  # forked workers see it
     before = kept(runs / "cache")
     assert sum(path.suffix == ".npy" for path in before) == 8
     warm = runs / f"warm{workers}"

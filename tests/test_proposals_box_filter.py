@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data.proposals.box_filter import BoxFilter, filter_boxes, parse_filter, suppress_overlaps
+from data.proposals.box_filter import BoxFilter, filter_boxes, parse_filter, without_overlaps
 
 
 def test_filter_names() -> None:
@@ -60,6 +60,6 @@ def test_nms_by_hand() -> None:
             [0, 0, 10, 5],  # IoU 0.5 with the first: not more; 0.8 with the third
         ]
     )
-    assert suppress_overlaps(boxes, 0.5).tolist() == boxes[[0, 2, 3]].tolist()
-    assert suppress_overlaps(boxes, 1.0).tolist() == boxes.tolist()
-    assert suppress_overlaps(boxes[:0], 0.5).shape == (0, 4)
+    assert without_overlaps(boxes, 0.5).tolist() == [0, 2, 3]
+    assert without_overlaps(boxes, 1.0).tolist() == [0, 1, 2, 3, 4]
+    assert without_overlaps(boxes[:0], 0.5).shape == (0,)

@@ -18,7 +18,7 @@ from data.errors import DataError
 from data.images import ImageReading, decode_image
 from data.proposals import cache as proposal_cache
 from data.proposals.cache import ProposalCache, settings_digest
-from data.proposals.propose import ProposalSettings, propose
+from data.proposals.propose import Proposals, ProposalSettings, find_proposals, propose
 from tests.helpers.assertions import assert_clean
 from tests.helpers.two_rectangles import draw
 
@@ -40,9 +40,9 @@ def searches(monkeypatch):
 
     def counted(images, settings):
         made.append(settings)
-        return propose(images, settings)
+        return find_proposals(images, settings)
 
-    monkeypatch.setattr(proposal_cache, "propose", counted)
+    monkeypatch.setattr(proposal_cache, "find_proposals", counted)
     return made
 
 
@@ -68,7 +68,7 @@ def test_the_boxes_are_those_of_the_search(cache):
 
 def test_coordinates_are_rounded_and_clipped_as_in_a_file_of_proposals(cache, monkeypatch):
     found = torch.tensor([[0.004, 1.006, 80.0001, 60.02], [3.333, 4.0, 9.995, 50.126]])
-    monkeypatch.setattr(proposal_cache, "propose", lambda images, settings: [found])
+    monkeypatch.setattr(proposal_cache, "find_proposals", lambda *given: [Proposals(found)])
     boxes = boxes_of(cache, encoded(0))
     # 9.995 is 9.9949999 as float32
     expected = torch.tensor([[0.0, 1.01, 80.0, 60.0], [3.33, 4.0, 9.99, 50.13]])
@@ -214,7 +214,7 @@ def test_a_damaged_file_is_searched_again_and_replaced(cache, searches, name):
 def test_any_flipped_bit_is_noticed(cache, monkeypatch):
     content = encoded(0)
     boxes = torch.tensor([[0.0, 1.01, 80.0, 60.0], [3.33, 4.0, 9.99, 50.13]])
-    monkeypatch.setattr(proposal_cache, "propose", lambda images, settings: [boxes])
+    monkeypatch.setattr(proposal_cache, "find_proposals", lambda *given: [Proposals(boxes)])
     boxes_of(cache, content)
     path = cache.path(content)
     whole = path.read_bytes()
@@ -245,7 +245,7 @@ def test_any_damaged_byte_of_the_header_is_noticed(cache, monkeypatch):
     boxes = boxes_of(cache, content)
     path = cache.path(content)
     whole = path.read_bytes()
-    monkeypatch.setattr(proposal_cache, "propose", lambda images, settings: [boxes])
+    monkeypatch.setattr(proposal_cache, "find_proposals", lambda *given: [Proposals(boxes)])
     for place in range(128):
         for value in {0, ord("9"), ord("'"), whole[place] ^ 1} - {whole[place]}:
             path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])

@@ -33,6 +33,7 @@ def used(tmp_path: Path) -> list[ProposalCache]:
         fill(ProposalCache(tmp_path, PLAIN), 0, 1),
         fill(ProposalCache(tmp_path, PLAIN, ImageReading("apply")), 0),
         fill(ProposalCache(tmp_path, PLAIN, ImageReading(value_range=(0, 9))), 0),
+        fill(ProposalCache(tmp_path, ProposalSettings(masks=True)), 0),
     ]
 
 
@@ -58,6 +59,7 @@ def test_the_list(tmp_path, used, old, capsys) -> None:
     assert folder[0] == ["2 images, 0.0 MB; in use, exif stored"]
     assert folder[1] == ['1 image, 0.0 MB; in use, exif "apply", value_range null']
     assert folder[2] == ['1 image, 0.0 MB; in use, exif "stored", value_range [0.0, 9.0]']
+    assert folder[3] == ["1 image, 0.0 MB; in use, exif stored, with masks"]
     fast, unknown, earlier = old
     assert told[str(fast.folder)] == ['1 image, 0.0 MB; old, search "fast", not "thorough"']
     assert told[str(unknown)] == ["1 image, 0.0 MB; old, of unknown settings"]

@@ -104,7 +104,7 @@ def test_a_renamed_image_keeps_its_boxes(source, folder, monkeypatch):
     def never(images, settings):
         raise AssertionError("searched again")
 
-    monkeypatch.setattr(proposal_cache, "propose", never)
+    monkeypatch.setattr(proposal_cache, "find_proposals", never)
     assert torch.equal(renamed.read(4)[1].boxes, before.boxes)
 
 

@@ -51,15 +51,21 @@ def parse_filter(text: str, min_side: float = 32.0) -> BoxFilter | None:
 
 def filter_boxes(boxes: Tensor, height: int, width: int, box_filter: BoxFilter) -> Tensor:
     """Boxes of an image that pass the filter, order kept: (P, 4) xyxy to (at most P, 4)."""
+    return boxes[passes_filter(boxes, height, width, box_filter)]
+
+
+def passes_filter(boxes: Tensor, height: int, width: int, box_filter: BoxFilter) -> Tensor:
+    """(P,) bool, whether boxes (P, 4) of an image pass the filter."""
     w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     min_side = box_filter.min_side * max(height, width) / COCO_SIDE
     extent = (w * h / (height * width)).sqrt()
     large = (w >= min_side) & (h >= min_side) & (extent >= box_filter.min_extent)
     narrow = (w > box_filter.max_ratio * h) | (h > box_filter.max_ratio * w)
-    return boxes[large & ~narrow & (extent <= box_filter.max_extent)]
+    return large & ~narrow & (extent <= box_filter.max_extent)
 
 
-def suppress_overlaps(boxes: Tensor, iou: float) -> Tensor:
-    """Drop each box whose IoU with a better-ranked kept one exceeds `iou`; order kept."""
+def without_overlaps(boxes: Tensor, iou: float) -> Tensor:
+    """(at most P,) rows of boxes (P, 4), best first, without those whose IoU with a better kept one
+    exceeds `iou`; order kept."""
     rank = torch.arange(len(boxes), device=boxes.device)
-    return boxes[nms(boxes, -rank.float(), iou)]
+    return nms(boxes, -rank.float(), iou)

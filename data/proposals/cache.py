@@ -1,4 +1,4 @@
-"""Boxes that are found once and kept on disk, by the content of the image and the settings.
+"""Proposals that are found once and kept on disk, by the content of the image and the settings.
 
 The file of an image is `DIRECTORY/SETTINGS/ab/cdef....npy`: `SETTINGS` is a digest of the
 settings, `abcdef...` one of the bytes of the image file. So a renamed or copied image is found,
@@ -11,10 +11,10 @@ Legend: P proposals.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import zlib
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch import Tensor
 from data.atomic_files import open_atomic, os_error_of
 from data.errors import DataError, StorageError
 from data.images import AS_STORED, ImageReading
-from data.proposals.propose import SEARCH_VERSION, ProposalSettings, propose
+from data.proposals.propose import SEARCH_VERSION, Proposals, ProposalSettings, find_proposals
 
 SETTINGS_FILE = "settings.json"
 
@@ -67,42 +67,50 @@ class ProposalCache:
             self.problem = cause.strerror
 
     def boxes(self, content: bytes, image: Image.Image) -> Tensor:
-        """The boxes of an image: those a file of `python -m data.proposals` would hold.
+        """The boxes of `proposals`."""
+        return self.proposals(content, image).boxes
+
+    def proposals(self, content: bytes, image: Image.Image) -> Proposals:
+        """The boxes of an image: those a file of `python -m data.proposals` would hold. If the
+        settings ask for masks, these as well.
 
         Args:
             content: bytes of the image file.
             image: the same, decoded as RGB as `reading` says.
 
         Returns:
-            (P, 4) float32 xyxy pixels, best first, rounded to 0.01 pixels; P may be 0.
+            Boxes (P, 4) float32 xyxy pixels, best first, rounded to 0.01 pixels; P may be 0.
 
         Raises:
             DataError: the boxes cannot be written.
         """
-        boxes = self.kept(content, image.height, image.width)
-        if boxes is None:  # never searched, or the file is damaged
-            boxes = self._search(image)
+        found = self.kept(content, image.height, image.width)
+        if found is None:  # never searched, or the file is damaged
+            found = self._search(image)
             try:
-                _write(self.path(content), _encode(boxes))
+                _write(self.path(content), _encode(found))
             except StorageError as error:
                 raise self._unusable(os_error_of(error)) from None
-        return torch.from_numpy(boxes)
+        return found
 
-    def kept(self, content: bytes, height: int, width: int) -> np.ndarray | None:
-        """The boxes of an image if they are there and undamaged, without a search.
+    def kept(self, content: bytes, height: int, width: int) -> Proposals | None:
+        """The proposals of an image if they are there and undamaged, without a search.
 
         Args:
             content: bytes of the image file.
             height, width: of the image as `reading` says, pixels.
 
         Returns:
-            (P, 4) as from `boxes`, or None.
+            As from `proposals`, or None.
 
         Raises:
             DataError: the file of the boxes cannot be read.
         """
         kept = self._read(self.path(content))
-        return None if kept is None else _decode(kept, width, height)
+        if kept is None:
+            return None
+        decode = _decode_with_masks if self.settings.masks else _decode
+        return decode(kept, width, height)
 
     def path(self, content: bytes) -> Path:
         """Where the boxes of an image file with these bytes are kept."""
@@ -117,13 +125,14 @@ class ProposalCache:
         except OSError as error:
             raise self._unusable(error) from None
 
-    def _search(self, image: Image.Image) -> np.ndarray:
+    def _search(self, image: Image.Image) -> Proposals:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        boxes = propose([pixels], self.settings)[0].numpy()
+        (found,) = find_proposals([pixels], self.settings)
         # Rounded as `python -m data.proposals` does and clipped as CocoDataset does: a number with
         # two decimals has the same float32 either way, so a run does not depend on the way.
-        boxes = boxes.astype(np.float64).round(2)
-        return boxes.clip(0, (image.width, image.height) * 2).astype(np.float32)
+        boxes = found.boxes.numpy().astype(np.float64).round(2)
+        boxes = boxes.clip(0, (image.width, image.height) * 2).astype(np.float32)
+        return found._replace(boxes=torch.from_numpy(boxes))
 
     def _unusable(self, error: OSError) -> DataError:
         return DataError(
@@ -146,8 +155,8 @@ def settings_digest(settings: ProposalSettings, reading: ImageReading = AS_STORE
 
 
 def named_settings(settings: ProposalSettings, reading: ImageReading = AS_STORED) -> dict[str, Any]:
-    """What the boxes depend on, by name, for JSON."""
-    named = {"version": SEARCH_VERSION, **dataclasses.asdict(settings)}
+    """What the boxes and masks depend on, by name, for JSON."""
+    named = {"version": SEARCH_VERSION, **settings.named()}
     if reading != AS_STORED:  # left out otherwise: older caches stay valid
         named["reading"] = reading.look()
     return named
@@ -157,13 +166,17 @@ def _named_as_json(settings: ProposalSettings, reading: ImageReading) -> bytes:
     return json.dumps(named_settings(settings, reading), indent=1).encode()
 
 
+LENGTH = np.dtype("<u4")  # of a mask in bytes
 CHECKSUM = 4  # bytes at the end of a file: CRC-32 of all before, little-endian
 
 
-def _encode(boxes: np.ndarray) -> bytes:
-    """Boxes (P, 4) as the content of a .npy file, little-endian float32, and its checksum, which
-    `np.load` ignores."""
-    content = _npy(boxes)
+def _encode(found: Proposals) -> bytes:
+    """Boxes (P, 4) as the content of a .npy file, little-endian float32; with masks then their
+    bytes, their lengths and P; and the checksum. `np.load` ignores all but the boxes."""
+    content = _npy(found.boxes.numpy())
+    if found.masks is not None:
+        numbers = [*map(len, found.masks), len(found.masks)]
+        content += b"".join(found.masks) + np.array(numbers, LENGTH).tobytes()
     return content + _checksum(content)
 
 
@@ -185,7 +198,7 @@ def _header(count: int) -> bytes:
     return _npy(np.zeros((count, 4)))[:HEADER]
 
 
-def _decode(content: bytes, width: int, height: int) -> np.ndarray | None:
+def _decode(content: bytes, width: int, height: int) -> Proposals | None:
     """Boxes (P, 4) of a file; None if it is damaged.
 
     Only what `_encode` writes is accepted, and the same without a checksum, as earlier versions
@@ -204,4 +217,22 @@ def _decode(content: bytes, width: int, height: int) -> np.ndarray | None:
         return None
     boxes = np.frombuffer(content, dtype="<f4", offset=HEADER).reshape(count, 4).copy()
     inside = (boxes[:, :2] >= 0) & (boxes[:, :2] < boxes[:, 2:]) & (boxes[:, 2:] <= (width, height))
-    return boxes if inside.all() else None
+    return Proposals(torch.from_numpy(boxes)) if inside.all() else None
+
+
+def _decode_with_masks(content: bytes, width: int, height: int) -> Proposals | None:
+    """Boxes and masks of a file; None if it is damaged or holds no masks."""
+    content, stated = content[:-CHECKSUM], content[-CHECKSUM:]
+    if _checksum(content) != stated:
+        return None
+    count = int.from_bytes(content[-LENGTH.itemsize :], "little")
+    letters = HEADER + 16 * count
+    numbers = len(content) - LENGTH.itemsize * (count + 1)
+    found = _decode(content[:letters], width, height) if letters <= numbers else None
+    if found is None:
+        return None
+    ends = letters + np.frombuffer(content, LENGTH, count, numbers).astype(np.int64).cumsum()
+    edges = [letters, *ends.tolist()]
+    if edges[-1] != numbers:
+        return None
+    return found._replace(masks=[content[a:b] for a, b in itertools.pairwise(edges)])

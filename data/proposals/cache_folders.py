@@ -89,9 +89,10 @@ def _settings(path: Path) -> tuple[bool, str]:
         return True, "old, of unknown settings"
     settings = read_json(path / SETTINGS_FILE)
     settings = settings if isinstance(settings, dict) else {}
-    reading = settings.pop("reading", None)
+    reading, masks = settings.pop("reading", None), settings.pop("masks", False)
     differences = _differences(settings, json.loads(json.dumps(named_settings(ProposalSettings()))))
     read = ", ".join(f"{k} {json.dumps(v)}" for k, v in (reading or {}).items()) or "exif stored"
+    read += ", with masks" if masks else ""
     return bool(differences), f"old, {differences}" if differences else f"in use, {read}"
 
 

@@ -2,12 +2,13 @@
 
     python -m data.proposals --images DIR --output FILE.json [--source search|gt|RESULTS.json]
         [--format json|packed] [--annotations FILE.json] [--filter ratio3size0008] [--nms 0.5]
-        [--max-boxes N] [--search fast|thorough] [--workers N] [--batch N] [--device cpu|cuda]
-        [--exif stored|apply] [--value-range LOW HIGH]
+        [--max-boxes N] [--masks] [--search fast|thorough] [--workers N] [--batch N]
+        [--device cpu|cuda] [--exif stored|apply] [--value-range LOW HIGH]
         [--skip-bad] [--allow-outside] [--recall ANNOTATIONS.json] [--draw DIR] [--font FILE]
 
 Every proposal becomes an annotation of the one category `object` with a score that falls with
-its rank; box-domain pre-training reads the file in place of labels. The result does not depend on
+its rank; box-domain pre-training reads the file in place of labels. With `--masks` it also has the
+mask of the region that the box was drawn around. The result does not depend on
 the number of processes, on the batch, or on how often the run was killed: finished images are kept
 in a journal beside the output, and the same command resumes from there. If the output is there
 already, the same command searches nothing; `--recall` and `--draw` then show what it holds. Images
@@ -22,7 +23,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def run_digest(
     basis = {
         "search": SEARCH_VERSION,
         "images": directory and str(directory.resolve()),
-        "settings": asdict(settings),
+        "settings": settings.named(),
     }
     if reading != AS_STORED:  # left out otherwise, so that older journals can be resumed
         basis["reading"] = reading.look()
@@ -91,6 +91,8 @@ def run_digest(
         if job.boxes is not None:
             digest.update(json.dumps([job.file, len(job.boxes)]).encode())
             digest.update(job.boxes.tobytes())
+        for mask in job.masks or ():
+            digest.update(mask + b"\n")
     return digest.hexdigest()
 
 
@@ -175,7 +177,7 @@ def _run(
         directory,
         listed,
         run_digest(None, work, settings, reading),
-        {"search_version": SEARCH_VERSION, **asdict(settings), **reading.look()},
+        {"search_version": SEARCH_VERSION, **settings.named(), **reading.look()},
     )
     packed = options.format == "packed"
     path = output.with_name(f".{output.name}.partial.jsonl")
@@ -199,7 +201,8 @@ def _run(
         entries = {entry["file_name"]: entry for entry in work.entries}
         images = [_complete(entries[file], journal.size(file)) for file in files]
         info = {**reading_entry(reading), **without(made, bad)}
-        boxes = write_proposals(images, journal.boxes, output, info, packed)
+        masks_of = journal.masks if settings.masks else None
+        boxes = write_proposals(images, journal.boxes, output, info, packed, masks_of)
         _show(options, reading, truth, files, journal.boxes)
         print_summary(output, len(files), boxes, start)
         if bad and not options.skip_bad:
@@ -262,9 +265,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stopping.signals():
             given = (options.annotations, options.source)
-            work = list_work(Path(options.images), *given, reading, options.allow_outside)
-            if work.left_out:
-                _say(work.left_out)
+            images, outside = Path(options.images), options.allow_outside
+            work = list_work(images, *given, reading, outside, options.masks)
+            for sentence in (work.left_out or "").splitlines():
+                _say(sentence)
             return _run(options, settings, reading, work)
     except (DataError, OSError) as error:
         _say(f"error: {error}")

@@ -5,6 +5,7 @@ Legend: P proposals.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 
 from data.coco_file import open_coco
 from data.coco_json import load_coco
+from data.coco_masks import CocoMasks, open_masks
 from data.errors import DataError
 from data.packed_coco import PackedCoco
 from data.packed_file import is_packed
@@ -32,6 +34,8 @@ class Existing:
     files: list[str]  # of the images
     count: int  # of the boxes
     xywh: Callable[[str], np.ndarray]  # (P, 4) float64 boxes of an image, best first
+    # Of the same boxes, as in `Job`; None: they have none.
+    masks: Callable[[str], Sequence[bytes]] | None = None
 
     def boxes(self, file: str) -> np.ndarray:
         """(P, 4) float64 xyxy boxes of an image, best first, as they were before they were
@@ -107,7 +111,7 @@ def take_existing(
             f"{output}: does not say how it was made; its boxes are taken as they are. Delete it "
             "to search again"
         )
-        return _ours(coco) if is_packed(output) else _of_others(load_coco(output))
+        return _ours(output, coco, False) if is_packed(output) else _of_others(load_coco(output))
     difference = _difference(coco, theirs, work, expected[RECORD])
     if difference:
         say(f"{output}: was made with {difference}; searching again")
@@ -115,7 +119,7 @@ def take_existing(
     if theirs["left_out"] and not skip_bad:
         return None  # perhaps they have been mended
     say(f"{output}: has the boxes of the same images and options; nothing is searched")
-    return _ours(coco)
+    return _ours(output, coco, "masks" in theirs["options"])
 
 
 def _difference(
@@ -123,7 +127,7 @@ def _difference(
 ) -> str | None:
     changed = [
         f"{key} {json.dumps(theirs['options'].get(key))}, not {json.dumps(value)}"
-        for key, value in ours["options"].items()
+        for key, value in {"masks": None, **ours["options"]}.items()
         if theirs["options"].get(key) != value
     ]
     if changed:
@@ -137,15 +141,25 @@ def _difference(
     return None if same and theirs["digest"] == ours["digest"] else "other images or given boxes"
 
 
-def _ours(coco: PackedCoco) -> Existing:
+def _ours(output: Path, coco: PackedCoco, has_masks: bool) -> Existing:
     """A file whose boxes are in the order in which they were found."""
     places = {file: place for place, file in enumerate(coco.names)}
 
-    def xywh(file: str) -> np.ndarray:
-        start, end = coco.starts[places[file] : places[file] + 2].tolist()
-        return coco.boxes(slice(start, end)).xywh
+    def rows(file: str) -> slice:
+        return slice(*coco.starts[places[file] : places[file] + 2].tolist())
 
-    return Existing(list(places), int(coco.starts[-1]), xywh)
+    @functools.cache
+    def opened() -> CocoMasks:
+        return open_masks(output, coco)
+
+    def masks(file: str) -> list[bytes]:
+        own = rows(file)
+        return [opened().rle(row) for row in range(own.start, own.stop)]
+
+    def xywh(file: str) -> np.ndarray:
+        return coco.boxes(rows(file)).xywh
+
+    return Existing(list(places), int(coco.starts[-1]), xywh, masks if has_masks else None)
 
 
 def _of_others(content: Mapping[str, Any]) -> Existing:

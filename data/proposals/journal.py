@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +87,7 @@ class Journal:
         Raises:
             DataError: the file cannot be written, for example because the disk is full.
         """
-        content = {
+        content: dict[str, Any] = {
             "file": found.file,
             "bytes": found.state.bytes,
             "mtime_ns": found.state.mtime_ns,
@@ -95,6 +95,8 @@ class Journal:
             "width": found.width,
             "boxes": found.boxes.tolist(),
         }
+        if found.masks is not None:
+            content["masks"] = [mask.decode("ascii") for mask in found.masks]
         offset, length = self._append(_line_of(content))
         self._lines[found.file] = _Line(offset, length, found.state, (found.height, found.width))
 
@@ -108,6 +110,17 @@ class Journal:
         Raises:
             DataError: the line has been damaged since the journal was opened.
         """
+        return self._read(file)[0]
+
+    def masks(self, file: str) -> list[bytes] | None:
+        """The masks of these boxes, as they were added; None if they have none.
+
+        Raises:
+            DataError: see `boxes`.
+        """
+        return self._read(file)[1]
+
+    def _read(self, file: str) -> tuple[np.ndarray, list[bytes] | None]:
         line = self._lines[file]
         self._file.seek(line.offset)
         read = _read_line(self._file.read(line.length), line.offset)
@@ -116,7 +129,7 @@ class Journal:
                 f"{self.path}: the line of {file} has changed while the file was in use; run the "
                 "command again, which searches this image anew"
             )
-        return read[2]
+        return read[2:]
 
     def remove(self) -> None:
         """Close and delete the file."""
@@ -169,8 +182,10 @@ def _line_of(content: dict[str, Any]) -> bytes:
     return text[:-1] + CHECKSUM + b'%08x"}\n' % zlib.crc32(text)
 
 
-def _read_line(data: bytes, offset: int) -> tuple[str, _Line, np.ndarray] | None:
-    """File, place and boxes (P, 4) of an image's line; None if it is damaged.
+def _read_line(
+    data: bytes, offset: int
+) -> tuple[str, _Line, np.ndarray, list[bytes] | None] | None:
+    """File, place, boxes (P, 4) and masks of an image's line; None if it is damaged.
 
     Earlier versions wrote lines without a checksum.
     """
@@ -184,13 +199,21 @@ def _read_line(data: bytes, offset: int) -> tuple[str, _Line, np.ndarray] | None
         boxes = np.array(content["boxes"], dtype=np.float64)
         state = FileState(int(content["bytes"]), int(content["mtime_ns"]))
         size = (int(content["height"]), int(content["width"]))
-        file = content["file"]
-    except (KeyError, TypeError, ValueError, OverflowError):
+        file, masks = content["file"], _read_masks(content)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         return None
     shaped = not boxes.size or boxes.shape[1:] == (4,)
-    if not shaped or not isinstance(file, str) or content.keys() != FIELDS:
+    if not shaped or not isinstance(file, str) or content.keys() - {"masks"} != FIELDS:
         return None
-    return file, _Line(offset, len(data), state, size), boxes.reshape(-1, 4)
+    boxes = boxes.reshape(-1, 4)
+    if masks is not None and len(masks) != len(boxes):
+        return None
+    return file, _Line(offset, len(data), state, size), boxes, masks
+
+
+def _read_masks(content: dict[str, Any]) -> list[bytes] | None:
+    masks: Sequence[str] | None = content.get("masks")
+    return None if masks is None else [mask.encode("ascii") for mask in masks]
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -59,6 +59,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     add("--max-boxes", type=int, metavar="N", help="keep the N best of each image")
     add(
+        "--masks",
+        action="store_true",
+        help="give each box a mask: the region of the search that it was drawn around, or what "
+        "--source has as 'segmentation'",
+    )
+    add(
         "--search",
         choices=tuple(SEARCHES),
         default="thorough",
@@ -154,5 +160,10 @@ def read_settings(options: argparse.Namespace) -> ProposalSettings:
         nms_iou = 1.0 if labels else DEFAULT_NMS
     box_filter = parse_filter(filter_name, options.min_side)
     return ProposalSettings(
-        box_filter, nms_iou, options.max_boxes, options.search, options.search_side
+        box_filter,
+        nms_iou,
+        options.max_boxes,
+        options.search,
+        options.search_side,
+        options.masks,
     )

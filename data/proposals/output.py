@@ -17,6 +17,7 @@ from tqdm import tqdm
 from data.atomic_files import open_atomic
 from data.box_columns import BoxColumns, Values
 from data.coco_file import keep_packed
+from data.coco_masks import MaskColumns
 from data.coco_packing import write_packed
 from data.json_checksum import ChecksumWriter
 from data.plain_text import printable, say
@@ -32,6 +33,7 @@ def write_proposals(
     output: Path,
     info: dict[str, Any],
     packed: bool = False,
+    masks_of: Callable[[str], Sequence[bytes] | None] | None = None,
 ) -> int:
     """Write a COCO file all or nothing; only one image's boxes are in memory at a time.
 
@@ -42,20 +44,28 @@ def write_proposals(
         info: how it was made.
         packed: write the packed form instead of JSON (`data.packed_coco`); a large JSON gets it
             as well, beside it.
+        masks_of: gives the masks of the same boxes, as in `Job`; None: boxes have none.
 
     Returns:
         The number of boxes.
     """
-    columns = BoxColumns()
+    columns, mask_columns = BoxColumns(), MaskColumns()
 
     def write(file: IO[bytes], source: dict[str, Any] | None = None) -> None:
-        write_packed(file, images, CATEGORIES, columns, info, source=source)
+        write_masks = None if masks_of is None else mask_columns.write
+        write_packed(
+            file, images, CATEGORIES, columns, info, source=source, write_more=write_masks
+        )
 
-    def boxes() -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-        for image in tqdm(images, desc="writing", unit="image", delay=2, leave=False):
+    def boxes() -> Iterator[tuple[dict[str, Any], np.ndarray, Sequence[bytes] | None]]:
+        bar = tqdm(images, desc="writing", unit="image", delay=2, leave=False)
+        for place, image in enumerate(bar):
             xywh = xywh_of(boxes_of(image["file_name"]))
+            masks = None if masks_of is None else masks_of(image["file_name"])
             columns.add(values_of(image["id"], xywh, len(columns)))
-            yield image, xywh
+            for mask in masks or ():
+                mask_columns.add(place, mask)
+            yield image, xywh, masks
 
     if packed:
         for _ in boxes():
@@ -72,15 +82,16 @@ def write_proposals(
 def _write_json(
     opened: IO[str],
     images: Sequence[dict[str, Any]],
-    boxes: Iterable[tuple[dict[str, Any], np.ndarray]],
+    boxes: Iterable[tuple[dict[str, Any], np.ndarray, Sequence[bytes] | None]],
     info: dict[str, Any],
 ) -> None:
     file = ChecksumWriter(opened)
     file.write(f'{{"info": {json.dumps(info)}, "images": {json.dumps(images)}, ')
     file.write('"annotations": [')
     count = 0
-    for image, xywh in boxes:
-        for annotation in annotations_of(image["id"], xywh):
+    for image, xywh, masks in boxes:
+        size = (image["height"], image["width"])
+        for annotation in with_masks(annotations_of(image["id"], xywh), size, masks):
             file.write(", " if count else "")
             count += 1
             file.write(json.dumps({"id": count, **annotation}))
@@ -104,6 +115,19 @@ def annotations_of(image_id: int | str, xywh: np.ndarray) -> Iterator[dict[str, 
             "iscrowd": 0,
             "score": round(1 - rank / len(xywh), 6),
         }
+
+
+def with_masks(
+    annotations: Iterable[dict[str, Any]], size: tuple[int, int], masks: Sequence[bytes] | None
+) -> Iterator[dict[str, Any]]:
+    """The annotations of an image of `size` (height, width) with their masks as `segmentation`."""
+    if masks is None:
+        yield from annotations
+        return
+    for annotation, mask in zip(annotations, masks, strict=True):
+        if mask:
+            annotation["segmentation"] = {"size": list(size), "counts": mask.decode("ascii")}
+        yield annotation
 
 
 def values_of(image_id: int | str, xywh: np.ndarray, before: int) -> Values:

@@ -58,9 +58,10 @@ class SearchedImages:
         path = self.path(index)
         content = read_bytes(path)
         image = decode_image(content, path, self.cache.reading)
-        boxes = self.cache.boxes(content, image)
-        labels = torch.zeros(len(boxes), dtype=torch.int64)  # the one category, object
-        return image, Record(index + 1, self.files[index], image.height, image.width, boxes, labels)
+        found = self.cache.proposals(content, image)
+        labels = torch.zeros(len(found.boxes), dtype=torch.int64)  # the one category, object
+        size = (image.height, image.width)
+        return image, Record(index + 1, self.files[index], *size, found.boxes, labels, found.masks)
 
     def path(self, index: int) -> Path:
         """The file of image `index`."""

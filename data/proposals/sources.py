@@ -9,6 +9,7 @@ Legend: P proposals, M ground-truth boxes.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from data.errors import DataError
 from data.file_names import locate_files
 from data.images import AS_STORED, ImageReading
 from data.json_files import read_json
+from data.masks import encode
 from data.proposals.workers import Job
 from data.walk import walk_images
 
@@ -47,6 +49,7 @@ def list_work(
     source: str,
     reading: ImageReading = AS_STORED,
     allow_outside: bool = False,
+    with_masks: bool = False,
 ) -> Work:
     """List the images and jobs for the options of the command.
 
@@ -58,10 +61,11 @@ def list_work(
             a detector's results (best score first).
         reading: how the images are read.
         allow_outside: whether a `file_name` may lead out of the folder of the images.
+        with_masks: given boxes keep their masks.
 
     Raises:
         DataError: a file or the folder is missing or malformed, an image is listed twice, or the
-            results are for other images.
+            results are for other images; with masks also if a mask is malformed.
     """
     if not images.is_dir():
         raise DataError(f"{images}: no such directory; give the folder that holds the images")
@@ -83,9 +87,8 @@ def list_work(
     sizes, _ = fill_sizes(images, [e["file_name"] for e in entries], sizes, reading)
     for entry, (height, width) in zip(entries, sizes.tolist(), strict=True):
         entry.update(height=height, width=width)
-    boxes = [_clip(given[entry["id"]], entry) for entry in entries]
-    jobs = [_job(entry, clipped) for entry, clipped in zip(entries, boxes, strict=True)]
-    lost = total - sum(map(len, boxes))
+    jobs = [_job_of_given(entry, given[entry["id"]], source, with_masks) for entry in entries]
+    lost = total - sum(len(job.boxes) for job in jobs)
     if labelled and 0 < lost == total:
         raise DataError(
             f"{annotations}: none of its {total:,} boxes can be used (crowds, boxes without area "
@@ -95,7 +98,10 @@ def list_work(
         f"--source {source}: {lost:,} of {total:,} boxes are left out (crowds, boxes without area "
         "in their image or for other images)"
     )
-    return Work(entries, jobs, sentence if lost else None)
+    sentences = [sentence] if lost else []
+    if with_masks:
+        sentences += _without_masks(source, jobs)
+    return Work(entries, jobs, "\n".join(sentences) or None)
 
 
 def objects_by_file(path: str, images: Path, allow_outside: bool = False) -> dict[str, Tensor]:
@@ -107,10 +113,11 @@ def objects_by_file(path: str, images: Path, allow_outside: bool = False) -> dic
     """
     content = load_coco(path)
     _located(images, content["images"], path, allow_outside)
-    boxes, _ = _labels(content)
+    labels, _ = _labels(content)
     objects: dict[str, Tensor] = {}
     for image in content["images"]:
-        xywh = torch.tensor(boxes[image["id"]]).reshape(-1, 4).double()
+        boxes = [label["bbox"] for label in labels[image["id"]]]
+        xywh = torch.tensor(boxes).reshape(-1, 4).double()
         corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float()
         others = objects.get(image["file_name"], corners[:0])  # if the file is listed twice
         objects[image["file_name"]] = torch.cat([others, corners])
@@ -128,9 +135,45 @@ def _located(
     return entries
 
 
-def _job(entry: dict[str, Any], boxes: np.ndarray | None = None) -> Job:
+def _job(entry: dict[str, Any]) -> Job:
     size = None if entry["width"] is None else (entry["height"], entry["width"])
-    return Job(entry["file_name"], size, boxes)
+    return Job(entry["file_name"], size)
+
+
+def _job_of_given(
+    entry: dict[str, Any], given: Sequence[dict[str, Any]], source: str, with_masks: bool
+) -> Job:
+    """The job of an image with boxes.
+
+    Raises:
+        DataError: a mask is malformed.
+    """
+    size = (entry["height"], entry["width"])
+    boxes, rows = _clip([label["bbox"] for label in given], entry)
+    masks = [_mask(given[row], size, source) for row in rows] if with_masks else None
+    return Job(entry["file_name"], size, boxes, masks)
+
+
+def _mask(label: dict[str, Any], size: tuple[int, int], source: str) -> bytes:
+    try:
+        return encode(label.get("segmentation"), *size)
+    except ValueError as error:
+        raise DataError(
+            f"--source {source}: the box {label['bbox']} of image {label['image_id']}: its "
+            f"segmentation {error}; correct it, or leave --masks out"
+        ) from None
+
+
+def _without_masks(source: str, jobs: Sequence[Job]) -> list[str]:
+    """A sentence about boxes without masks, if there are any."""
+    masks = [mask for job in jobs for mask in job.masks]
+    lacking = sum(not mask for mask in masks)
+    if not lacking:
+        return []
+    return [
+        f"--source {source}: {lacking:,} of {len(masks):,} boxes have no 'segmentation' and get no "
+        "mask"
+    ]
 
 
 def _check_unique(path: str, entries: list[dict[str, Any]]) -> None:
@@ -145,13 +188,13 @@ def _check_unique(path: str, entries: list[dict[str, Any]]) -> None:
         seen.add(entry["file_name"])
 
 
-def _labels(content: dict[str, Any]) -> tuple[dict[Any, list[list[float]]], int]:
-    """xywh boxes by image id, crowds left out, and how many boxes there were, crowds included."""
-    boxes: dict[Any, list[list[float]]] = {image["id"]: [] for image in content["images"]}
+def _labels(content: dict[str, Any]) -> tuple[dict[Any, list[dict[str, Any]]], int]:
+    """Annotations by image id, crowds left out, and how many there were, crowds included."""
+    labels: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         if not annotation["iscrowd"]:
-            boxes[annotation["image_id"]].append(annotation["bbox"])
-    return boxes, len(content["annotations"])
+            labels[annotation["image_id"]].append(annotation)
+    return labels, len(content["annotations"])
 
 
 def _results(
@@ -160,15 +203,15 @@ def _results(
     entries: list[dict[str, Any]],
     annotations: str,
     allow_outside: bool,
-) -> tuple[dict[Any, list[list[float]]], int]:
-    """xywh boxes by image id of `entries`, best score first, and how many there were in all."""
+) -> tuple[dict[Any, list[dict[str, Any]]], int]:
+    """Results by image id of `entries`, best score first, and how many there were in all."""
     results, known_as = _read_results(path, images, allow_outside)
     ids = {image["id"]: image["id"] for image in entries}
     if known_as is not None:  # the file lists images itself: its ids are not those of `annotations`
         by_name = {image["file_name"]: image["id"] for image in entries}
         ids = {other: by_name[name] for other, name in known_as.items() if name in by_name}
     listed = ListedIds(ids)
-    scored: dict[Any, list[tuple[float, list[float]]]] = {i["id"]: [] for i in entries}
+    scored: dict[Any, list[dict[str, Any]]] = {i["id"]: [] for i in entries}
     for number, entry in enumerate(results, start=1):
         problem = _entry_problem(entry)
         if problem:
@@ -178,15 +221,14 @@ def _results(
             )
         image_id = listed.find(entry["image_id"])
         if image_id is not None:
-            scored[ids[image_id]].append((entry["score"], entry["bbox"]))
+            scored[ids[image_id]].append(entry)
     if results and not any(scored.values()):
         raise DataError(
             f"{path}: has boxes for none of the images in {annotations}; give the annotations of "
             "the images that the detector saw"
         )
     best_first = {
-        image: [bbox for _, bbox in sorted(rows, key=lambda row: -row[0])]
-        for image, rows in scored.items()
+        image: sorted(rows, key=lambda row: -row["score"]) for image, rows in scored.items()
     }
     return best_first, len(results)
 
@@ -232,11 +274,13 @@ def _is_number(value: Any, limit: float = 1e30) -> bool:
     return abs(value) <= limit  # also refuses NaN, and integers that do not fit into a float
 
 
-def _clip(xywh: list[list[float]], entry: dict[str, Any]) -> np.ndarray:
-    """(P, 4) float32 xyxy inside the image, order kept, without boxes that have no area there."""
+def _clip(xywh: list[list[float]], entry: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
+    """(P, 4) float32 xyxy inside the image, order kept, without boxes that have no area there; and
+    which boxes these are."""
     boxes = np.array(xywh, dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     limits = [entry["width"], entry["height"]] * 2
     boxes = boxes.clip(0, limits).round(2)
     sides = (boxes[:, 2:] - boxes[:, :2]).round(2)
-    return boxes[(sides >= LEAST_SIDE).all(axis=1)].astype(np.float32)
+    rows = np.flatnonzero((sides >= LEAST_SIDE).all(axis=1))
+    return boxes[rows].astype(np.float32), rows.tolist()

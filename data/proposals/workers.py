@@ -27,7 +27,14 @@ from torch import Tensor
 
 from data.errors import DataError
 from data.images import AS_STORED, ImageReading, read_image
-from data.proposals.propose import CPU, ProposalSettings, choose, propose_shrunk, shrink
+from data.proposals.propose import (
+    CPU,
+    Proposals,
+    ProposalSettings,
+    choose,
+    propose_shrunk,
+    shrink,
+)
 from data.selective_search.search import batch_pixels
 from data.worker_process import end_with_parent
 
@@ -50,17 +57,20 @@ class Job:
     file: str  # relative to the folder of the images
     size: tuple[int, int] | None = None  # (height, width) that annotations state; None: any
     boxes: np.ndarray | None = None  # (P, 4) float32 xyxy, best first; None: search the image
+    # P masks of these boxes, as in `Proposals`; b"" for a box without. None: no box has one.
+    masks: Sequence[bytes] | None = None
 
 
 @dataclass(frozen=True)
 class Found:
-    """The boxes of an image."""
+    """The proposals of an image."""
 
     file: str
     state: FileState  # before the file was read
     height: int
     width: int
     boxes: np.ndarray  # (P, 4) float64 xyxy in pixels, best first, two decimals
+    masks: Sequence[bytes] | None = None  # of the boxes, as in `Job`
 
 
 @dataclass(frozen=True)
@@ -322,7 +332,7 @@ def _propose_pictures(
         return [_found(picture, _choose(picture, settings)) for picture in pictures]
     try:
         small, sizes = [p.pixels for p in pictures], [p.size for p in pictures]
-        boxes = propose_shrunk(small, sizes, settings, device)
+        proposals = propose_shrunk(small, sizes, settings, device)
     except torch.OutOfMemoryError:
         if len(pictures) == 1:
             raise DataError(
@@ -330,17 +340,19 @@ def _propose_pictures(
                 "set a smaller --search-side, or --device cpu"
             ) from None
     else:
-        return [_found(*pair) for pair in zip(pictures, boxes, strict=True)]
+        return [_found(*pair) for pair in zip(pictures, proposals, strict=True)]
     half = len(pictures) // 2  # after `except`, where what did not fit is no longer referred to
     halves = (pictures[:half], pictures[half:])
     return [found for part in halves for found in _propose_pictures(part, settings, device)]
 
 
-def _choose(picture: _Picture, settings: ProposalSettings) -> Tensor:
+def _choose(picture: _Picture, settings: ProposalSettings) -> Proposals:
     """Apply the filter, NMS and the limit to the given boxes."""
-    return choose(torch.from_numpy(picture.job.boxes), picture.size, settings)
+    boxes, masks = torch.from_numpy(picture.job.boxes), picture.job.masks
+    rows = choose(boxes, picture.size, settings)
+    return Proposals(boxes[rows], None if masks is None else [masks[row] for row in rows.tolist()])
 
 
-def _found(picture: _Picture, boxes: Tensor) -> Found:
-    rounded = boxes.numpy().astype(float).round(2)
-    return Found(picture.job.file, picture.state, *picture.size, rounded)
+def _found(picture: _Picture, proposals: Proposals) -> Found:
+    rounded = proposals.boxes.numpy().astype(float).round(2)
+    return Found(picture.job.file, picture.state, *picture.size, rounded, proposals.masks)
