@@ -193,6 +193,23 @@ def test_given_boxes_keep_their_own_masks(
         assert "segmentation" not in make(folder, "masks.json", *options[1:]).read_text()
 
 
+def test_recall_and_pictures_show_the_masks(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those of a file that is there already."""
+    truth = labels(tmp_path / "truth.json", SQUARE, SQUARE)
+    pictures = []
+    for number, options in enumerate([["--masks"], ["--masks"], []]):
+        draw_to = tmp_path / f"pictures{number}"
+        capsys.readouterr()
+        make(folder, "out.json", "--recall", truth, "--draw", draw_to, *options)
+        said = capsys.readouterr()
+        assert ("2 objects with a mask: recall at mask IoU 0.5" in said.out) == bool(options)
+        assert ("nothing is searched" in said.err) == (number == 1)
+        pictures.append((draw_to / "a.png.jpg").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
 def test_a_malformed_mask_is_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

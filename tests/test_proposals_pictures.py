@@ -17,6 +17,7 @@ from data.proposals.pictures import (
     draw_sample,
     evenly_spaced,
     rank_colour,
+    tint,
 )
 from tests.helpers.two_rectangles import draw
 
@@ -60,6 +61,20 @@ def test_any_size_and_boxes_at_the_edge(size: tuple[int, int]) -> None:
     assert picture.size == size
     assert picture.getpixel((0, size[1] - 1)) == rank_colour(0)
     assert draw_ranked(Image.new("RGB", size), np.zeros((0, 4))).getextrema() == ((0, 0),) * 3
+
+
+def test_masks_are_tinted_the_best_on_top() -> None:
+    masks = np.zeros((2, 4, 6), np.uint8)
+    masks[0, :, :3] = masks[1, :, 2:5] = 1
+    found = np.array(tint(Image.fromarray(np.full((4, 6, 3), 100, np.uint8)), masks))
+
+    def mixed(below: list[int], rank: int) -> list[int]:
+        pairs = zip(below, rank_colour(rank), strict=True)
+        return [round(0.6 * under + 0.4 * over) for under, over in pairs]
+
+    grey = [100, 100, 100]
+    best, second = mixed(grey, 0), mixed(grey, 1)
+    assert found[0].tolist() == [best, best, mixed(second, 0), second, second, grey]
 
 
 def test_evenly_spaced_by_hand() -> None:

@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,8 +45,14 @@ from data.proposals.options import parse_arguments, read_settings
 from data.proposals.output import report_bad, write_proposals
 from data.proposals.pictures import draw_sample
 from data.proposals.propose import SEARCH_VERSION, ProposalSettings
-from data.proposals.report import print_recall, print_summary
-from data.proposals.sources import Work, list_work, objects_by_file
+from data.proposals.report import print_mask_recall, print_recall, print_summary
+from data.proposals.sources import (
+    ObjectMasks,
+    Work,
+    list_work,
+    object_masks_by_file,
+    objects_by_file,
+)
 from data.proposals.workers import (
     Bad,
     Found,
@@ -56,6 +62,21 @@ from data.proposals.workers import (
     propose_files_on_device,
     size_problem,
 )
+
+
+class _Proposals(NamedTuple):
+    """What there is to show."""
+
+    files: Sequence[str]  # of the images
+    boxes_of: Callable[[str], np.ndarray]  # gives (P, 4) xyxy
+    masks_of: Callable[[str], Sequence[bytes] | None] | None  # of these boxes, if they have any
+
+
+class _Truth(NamedTuple):
+    """Objects by file."""
+
+    boxes: dict[str, Tensor]  # (M, 4) xyxy
+    masks: dict[str, ObjectMasks]  # empty without --masks
 
 
 def run_digest(
@@ -169,10 +190,7 @@ def _run(
     directory, output = Path(options.images), Path(options.output)
     listed = [job.file for job in work.jobs]
     _check_paths(options, listed)
-    truth = None
-    if options.recall:
-        truth = objects_by_file(options.recall, directory, options.allow_outside)
-    _check_overlap(truth, listed, options.recall)
+    truth = _read_truth(options, listed) if options.recall else None
     made = record(
         directory,
         listed,
@@ -185,7 +203,8 @@ def _run(
         as_it_is = bool(options.recall or options.draw)
         existing = take_existing(output, work, made, as_it_is, options.skip_bad, packed, _say)
         if existing is not None:
-            _show(options, reading, truth, existing.files, existing.boxes)
+            held = _Proposals(existing.files, existing.boxes, existing.masks)
+            _show(options, reading, truth, held)
             print_summary(output, len(existing.files), existing.count, start)
             return 0
     digest = run_digest(directory, work, settings, reading, options.device)
@@ -203,7 +222,7 @@ def _run(
         info = {**reading_entry(reading), **without(made, bad)}
         masks_of = journal.masks if settings.masks else None
         boxes = write_proposals(images, journal.boxes, output, info, packed, masks_of)
-        _show(options, reading, truth, files, journal.boxes)
+        _show(options, reading, truth, _Proposals(files, journal.boxes, masks_of))
         print_summary(output, len(files), boxes, start)
         if bad and not options.skip_bad:
             return 1  # the journal stays: once the images are mended, only they are searched
@@ -223,19 +242,21 @@ def _check_paths(options: argparse.Namespace, files: Sequence[str]) -> None:
 def _show(
     options: argparse.Namespace,
     reading: ImageReading,
-    truth: dict[str, Tensor] | None,
-    files: Sequence[str],
-    boxes_of: Callable[[str], np.ndarray],
+    truth: _Truth | None,
+    found: _Proposals,
 ) -> None:
     """Print the recall and draw pictures, if the options ask for them."""
     if truth is not None:
-        print_recall(truth, files, boxes_of)
+        print_recall(truth.boxes, found.files, found.boxes_of)
+        if found.masks_of is not None:
+            print_mask_recall(truth.masks, found.files, found.masks_of)
     if options.draw:
         font = CaptionFont(options.font)
         if notice := font.notice("123456789"):
             _say(notice)
         images, directory = Path(options.images), Path(options.draw)
-        pictures = draw_sample(images, files, boxes_of, directory, reading, font)
+        files, boxes_of, masks_of = found
+        pictures = draw_sample(images, files, boxes_of, directory, reading, font, masks_of)
         print(f"{count(len(pictures), 'picture')}: {options.draw}")
 
 
@@ -243,9 +264,15 @@ def _complete(entry: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     return {**entry, "width": size[1], "height": size[0]}
 
 
-def _check_overlap(truth: dict[str, Tensor] | None, files: Sequence[str], path: str) -> None:
-    if truth is not None and truth.keys().isdisjoint(files):
-        raise DataError(f"{path}: lists none of the images searched; give their annotations")
+def _read_truth(options: argparse.Namespace, files: Sequence[str]) -> _Truth:
+    """The objects of `--recall`; it must list one of the files of the run."""
+    given = (options.recall, Path(options.images), options.allow_outside)
+    boxes = objects_by_file(*given)
+    if boxes.keys().isdisjoint(files):
+        raise DataError(
+            f"{options.recall}: lists none of the images searched; give their annotations"
+        )
+    return _Truth(boxes, object_masks_by_file(*given) if options.masks else {})
 
 
 def _say(sentence: str) -> None:

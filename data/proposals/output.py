@@ -53,9 +53,7 @@ def write_proposals(
 
     def write(file: IO[bytes], source: dict[str, Any] | None = None) -> None:
         write_masks = None if masks_of is None else mask_columns.write
-        write_packed(
-            file, images, CATEGORIES, columns, info, source=source, write_more=write_masks
-        )
+        write_packed(file, images, CATEGORIES, columns, info, source=source, write_more=write_masks)
 
     def boxes() -> Iterator[tuple[dict[str, Any], np.ndarray, Sequence[bytes] | None]]:
         bar = tqdm(images, desc="writing", unit="image", delay=2, leave=False)

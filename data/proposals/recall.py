@@ -1,6 +1,6 @@
 """How well proposals cover the objects of labelled images.
 
-Legend: P proposals, M ground-truth boxes.
+Legend: P proposals, M ground-truth boxes or masks.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -38,3 +39,26 @@ def measure_recall(proposals: Sequence[Tensor], objects: Sequence[Tensor]) -> di
         report[f"{name}recall"] = (iou >= 0.5).float().mean().item()
         report[f"{name}mean_best_iou"] = iou.mean().item()
     return report
+
+
+def best_mask_iou(
+    proposals: Sequence[bytes], objects: Sequence[bytes], size: tuple[int, int]
+) -> Tensor:
+    """How well the masks of proposals cover those of an image's objects.
+
+    Args:
+        proposals: P masks as in `data.masks`.
+        objects: M masks; those without one are left out.
+        size: (height, width) of the image.
+
+    Returns:
+        (at most M,) float32, of each object the highest IoU of its mask with a proposal's, in 0..1.
+    """
+    given, truth = (
+        [{"size": list(size), "counts": mask} for mask in masks if mask]
+        for masks in (proposals, objects)
+    )
+    if not (given and truth):
+        return torch.zeros(len(truth))
+    iou = coco_mask.iou(given, truth, [0] * len(truth))  # (P, M)
+    return torch.from_numpy(iou).amax(dim=0).float()

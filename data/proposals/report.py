@@ -1,6 +1,6 @@
 """What a run of `python -m data.proposals` prints at its end.
 
-Legend: P proposals, M ground-truth boxes.
+Legend: P proposals, M ground-truth boxes or masks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.counting import count
-from data.proposals.recall import measure_recall
+from data.proposals.recall import best_mask_iou, measure_recall
+from data.proposals.sources import ObjectMasks
 
 
 def print_recall(
@@ -43,6 +44,34 @@ def print_recall(
             f"mean best IoU {report[prefix + 'mean_best_iou']:.3f}"
         )
     print(f"{report['boxes_per_image']:.1f} boxes per image, {count(len(both), 'image')}")
+
+
+def print_mask_recall(
+    truth: Mapping[str, ObjectMasks],
+    files: Sequence[str],
+    masks_of: Callable[[str], Sequence[bytes] | None],
+) -> None:
+    """Print how well masks cover the objects that have one.
+
+    Args:
+        truth: the masks of the objects, by file.
+        files: of the images that have boxes.
+        masks_of: gives P masks for a file.
+    """
+    best = torch.cat(
+        [torch.zeros(0)]
+        + [
+            best_mask_iou(masks_of(file) or (), *truth[file])
+            for file in tqdm(files, desc="recall", unit="image", delay=2, leave=False)
+            if file in truth
+        ]
+    )
+    if len(best):
+        recall, mean = 100 * (best >= 0.5).float().mean().item(), best.mean().item()
+        print(
+            f"{count(len(best), 'object')} with a mask: recall at mask IoU 0.5 {recall:.1f} %, "
+            f"mean best mask IoU {mean:.3f}"
+        )
 
 
 def print_summary(output: Path, images: int, boxes: int, start: float) -> None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -124,6 +124,34 @@ def objects_by_file(path: str, images: Path, allow_outside: bool = False) -> dic
     return objects
 
 
+class ObjectMasks(NamedTuple):
+    """The masks of an image's objects."""
+
+    masks: list[bytes]  # M masks as in `data.masks`
+    size: tuple[int, int]  # (height, width) of the image
+
+
+def object_masks_by_file(
+    path: str, images: Path, allow_outside: bool = False
+) -> dict[str, ObjectMasks]:
+    """Ground-truth masks of each image of a COCO JSON whose size it states; files as above.
+
+    Raises:
+        DataError: see `objects_by_file`; also if a mask is malformed.
+    """
+    content = load_coco(path)
+    _located(images, content["images"], path, allow_outside)
+    labels, _ = _labels(content)
+    found: dict[str, ObjectMasks] = {}
+    for image in content["images"]:
+        if image["height"] is not None:
+            size = (image["height"], image["width"])
+            masks = [_mask(label, size, path) for label in labels[image["id"]]]
+            before = found[image["file_name"]].masks if image["file_name"] in found else []
+            found[image["file_name"]] = ObjectMasks(before + masks, size)
+    return found
+
+
 def _located(
     images: Path, entries: list[dict[str, Any]], path: str, allow_outside: bool
 ) -> list[dict[str, Any]]:
@@ -150,16 +178,18 @@ def _job_of_given(
     """
     size = (entry["height"], entry["width"])
     boxes, rows = _clip([label["bbox"] for label in given], entry)
-    masks = [_mask(given[row], size, source) for row in rows] if with_masks else None
+    masks = None
+    if with_masks:
+        masks = [_mask(given[row], size, f"--source {source}") for row in rows]
     return Job(entry["file_name"], size, boxes, masks)
 
 
-def _mask(label: dict[str, Any], size: tuple[int, int], source: str) -> bytes:
+def _mask(label: dict[str, Any], size: tuple[int, int], where: str) -> bytes:
     try:
         return encode(label.get("segmentation"), *size)
     except ValueError as error:
         raise DataError(
-            f"--source {source}: the box {label['bbox']} of image {label['image_id']}: its "
+            f"{where}: the box {label['bbox']} of image {label['image_id']}: its "
             f"segmentation {error}; correct it, or leave --masks out"
         ) from None
 
