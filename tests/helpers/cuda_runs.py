@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **{"topk_train": 200, "proposals_train": 50},
     },
 }
+OPTIONS["mask_rcnn"] = {**OPTIONS["faster_rcnn"], "mask_convs": 1, "mask_roi_size": 7}
 METHODS = ("moco_v2", "supervised")
 # How often the host may wait for the device in a step that neither logs, saves nor evaluates, with
 # two images (four in the image domain). Each wait leaves the device idle for as long as it takes to
@@ -36,6 +37,8 @@ MOST_WAITS = {
     "fine fcos": 4,
     "fine retinanet": 5,
     "fine faster_rcnn": 14,
+    "box mask_rcnn": 24,
+    "fine mask_rcnn": 16,
     "image moco_v2": 1,
     "image supervised": 1,
 }
