@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from aligndet import dist
 from aligndet.amp import autocast
+from aligndet.coco_scores import numbered, pycocotools_scores, usable_annotations
 from data.bad_images import Note, say_nothing, without_news
 from data.coco import Categories, read_categories
-from data.coco_boxes import box_problem, part_inside
 from data.counting import count
 from data.loaders import Loader, iterate, to_device
 from data.normalise import normalise_batch
@@ -30,7 +25,6 @@ from models.checks import require_range
 
 AP_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 TABLE_ROWS = 20  # classes in the terminal
-LARGEST_AREA = 1e10  # square pixels; COCO's evaluation leaves out larger objects
 MANY = 50_000  # detections; pycocotools takes seconds for as many
 
 
@@ -132,24 +126,14 @@ def score(annotations: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) 
         ValueError: a result is for an image that `annotations` does not list.
     """
     detections = list(results)
-    dataset, numbered = _numbered(annotations, detections)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = dataset
-        truth.createIndex()
-        found = truth.loadRes(numbered) if numbered else _none_found(truth)
-        scorer = COCOeval(truth, found, "bbox")
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    numbers = scorer.params.catIds  # in the order of the ids
+    usable = usable_annotations(annotations)
+    dataset, found = numbered(annotations, usable, detections)
     names = _class_names(read_categories(annotations))
-    per_class = map(_class_precision, np.moveaxis(scorer.eval["precision"], 2, 0))
-    objects = (len(truth.getAnnIds(catIds=[number], iscrowd=False)) for number in numbers)
+    boxes = pycocotools_scores(dataset, found, "bbox")
     return Evaluation(
-        scores={key: _percent(v) for key, v in zip(AP_KEYS, scorer.stats[:6], strict=True)},
-        per_class=dict(zip(names, per_class, strict=True)),
-        objects=dict(zip(names, objects, strict=True)),
+        scores=dict(zip(AP_KEYS, boxes.overall, strict=True)),
+        per_class=dict(zip(names, boxes.per_class, strict=True)),
+        objects=dict(zip(names, boxes.objects, strict=True)),
         detections=detections,
     )
 
@@ -184,69 +168,6 @@ def _class_names(categories: Categories) -> list[str]:
     times = Counter(categories.names)
     pairs = zip(categories.ids, categories.names, strict=True)
     return [f"{name} (id {i})" if times[name] > 1 else name for i, name in pairs]
-
-
-def _class_precision(precision: np.ndarray) -> float | None:
-    """AP of a class from its precision (IoU thresholds, recalls, area ranges, maximal numbers)."""
-    values = precision[:, :, 0, -1]  # all areas, 100 detections: as in COCO's AP
-    return _percent(values.mean() if (values > -1).all() else -1.0)
-
-
-def _percent(value: float) -> float | None:
-    """pycocotools writes -1 where there is no object."""
-    return 100.0 * float(value) if value >= 0 else None
-
-
-def _none_found(truth: COCO) -> COCO:
-    """An empty result, which `COCO.loadRes` cannot make."""
-    found = COCO()
-    found.dataset = {**truth.dataset, "annotations": []}
-    found.createIndex()
-    return found
-
-
-def _numbered(
-    annotations: Mapping[str, Any], results: Iterable[Mapping[str, Any]]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Copies with images, categories and annotations numbered from 1, categories in the order of
-    the labels: pycocotools sorts ids, keeps them in float64 and reads 0 as none."""
-    images = {entry["id"]: number for number, entry in enumerate(annotations["images"], start=1)}
-    categories = {i: n for n, i in enumerate(read_categories(annotations).ids, start=1)}
-    sizes = {e["id"]: (e["height"], e["width"]) for e in annotations["images"]}
-    usable = [
-        entry
-        for entry in annotations["annotations"]
-        if box_problem(entry["bbox"], *sizes[entry["image_id"]]) is None
-    ]
-    dataset = {
-        "info": {},
-        "images": [{"id": number} for number in images.values()],
-        "categories": [{"id": number} for number in categories.values()],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": images[entry["image_id"]],
-                "category_id": categories[entry["category_id"]],
-                "bbox": part_inside(entry["bbox"], *sizes[entry["image_id"]]),
-                "area": min(entry.get("area", entry["bbox"][2] * entry["bbox"][3]), LARGEST_AREA),
-                "iscrowd": entry.get("iscrowd", 0),
-            }
-            for number, entry in enumerate(usable, start=1)
-        ],
-    }
-    return dataset, [_numbered_result(entry, images, categories) for entry in results]
-
-
-def _numbered_result(
-    entry: Mapping[str, Any], images: Mapping[Any, int], categories: Mapping[Any, int]
-) -> dict[str, Any]:
-    if entry["image_id"] not in images:
-        raise ValueError(
-            f"a result has image_id {entry['image_id']!r}, which the annotations do not list; "
-            "give results for the same images"
-        )
-    number = categories.get(entry["category_id"], 0)  # of no listed class: it is not scored
-    return {**entry, "image_id": images[entry["image_id"]], "category_id": number}
 
 
 def evaluate(
