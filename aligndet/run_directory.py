@@ -185,8 +185,8 @@ class RunDirectory:
             write_json_atomic(dict(scores), path)
 
     def report_evaluation(self, evaluation: Evaluation, name: str) -> None:
-        """Print what a detector scored and write it: `results.json`, `per_class.json` and
-        `detections.json`.
+        """Print what a detector scored and write it: `results.json`, `per_class.json`,
+        `detections.json` and, if masks are scored, `segm_per_class.json`.
 
         Args:
             evaluation: of the detector.
@@ -196,9 +196,14 @@ class RunDirectory:
         prefix = "" if name == "results" else f"{name}_"
         if dist.is_main():
             print(class_table(evaluation))
+            if evaluation.remark:
+                print(evaluation.remark)
         self.report(evaluation.scores, self.path / f"{name}.json")
         if dist.is_main():
             write_json_atomic(evaluation.per_class, self.path / f"{prefix}per_class.json")
+            if evaluation.segm_per_class:
+                by_masks = self.path / f"{prefix}segm_per_class.json"
+                write_json_atomic(evaluation.segm_per_class, by_masks)
             write_json_atomic(evaluation.detections, self.path / f"{prefix}detections.json")
 
 
