@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from aligndet import cli, dist
 from aligndet.image_inputs import ImageLike, as_image
+from aligndet.mask_results import encode_masks
 from aligndet.prediction_files import RESULTS, Content, check_output, list_inputs
 from aligndet.transfer import read_detector
 from aligndet.visual import draw_boxes
@@ -73,7 +74,9 @@ class Predictor:
 
         Returns:
             `boxes` (D, 4) xyxy in pixels of the image, `scores` (D,) descending, `labels` (D,)
-            int64: label `i` is `categories.names[i]`. On the CPU.
+            int64: label `i` is `categories.names[i]`. Of a detector with masks also `masks`
+            (D, S, S), probabilities inside the boxes: `models.mask_head.paste_masks` puts them
+            into the image. On the CPU.
 
         Raises:
             ValueError: the image is none of these.
@@ -95,16 +98,17 @@ class Predictor:
         font: CaptionFont | None = None,
     ) -> Image.Image:
         """A picture of the image with the detections that score at least `threshold`."""
-        shown = above(found, threshold)
-        names = self.categories.names
-        return draw_boxes(
-            as_image(image, self.reading),
-            shown["boxes"],
-            shown["labels"],
-            names,
-            shown["scores"],
-            font,
-        )
+        shown, names = above(found, threshold), self.categories.names
+        return drawn(as_image(image, self.reading), shown, names, font)
+
+
+def drawn(
+    image: Image.Image, found: dict[str, Tensor], names: Sequence[str], font: CaptionFont | None
+) -> Image.Image:
+    """A picture of an image with all of the detections, whose classes have these names."""
+    masks = encode_masks(found, (image.height, image.width)) if "masks" in found else None
+    boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
+    return draw_boxes(image, boxes, labels, names, scores, font, masks)
 
 
 def above(found: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
@@ -205,7 +209,7 @@ def predict(
     numbered = zip(categories.ids, categories.names, strict=True)
     names = [font.readable(name, f"class {number}") for number, name in numbered]
     lowest = threshold if json_threshold is None else json_threshold
-    content, drawn, best, unusable = Content(categories), 0, 0.0, []
+    content, number, best, unusable = Content(categories), 0, 0.0, []
     for entry, picture in zip(tqdm(listed.entries, desc="predict"), pictures, strict=True):
         try:
             image = listed.read(entry)
@@ -215,16 +219,13 @@ def predict(
         found = predictor(image)
         content.add(entry, image, above(found, lowest))
         shown = above(found, threshold)
-        scores = shown["scores"]
-        drawn, best = drawn + len(scores), max([best, *found["scores"].tolist()])
-        save_picture(
-            draw_boxes(image, shown["boxes"], shown["labels"], names, scores, font), picture
-        )
+        number, best = number + len(shown["scores"]), max([best, *found["scores"].tolist()])
+        save_picture(drawn(image, shown, names, font), picture)
     if not content.images:
         raise DataError(unusable[0])
     write_json_atomic(content.as_dict(), output / RESULTS)
     _print_unusable(unusable)
-    if not drawn:
+    if not number:
         print(f"no detection scores {threshold:g} or more; the best scores {best:.2f}")
     where = f"{output}/*.{suffix}", output / RESULTS
     if lowest == threshold:
@@ -234,7 +235,7 @@ def predict(
             f"at least {threshold:g} in {where[0]}, "
             f"{len(content.annotations):,} of at least {lowest:g} in {where[1]}"
         )
-    print(f"{count(len(content.images), 'image')}, {count(drawn, 'detection')} of {said}")
+    print(f"{count(len(content.images), 'image')}, {count(number, 'detection')} of {said}")
 
 
 def _print_unusable(messages: Sequence[str]) -> None:

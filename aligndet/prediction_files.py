@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from aligndet.evaluate import coco_results
+from aligndet.mask_results import mask_area
 from data.coco import Categories
 from data.coco_json import load_coco
 from data.drawing import check_apart
@@ -142,7 +143,8 @@ class Content:
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, entry: Mapping[str, Any], image: Image.Image, found: dict[str, Tensor]) -> None:
-        """Add an image with its detections: boxes (D, 4) xyxy in its pixels, scores, labels."""
+        """Add an image with its detections: boxes (D, 4) xyxy in its pixels, scores, labels, and
+        maybe masks."""
         self.images.append({**entry, "width": image.width, "height": image.height})
         size = (image.height, image.width)
         results = coco_results(
@@ -150,6 +152,8 @@ class Content:
         )
         for number, result in enumerate(results, start=len(self.annotations) + 1):
             area = result["bbox"][2] * result["bbox"][3]
+            if "segmentation" in result:
+                area = mask_area(result["segmentation"])
             self.annotations.append({**result, "id": number, "area": area, "iscrowd": 0})
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from data.drawing import class_colour
 from data.drawing import draw_boxes as draw_captioned
 from data.fonts import CaptionFont
+from data.mask_drawing import draw_masks
 
 MARGIN = 4  # pixels between the pictures of a sheet
 TITLE_HEIGHT = 18
@@ -22,6 +24,7 @@ def draw_boxes(
     names: Sequence[str],
     scores: Tensor | None = None,
     font: CaptionFont | None = None,
+    masks: Sequence[Mapping[str, Any]] | None = None,
 ) -> Image.Image:
     """A copy of `image` with boxes captioned by class and score, in the colours of their classes.
 
@@ -32,6 +35,7 @@ def draw_boxes(
         names: of the K classes; a class whose name cannot be shown is `class LABEL`.
         scores: (D,), if there are any.
         font: Pillow's own without one; see `CaptionFont.notice`.
+        masks: of the D objects, if there are any, see `draw_masks`.
     """
     font = font or CaptionFont()
     classes = labels.tolist()
@@ -40,6 +44,8 @@ def draw_boxes(
     if scores is not None:
         captions = [f"{c} {s:.2f}" for c, s in zip(captions, scores.tolist(), strict=True)]
     colours = [class_colour(label) for label in classes]
+    if masks is not None:
+        image = draw_masks(image, masks, colours)
     return draw_captioned(image, boxes.cpu().numpy(), captions, colours, font=font)
 
 

@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from aligndet import predict as module
@@ -31,6 +33,15 @@ class ThreeBoxes:
     def __call__(self, image):
         assert image.mode == "RGB"
         return {"boxes": BOXES, "scores": SCORES, "labels": torch.tensor([1, 0, 1])}
+
+
+class ThreeMasks(ThreeBoxes):
+    """Stands in for a detector with masks: the left half of each box."""
+
+    def __call__(self, image):
+        halves = torch.zeros(3, 28, 28)
+        halves[:, :, :14] = 1
+        return {**super().__call__(image), "masks": halves}
 
 
 @pytest.fixture
@@ -89,6 +100,25 @@ def test_content_of_the_json(images, tmp_path):
     }  # fmt: skip
     assert [a["id"] for a in content["annotations"]] == [1, 2, 3, 4, 5, 6]
     assert content["categories"] == [{"id": 4, "name": "cat"}, {"id": 9, "name": "dog"}]
+
+
+def test_masks_are_drawn_and_written(images, tmp_path):
+    """Boxes and scores as without masks; areas are those of the masks."""
+    predict(ThreeBoxes(), images, tmp_path / "plain", suffix="png")
+    predict(ThreeMasks(), images, tmp_path / "out", suffix="png")
+    plain, content = written(tmp_path / "plain"), written(tmp_path / "out")
+    for entry, without in zip(content["annotations"], plain["annotations"], strict=True):
+        mask = coco_mask.decode(entry.pop("segmentation"))
+        x, y, w, h = (int(side) for side in entry["bbox"])
+        assert mask.shape == (40, 30)
+        assert mask[y + 1 : y + h - 1, x + 1 : x + w // 2 - 1].all()
+        assert not mask[:, x + w // 2 + 1 :].any()
+        assert entry.pop("area") == mask.sum()
+        assert entry == {k: v for k, v in without.items() if k != "area"}
+    pictures = [np.asarray(Image.open(tmp_path / name / "a.png.png")) for name in ("plain", "out")]
+    changed = (pictures[0] != pictures[1]).any(axis=2)
+    assert changed[:, :12].sum() > 100
+    assert not changed[:, 12:].any()
 
 
 @pytest.mark.parametrize(
