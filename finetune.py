@@ -43,6 +43,7 @@ from data.loaders import eval_loader
 from data.views import DetectionDataset, collate_detection
 from models import build_detector
 from models.detector import learns_masks
+from models.mask_rcnn import MaskRCNN
 from train import Batches, build_schedule, fit
 
 
@@ -186,7 +187,8 @@ def scorer(
         dist.world_size(),
         pin_memory=device.type == "cuda",
     )
-    annotations = val.coco.content()
+    with cli.one_line_errors(ValueError):
+        annotations = val.coco.content(with_masks=isinstance(detector, MaskRCNN))
     where = val.coco.categories, device
     return partial(evaluate, detector, loader, annotations, *where, config.amp, run.skipped.note)
 

@@ -8,7 +8,6 @@ and counts one without pixels as missed.)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,8 @@ from pycocotools import mask as coco_mask
 
 from aligndet.coco_scores import stated_sizes
 from data.coco_json import name_of
-from data.coco_values import show
 from data.errors import DataError
+from data.masks import encode
 
 NO_MASKS = "masks are not scored: the annotations have none ('segmentation')"
 
@@ -33,8 +32,7 @@ def truth_of_masks(
 
     Args:
         dataset: to score boxes against; its annotations are those of `annotations`, numbered anew.
-        annotations: of a COCO JSON; `segmentation` is a list of polygons, or run lengths (RLE),
-            compressed or not, of an image of its image's size.
+        annotations: of a COCO JSON; on `segmentation` see `data.masks.encode`.
         sizes: of the images, None where unknown, by the ids in `annotations`.
 
     Raises:
@@ -42,11 +40,12 @@ def truth_of_masks(
     """
     objects, without = [], 0
     for numbered, entry in zip(dataset["annotations"], annotations, strict=True):
-        size = sizes[entry["image_id"]] or _size_around(entry)
+        size = sizes[entry["image_id"]]
         mask = read_mask(entry, size)
         if mask is None:
             without += 1
-            box = np.array([numbered["bbox"]], float)
+            # Without a size there are no detections, so that any will do.
+            box, size = np.array([numbered["bbox"]], float), size or (1, 1)
             mask, numbered = coco_mask.frPyObjects(box, *size)[0], {**numbered, "iscrowd": 1}
         objects.append({**numbered, "segmentation": mask})
     return {**dataset, "annotations": objects} if without < len(objects) else None
@@ -82,66 +81,22 @@ def mask_sizes(annotations: Entry, results: Sequence[Entry]) -> dict[Any, Size |
     return sizes
 
 
-def read_mask(annotation: Entry, size: Size) -> dict[str, Any] | None:
+def read_mask(annotation: Entry, size: Size | None) -> dict[str, Any] | None:
     """The mask of an annotation as compressed RLE; None if it has none, or none with a pixel.
 
     Raises:
-        DataError: it cannot be read, or has another size.
+        DataError: it cannot be read, has another size, or `size` is not known.
     """
-    value = annotation.get("segmentation")
-    if not value:
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
         return None
     try:
-        if isinstance(value, list):
-            mask = _from_polygons(value, size)
-        else:
-            _check_size(annotation, value["size"], size)
-            mask = _from_runs(value["counts"], size)
-        pixels = int(coco_mask.area(mask)) if mask else 0
-        if pixels > size[0] * size[1]:
-            raise ValueError
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        if isinstance(error, DataError):
-            raise
+        if size is None:
+            raise ValueError("needs the 'height' and 'width' of its image, which are not given")
+        counts = encode(segmentation, *size)
+    except ValueError as error:
         raise DataError(
-            f"{name_of(annotation)} has segmentation {show(value)}, which is neither polygons nor "
-            "run lengths of all pixels (RLE); correct or remove it"
+            f"{name_of(annotation)}: its segmentation {error}; correct it, or remove it to leave "
+            "the object without a mask"
         ) from None
-    return mask if pixels else None
-
-
-def _from_polygons(value: list[Any], size: Size) -> dict[str, Any] | None:
-    """Of lists of x and y in turn, or of points [x, y]; with fewer than 3 points they are empty."""
-    is_one = not isinstance(value[0], list) or all(len(part) == 2 for part in value)
-    arrays = [np.asarray(part, float).ravel() for part in ([value] if is_one else value)]
-    if any(array.size % 2 or not np.isfinite(array).all() for array in arrays):
-        raise ValueError
-    parts = [array.tolist() for array in arrays if array.size >= 6]
-    return coco_mask.merge(coco_mask.frPyObjects(parts, *size)) if parts else None
-
-
-def _from_runs(counts: list[int] | str | bytes, size: Size) -> dict[str, Any]:
-    """Of run lengths in a list, or compressed in a text."""
-    mask = {"size": list(size), "counts": counts}
-    if not isinstance(counts, list):
-        return mask
-    if sum(counts) != size[0] * size[1]:
-        raise ValueError
-    return coco_mask.frPyObjects(mask, *size)
-
-
-def _check_size(annotation: Entry, stated: Sequence[int], size: Size) -> None:
-    if tuple(stated) != tuple(size):
-        height, width = stated
-        raise DataError(
-            f"{name_of(annotation)} has a mask of {width} x {height} pixels, but its image has "
-            f"{size[1]} x {size[0]}; correct or remove it"
-        )
-
-
-def _size_around(annotation: Entry) -> Size:
-    """Of an image of unknown size without detections: any will do that holds the mask."""
-    value, (x, y, width, height) = annotation.get("segmentation"), annotation["bbox"]
-    if isinstance(value, Mapping) and "size" in value:
-        return tuple(value["size"])
-    return max(1, math.ceil(y + height)), max(1, math.ceil(x + width))
+    return {"size": list(size), "counts": counts} if counts else None

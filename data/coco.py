@@ -21,7 +21,7 @@ from data.coco_contents import Contents
 from data.coco_file import open_coco
 from data.coco_ids import Id, id_order
 from data.coco_json import load_coco, require_crowd
-from data.coco_masks import open_masks
+from data.coco_masks import add_masks, open_masks
 from data.counting import listing
 from data.errors import DataError, DatasetError
 from data.file_names import locate_files
@@ -195,10 +195,18 @@ class CocoDataset:
         height, width = self.records.sizes.T
         return (height / width).tolist()
 
-    def content(self) -> dict[str, Any]:
+    def content(self, with_masks: bool = False) -> dict[str, Any]:
         """What `load_coco` reads from the annotations, as far as evaluation needs it; it lists all
-        images and boxes of the file."""
-        return self.coco.as_dict(self.crowd == "keep")
+        images and boxes of the file, and of boxes with a mask the `segmentation` as compressed RLE
+        if that is asked for.
+
+        Raises:
+            DataError: a mask cannot be used, see `open_masks`.
+        """
+        content = self.coco.as_dict(self.crowd == "keep")
+        if with_masks:
+            add_masks(content, open_masks(self.annotations, self.coco))
+        return content
 
 
 def fill_sizes(

@@ -104,6 +104,14 @@ def _opened(path: str | Path, coco: PackedCoco) -> CocoMasks:
     return CocoMasks(Packed(file.getvalue(), check=False))
 
 
+def add_masks(content: dict[str, Any], masks: CocoMasks) -> None:
+    """Give the annotations of a file, from `PackedCoco.as_dict`, their masks as `segmentation`."""
+    sizes = {entry["id"]: [entry["height"], entry["width"]] for entry in content["images"]}
+    for row, entry in enumerate(content["annotations"]):
+        if counts := masks.rle(row):
+            entry["segmentation"] = {"size": sizes[entry["image_id"]], "counts": counts}
+
+
 def pack_masks(
     path: str | Path,
     coco: PackedCoco,

@@ -18,6 +18,7 @@ from aligndet.evaluate import AP_KEYS, MASK_AP_KEYS, average_precision, score
 from aligndet.mask_evaluation import NO_MASKS, read_mask
 from data.coco_json import load_coco
 from data.errors import DataError
+from tests.helpers.run_lengths import compressed, uncompressed
 
 HEIGHT, WIDTH = 150, 200
 NAMES = {9: "a", 2: "b", 5: "never there"}
@@ -27,22 +28,6 @@ def ellipse(x, y, across, down):
     """(H, W) uint8; centre and radii."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     return ((((columns - x) / across) ** 2 + ((rows - y) / down) ** 2) <= 1).astype(np.uint8)
-
-
-def compressed(mask):
-    rle = coco_mask.encode(np.asfortranarray(mask))
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
-
-
-def uncompressed(mask):
-    """Run lengths by a slow loop: column by column, zeros first."""
-    counts, value = [0], 0
-    for pixel in mask.T.ravel().tolist():
-        if pixel != value:
-            counts.append(0)
-            value = pixel
-        counts[-1] += 1
-    return {"size": list(mask.shape), "counts": counts}
 
 
 def box_of(mask):
@@ -238,50 +223,16 @@ def test_an_object_without_a_mask_is_neither_missed_nor_a_false_alarm(kind):
     assert average_precision(truth_of(annotations), [first, elsewhere])["segm_AP"] < 60
 
 
-FORMS = {
-    "polygon": [[10.0, 10, 50, 10, 50, 40, 10, 40]],
-    "numbers as text": [["10", "10", "50", "10", "50", "40", "10", "40"]],
-    "points": [[[10, 10], [50, 10], [50, 40], [10, 40]]],
-    "one polygon without its list": [10, 10, 50, 10, 50, 40, 10, 40],
-    "one polygon of points": [[10, 10], [50, 10], [50, 40], [10, 40]],
-    "with a point that is none": [[10, 10, 50, 10, 50, 40, 10, 40], [70, 70]],
-    "two parts": [[10, 10, 30, 10, 30, 40, 10, 40], [30, 10, 50, 10, 50, 40, 30, 40]],
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_polygons_are_read_however_they_are_written(form):
-    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
-    expected[10:40, 10:50] = 1
-    mask = read_mask({"id": 1, "segmentation": FORMS[form]}, (HEIGHT, WIDTH))
-    assert (coco_mask.decode(mask) == expected).all()
-
-
-WRONG = {
-    "a mask of 150 x 200 pixels, but its image has 200 x 150; correct or remove it": {
-        "size": [WIDTH, HEIGHT],
-        "counts": [WIDTH * HEIGHT],
-    },
-    r"segmentation \[\[10, 10, 20.* neither polygons nor run lengths": [[10, 10, 20, 20, 30]],
-    '"abc", which is neither': "abc",
-    r'\[\["x", .*, which is neither': [["x"] * 6],
-    "NaN, .*, which is neither": [[float("nan")] * 6],
-    "counts.* which is neither": {"size": [HEIGHT, WIDTH], "counts": [5, 10]},
-    "-5.* which is neither": {"size": [HEIGHT, WIDTH], "counts": [-5, HEIGHT * WIDTH + 5]},
-    '"counts": null.* which is neither': {"size": [HEIGHT, WIDTH], "counts": None},
-    '"size".* which is neither': {"size": [HEIGHT, WIDTH]},
-    '"size": 7.* which is neither': {"size": 7, "counts": "abc"},
-    '"no mask".* which is neither': {"size": [HEIGHT, WIDTH], "counts": "no mask"},
-}
-
-
-@pytest.mark.parametrize("words", WRONG)
-def test_masks_that_cannot_be_read_are_named(words):
+def test_masks_that_cannot_be_read_are_named():
+    """What can be read is up to `data.masks`."""
     good = annotation(1, 30, 9, compressed(ellipse(90, 70, 20, 20)))
-    bad = {**good, "id": 77, "segmentation": WRONG[words]}
-    with pytest.raises(DataError, match=words) as raised:
-        score(truth_of([good, bad]), [], with_masks=True)
-    assert str(raised.value).startswith("annotation 77 has ")
+    for bad, words in (
+        ([[10, 10, 20, 20, 30, 30, 40]], "its segmentation has a polygon of 7 numbers"),
+        ({"size": [WIDTH, HEIGHT], "counts": [WIDTH * HEIGHT]}, "but the image is 150 high"),
+    ):
+        truth = truth_of([good, {**good, "id": 77, "segmentation": bad}])
+        with pytest.raises(DataError, match=f"^annotation 77: .*{words}.*; correct it, or"):
+            score(truth, [], with_masks=True)
 
 
 def test_results_must_fit():
@@ -297,12 +248,14 @@ def test_results_must_fit():
 
 
 def test_images_of_unknown_size():
-    """Some tools leave it out: it is that of the detections' masks, and of no matter if an image
-    has none."""
+    """Some tools leave it out: it is that of the detections' masks."""
     triangle = [[20.0, 20, 120, 20, 20, 110]]
-    truth = truth_of([annotation(i, image, 9, triangle) for i, image in enumerate((30, 40), 1)])
+    truth = truth_of([annotation(1, 30, 9, triangle), annotation(2, 40, 9, triangle)])
     for entry in truth["images"]:
         entry.update(width=None, height=None)
-    found = coco_mask.decode(coco_mask.frPyObjects(triangle, HEIGHT, WIDTH))[:, :, 0]
-    scores = average_precision(truth, [detection(30, 9, found, 0.9)])
-    assert scores["segm_AP"] == pytest.approx(100 * 51 / 101)  # one of two
+    mask = coco_mask.decode(coco_mask.frPyObjects(triangle, HEIGHT, WIDTH))[:, :, 0]
+    found = detection(30, 9, mask, 0.9)
+    with pytest.raises(DataError, match="annotation 2: .* needs the 'height' and 'width' of its"):
+        score(truth, [found])
+    del truth["annotations"][1]["segmentation"]
+    assert average_precision(truth, [found])["segm_AP"] == pytest.approx(100.0)

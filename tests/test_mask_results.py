@@ -11,17 +11,21 @@ import torch
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from aligndet import mask_results
+from aligndet import checkpoint, mask_results
 from aligndet.evaluate import AP_KEYS, MASK_AP_KEYS, class_table, coco_results, evaluate
 from aligndet.mask_evaluation import NO_MASKS
 from aligndet.mask_results import encode_masks
 from aligndet.run_directory import RunDirectory
+from aligndet.transfer import detector_file
 from data.coco import Categories, CocoDataset
 from data.coco_json import load_coco
 from data.loaders import eval_loader
 from data.transforms import Augment
 from data.views import DetectionDataset, collate_detection
+from models import build_detector
+from models.detector import ModelConfig
 from tests.helpers.oracle_detector import OracleDetector, blobs
+from tests.helpers.run_lengths import compressed, uncompressed
 
 SIZE = (60, 90)
 CPU = torch.device("cpu")
@@ -95,8 +99,7 @@ def label_with(content, model):
         scaled = {**found, "boxes": found["boxes"] * 2}
         masks.extend(pasted_by_torchvision(scaled, (64, 96)).numpy())
     for entry, mask in zip(content["annotations"], masks, strict=True):
-        runs = coco_mask.encode(np.asfortranarray(mask))
-        entry["segmentation"] = {"size": [64, 96], "counts": runs["counts"].decode()}
+        entry["segmentation"] = compressed(mask)
 
 
 def test_from_the_detector_to_the_files(val, dataset, tmp_path, capsys):
@@ -129,6 +132,8 @@ def test_from_the_detector_to_the_files(val, dataset, tmp_path, capsys):
 
 def test_labels_without_masks_are_said_once(val, dataset, tmp_path, capsys):
     content = load_coco(dataset / "val.json")
+    for entry in content["annotations"]:
+        entry.pop("segmentation", None)
     evaluation = run(OracleDetector(val, masks=True), val, content)
     assert tuple(evaluation.scores) == AP_KEYS
     assert all("segmentation" in entry for entry in evaluation.detections)
@@ -146,6 +151,23 @@ def test_a_detector_that_finds_nothing_yet_has_scores_by_masks(val, dataset):
     assert scores["AP"] == scores["segm_AP"] == 0.0
 
 
+def test_masks_of_the_file_reach_the_evaluation(val, dataset, tmp_path):
+    """Run lengths of either kind, in another order than that of the images; an object without."""
+    content = json.loads((dataset / "val.json").read_text())
+    model = OracleDetector(val, masks=True)
+    label_with(content, model)
+    first, second = content["annotations"][:2]
+    first["segmentation"] = uncompressed(coco_mask.decode(first["segmentation"]))
+    del second["segmentation"]
+    content["annotations"].reverse()
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    coco = CocoDataset(dataset / "val", tmp_path / "val.json")
+    assert not any("segmentation" in entry for entry in coco.content()["annotations"])
+    loaded = coco.content(with_masks=True)
+    assert sum("segmentation" in entry for entry in loaded["annotations"]) == 6
+    assert run(model, val, loaded).scores["segm_AP"] == pytest.approx(100.0)
+
+
 def test_table_of_boxes_and_masks(val, dataset):
     content = load_coco(dataset / "val.json")
     model = OracleDetector(val, masks=True)
@@ -158,3 +180,51 @@ def test_table_of_boxes_and_masks(val, dataset):
         " 100.0   100.0       4  red",
         " 100.0       -       3  blue",
     ]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A detector that finds masks, with random weights; detections of any score count."""
+    options = {"channels": 16, "mask_convs": 1, "score_threshold": 0.0}
+    config = ModelConfig(detector="mask_rcnn", backbone="resnet18", options=options)
+    categories = Categories((3, 7), ("red", "blue"))
+    content = detector_file(build_detector(config, 2), config, categories, (64, 96))
+    checkpoint.save(content, tmp_path / "weights.pt")
+    return tmp_path / "weights.pt"
+
+
+def with_polygons(dataset, path):
+    """The labels with their boxes as masks."""
+    labels = json.loads((dataset / "val.json").read_text())
+    for entry in labels["annotations"]:
+        x, y, w, h = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    path.write_text(json.dumps(labels))
+    return labels
+
+
+def test_commands(dataset, weights, write_config, script, tmp_path):
+    """`finetune.py --eval-only` and `aligndet.predict` find the same."""
+    with_polygons(dataset, tmp_path / "val.json")
+    config = write_config(tmp_path / "run", data__val__annotations=str(tmp_path / "val.json"))
+    script("finetune", "--config", config, "--eval-only", "--checkpoint", weights)
+    scores = json.loads((tmp_path / "run/results.json").read_text())
+    assert tuple(scores) == AP_KEYS + MASK_AP_KEYS
+    found = json.loads((tmp_path / "run/detections.json").read_text())
+    assert found
+    images = ("--images", dataset / "val", "--output", tmp_path / "out", "--threshold", 0.0)
+    script("aligndet.predict", "--weights", weights, *images)
+    predicted = json.loads((tmp_path / "out/detections.json").read_text())["annotations"]
+    assert [entry["segmentation"] for entry in predicted] == [e["segmentation"] for e in found]
+    assert coco_mask.decode(found[0]["segmentation"]).shape == (64, 96)
+
+
+def test_labels_that_cannot_be_read_are_one_sentence(
+    dataset, weights, write_config, error_of, tmp_path
+):
+    labels = with_polygons(dataset, tmp_path / "val.json")
+    labels["annotations"][2]["segmentation"] = {"counts": "abc"}
+    (tmp_path / "val.json").write_text(json.dumps(labels))
+    config = write_config(tmp_path / "run", data__val__annotations=str(tmp_path / "val.json"))
+    said = error_of("finetune", "--config", config, "--eval-only", "--checkpoint", weights)
+    assert "val.json: annotation 3: its segmentation has counts" in said
