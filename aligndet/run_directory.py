@@ -201,9 +201,11 @@ class RunDirectory:
         self.report(evaluation.scores, self.path / f"{name}.json")
         if dist.is_main():
             write_json_atomic(evaluation.per_class, self.path / f"{prefix}per_class.json")
+            by_masks = self.path / f"{prefix}segm_per_class.json"
             if evaluation.segm_per_class:
-                by_masks = self.path / f"{prefix}segm_per_class.json"
                 write_json_atomic(evaluation.segm_per_class, by_masks)
+            else:
+                by_masks.unlink(missing_ok=True)  # of an evaluation on other labels
             write_json_atomic(evaluation.detections, self.path / f"{prefix}detections.json")
 
 

@@ -137,6 +137,7 @@ def test_labels_without_masks_are_said_once(val, dataset, tmp_path, capsys):
     evaluation = run(OracleDetector(val, masks=True), val, content)
     assert tuple(evaluation.scores) == AP_KEYS
     assert all("segmentation" in entry for entry in evaluation.detections)
+    (tmp_path / "segm_per_class.json").write_text("of an earlier evaluation")
     RunDirectory(tmp_path).report_evaluation(evaluation, "results")
     assert capsys.readouterr().out.count(NO_MASKS) == 1
     assert not (tmp_path / "segm_per_class.json").exists()
