@@ -88,7 +88,10 @@ def make_proposals(root: Path, work: Path, data: DataSet, start: Start, split: s
     parts = []
     for folder in folders_of(data, start):
         labelled = start.proposals == "labels" and folder == data.train_images
-        boxes = root / data.train_annotations if labelled else _searched(root, work, folder)
+        with_masks = start.proposals == "masks"
+        boxes = (
+            root / data.train_annotations if labelled else _searched(root, work, folder, with_masks)
+        )
         content = load_coco(boxes)
         if split == "tune" and folder == data.train_images:
             content = part(content, aside=False)
@@ -102,10 +105,12 @@ def folders_of(data: DataSet, start: Start) -> tuple[str, ...]:
     return (data.train_images, *(data.unlabelled if start.unlabelled else ()))
 
 
-def _searched(root: Path, work: Path, folder: str) -> Path:
-    output = work / "proposals" / f"{folder.replace('/', '_')}.json"
+def _searched(root: Path, work: Path, folder: str, with_masks: bool) -> Path:
+    name = f"{folder.replace('/', '_')}{'_masks' if with_masks else ''}.json"
+    output = work / "proposals" / name
     if not output.exists():
         command = ["-m", "data.proposals", "--images", str(root / folder), "--output", str(output)]
+        command += ["--masks"] if with_masks else []
         subprocess.run([sys.executable, *command], check=True)
     return output
 

@@ -36,10 +36,10 @@ class Results:
         """Keep the result of a run."""
         write_json_atomic(content, self.file(run))
 
-    def final_ap(self, run: Cell) -> float | None:
+    def final_ap(self, run: Cell, metric: str = "AP") -> float | None:
         """AP of the last checkpoint in percent; 0 if there was no object to find."""
         result = self.get(run)
-        return None if result is None else result["final"]["AP"] or 0.0
+        return None if result is None else result["final"][metric] or 0.0
 
     def step_times(self, data: str, detector: str) -> dict[str, float] | None:
         """Seconds of a step of `pretraining` and of `finetuning`, or None if they have not been

@@ -48,12 +48,12 @@ def rows_of(study: Study, results: Results, block: Block) -> list[Row]:
     """The rows of a block that have results; gains over the seeds that both starts have."""
     groups: dict[tuple[Setting, str], dict[int, Cell]] = {}
     for choice, length, cell in chosen_cells(study, results, block):
-        if results.final_ap(cell) is not None:
+        if results.get(cell) is not None:
             place = (cell.data, cell.detector, cell.percent, length)
             setting = Setting(*place, choice, cell.split)
             groups.setdefault((setting, cell.start), {})[cell.seed] = cell
     scores = {
-        key: {seed: results.final_ap(cell) for seed, cell in cells.items()}
+        key: {seed: results.final_ap(cell, block.metric) for seed, cell in cells.items()}
         for key, cells in groups.items()
     }
     rows = []

@@ -21,8 +21,10 @@ from aligndet.strict_yaml import load_yaml
 from data.errors import DataError
 from models.from_mapping import from_mapping
 
-# Selective search, its boxes moved to random places, or the labelled boxes: an upper bound.
-PROPOSALS = ("search", "random", "labels")
+# Selective search, the same with masks, its boxes moved to random places, or the labelled boxes: an
+# upper bound.
+PROPOSALS = ("search", "masks", "random", "labels")
+METRICS = ("AP", "segm_AP")  # of boxes, of masks
 # Where a run is scored: on the photographs that are reported, or on a part of train that is put
 # aside, which neither fine-tuning nor pre-training sees then.
 SPLITS = ("val", "tune")
@@ -104,6 +106,7 @@ class Block:
     text: str = ""  # the question, for the report
     found: str = ""  # the findings, in words; the numbers are in the table
     figure: str | None = None  # one of FIGURES
+    metric: str = "AP"  # one of METRICS
     decide: bool = False  # whether its rows are in the table to decide by
     recipes: tuple[str, ...] = (OWN,)  # OWN, COMMON, or the start whose recipe all take
 
@@ -209,6 +212,7 @@ class Study:
         if not all(lists) or len(keys) != 1:
             raise DataError(f"{path}: tuning.recipes needs recipes that all set the same keys")
         for name, block in self.blocks.items():
+            self._known(path, f"blocks.{name}.metric", block.metric, METRICS)
             if block.figure is not None:
                 self._known(path, f"blocks.{name}.figure", block.figure, FIGURES)
         for name, start in self.starts.items():
