@@ -74,6 +74,13 @@ def test_two_views_without_a_file_search_for_boxes(split, tmp_path):
     assert dataset.augment.photometric
     first, second = dataset[SampleKey(0, "s")]
     assert len(first["boxes"]) == len(second["boxes"]) == 1
+    assert "masks" not in first
+    masked = build_two_views(config, max_proposals=1, with_masks=True)
+    assert masked.source.cache.settings == ProposalSettings(masks=True)
+    assert masked.source.cache.folder.parent == cache
+    view, _ = masked[SampleKey(0, "s")]
+    assert view["masks"].shape == (1, *view["image"].shape[1:])
+    assert view["masks"].any()
     assert len(dataset.source.read(0)[1].boxes) > 1  # the cache holds all
 
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from data import coco_file
 from data.coco import CocoDataset
 from data.coco_file import open_coco
 from data.coco_masks import open_masks
@@ -100,6 +101,17 @@ def test_packed_files_hold_the_same_masks(folder: Path) -> None:
     plain = make(folder, "plain.packed", "--format", "packed")
     with pytest.raises(DataError, match="packed without masks; write it again with --masks"):
         CocoDataset(folder, plain, with_masks=True)
+
+
+def test_large_files_keep_their_masks_beside_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coco_file, "LARGE_FILE", 1)
+    output = make(folder, "masks.json", "--masks")
+    expected = [a["segmentation"]["counts"].encode() for a in annotations(output)]
+    monkeypatch.setattr(coco_file, "pack_coco", None)  # the JSON is not read
+    masks = open_masks(output, open_coco(output))
+    assert [masks.rle(row) for row in range(len(masks))] == expected
 
 
 @pytest.mark.parametrize("options", [("--batch", "1"), ("--workers", "2"), ("--batch", "2")])

@@ -64,7 +64,7 @@ def collect_regions(
     Args:
         hierarchy: of all trees; tree `part * N + image`.
         rows: for each image (P,) rows of the hierarchy.
-        maps: (N, H, W) segments by strategy, numbered through all images, -1 outside an image.
+        maps: (N, H, W) int32 segments by strategy, numbered through all images, -1 outside of them.
         strategy_of: of each part its strategy.
         sizes: (height, width) of the images, which lie in the upper left corner of `maps`.
     """
@@ -79,11 +79,11 @@ def collect_regions(
     chosen = torch.cat(list(rows))
     columns = torch.stack([hierarchy.tree // images, first, count])
     columns = columns.index_select(1, chosen).cpu().split([len(own) for own in rows], dim=1)
-    small = [numbers.int().cpu() for numbers in maps]
+    maps = [numbers.cpu() for numbers in maps]
     found = []
     for image, (height, width) in enumerate(sizes):
         own = [
-            small[strategy][image, :height, :width] - starts[strategy_of.index(strategy), image]
+            maps[strategy][image, :height, :width] - starts[strategy_of.index(strategy), image]
             for strategy in range(len(maps))
         ]
         found.append(RegionMasks(own, places[image::images], strategy_of, *columns[image]))

@@ -173,7 +173,7 @@ def _search_batch(
     texture = texture_levels(image, inside)
     colours = {s.colour_space: COLOUR_SPACES[s.colour_space](image) for s in strategies}
     parts: list[tuple[Regions, str]] = []
-    maps: list[Tensor] = []  # (N, H, W) segments of the images, by strategy
+    maps: list[Tensor] = []  # (N, H, W) int32 segments of the images, by strategy
     # Strategies are segmented together as far as there is room: few images then take no more
     # operations for four strategies than for one.
     room = max(1, batch_pixels(image.device) // inside.numel())
@@ -186,7 +186,7 @@ def _search_batch(
             regions = describe_regions(segmentation, shade, texture)
             parts += [(regions, letters) for letters in strategy.similarities]
             if with_regions:
-                maps.append(segmentation.labels)
+                maps.append(segmentation.labels.int())
     hierarchy, image_of = group_regions(parts, inside.flatten(1).sum(dim=1))
     boxes, rows = rank_regions(hierarchy, image_of, len(images))
     if not with_regions:
