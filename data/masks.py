@@ -8,6 +8,7 @@ Legend: M masks of an image, H x W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,8 @@ def encode(segmentation: Any, height: int, width: int) -> bytes:
     polygons = [polygon for polygon in polygons if len(polygon) >= 2 * CORNERS]
     if not polygons:
         return b""
-    return _unless_empty(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+    parts = coco_mask.frPyObjects(polygons, height, width)
+    return _unless_empty(parts[0] if len(parts) == 1 else coco_mask.merge(parts))
 
 
 def flat_polygons(segmentation: Any) -> int:
@@ -68,16 +70,23 @@ def _coordinates(polygon: Any) -> list[float]:
     if len(polygon) % 2:
         raise ValueError(f"has a polygon of {len(polygon)} numbers, which are not pairs of x and y")
     try:
-        points = np.array(polygon, np.float64).reshape(-1, 2)
+        finite = math.isfinite(sum(polygon))
     except OverflowError:
-        points = np.full((1, 2), 2.0 * FARTHEST)  # an int that no float holds
-    if not np.isfinite(points).all():
+        finite = True  # an int that no float holds
+    if not finite:
         raise ValueError("has a polygon that is not a list of finite numbers")
-    if np.abs(points).max(initial=0) > FARTHEST or np.abs(np.diff(points, axis=0)).sum() > FARTHEST:
+    reach = max(map(abs, polygon), default=0)
+    longest = 2 * reach * len(polygon)  # that the outline can be
+    if reach > FARTHEST or (longest > FARTHEST and _length(polygon) > FARTHEST):
         raise ValueError(
             f"has a polygon that reaches further, or is longer, than {FARTHEST:,} pixels"
         )
     return polygon
+
+
+def _length(polygon: list[float]) -> float:
+    points = np.array(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(np.diff(points, axis=0)).sum())
 
 
 def _unless_empty(rle: dict[str, Any]) -> bytes:
