@@ -299,6 +299,11 @@ def test_box_domain_with_a_file_of_proposals(tmp_path, capsys):
     status, out = run(capsys, config, *split, "data.batch_size=13")
     assert status == 1
     assert "data.train has 12 images, fewer than data.batch_size=13" in out
+    masks = [*split, "model.detector=mask_rcnn"]
+    assert run(capsys, config, *masks, "box_domain.mask_weight=0")[0] == 0
+    status, out = run(capsys, config, *masks)
+    assert status == 1
+    assert "none of its boxes has a mask ('segmentation'); add them" in out
 
 
 def test_box_domain_with_a_search(tmp_path, capsys):
