@@ -264,7 +264,7 @@ def _look_through(records: Records, annotations: str | Path, bad_boxes: str) -> 
         found.per_class += np.bincount(block.labels, minlength=classes)
         found.largest = max(found.largest, block.corners.max(initial=0).item())
         if records.masks is not None:
-            found.masks += int(records.masks.there(block.rows[block.used]).sum())
+            found.masks += int((records.masks.lengths(block.rows[block.used]) > 0).sum())
     return found
 
 

@@ -64,10 +64,16 @@ class CocoMasks:
         start = self.ends[row - 1] if row else 0
         return self.letters[start : self.ends[row]].tobytes()
 
-    def there(self, rows: np.ndarray) -> np.ndarray:
-        """(B,) bool, whether boxes have a mask."""
-        starts = np.where(rows > 0, self.ends[rows - 1], 0)
-        return self.ends[rows] > starts
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """(B,) int64, letters of the masks of boxes; 0: there is no mask."""
+        return self.ends[rows] - np.where(rows > 0, self.ends[rows - 1], 0)
+
+    def joined(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The masks of boxes one after the other, rows ascending, as many at once as lie so."""
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            if len(run):
+                start = self.ends[run[0] - 1] if run[0] else 0
+                yield self.letters[start : self.ends[run[-1]]]
 
 
 def open_masks(path: str | Path, coco: PackedCoco, bad_boxes: str = "drop") -> CocoMasks:

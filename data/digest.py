@@ -1,4 +1,4 @@
-"""A digest of what a dataset holds: names, sizes, boxes and labels, not where it lies."""
+"""A digest of what a dataset holds: names, sizes, boxes, labels and masks, not where it lies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Source = CocoDataset | SearchedImages | ImageFiles
 
 
 def digest_of(source: Source) -> str:
-    """32 hexadecimal digits, the same for the same images and boxes in the same order.
+    """32 hexadecimal digits, the same for the same images, boxes and masks in the same order.
 
     The pixels are not read. Of images whose boxes are still to be found, the names count.
     """
@@ -24,6 +24,7 @@ def digest_of(source: Source) -> str:
     result.update(repr(source.categories).encode())
     records = source.records
     names = iter(records.file_names)
+    lengths, letters = (hashlib.blake2b(digest_size=16) for _ in range(2))  # of masks
     for block in records.blocks():
         corners, labels = block.corners, block.labels
         ends = block.used_counts.cumsum().tolist()
@@ -32,4 +33,11 @@ def digest_of(source: Source) -> str:
             result.update(repr((next(names), *size)).encode())
             result.update(corners[start:end].tobytes())
             result.update(labels[start:end].tobytes())
+        if records.masks is not None:
+            rows = block.rows[block.used]
+            lengths.update(records.masks.lengths(rows).tobytes())
+            for part in records.masks.joined(rows):
+                letters.update(part)
+    if records.masks is not None:
+        result.update(lengths.digest() + letters.digest())
     return result.hexdigest()

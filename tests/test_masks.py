@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from data import coco_file, coco_masks
 from data.coco import CocoDataset
+from data.digest import digest_of
 from data.errors import DataError
 from data.masks import decode, encode, resized, run_lengths
 from data.transforms import Augment
@@ -243,6 +244,25 @@ def test_batches(dataset):
     assert "masks" not in second
 
 
+def test_a_run_does_not_go_on_with_other_masks(dataset, tmp_path):
+    """The digest of its inputs: of the masks that are used, whatever lies between them."""
+    given = [POLYGON, TWO, rle_of(drawn()), None, POLYGON]
+    found = dataset(given)
+    plain = CocoDataset(tmp_path, found.annotations)
+    expected, without = digest_of(found), digest_of(plain)
+    assert expected != without
+    for other in ([TWO, POLYGON, *given[2:]], [*given[:3], POLYGON, None], [*given[:4], TWO]):
+        assert digest_of(dataset(other)) != expected
+        assert digest_of(CocoDataset(tmp_path, found.annotations)) == without
+    content = coco([POLYGON, SEGMENTATIONS["fine"], *given[1:]])
+    crowd = content["annotations"][1]
+    crowd["iscrowd"] = 1
+    for entry, box in zip(content["annotations"][2:], (3.0, 6.0, 9.0, 12.0), strict=True):
+        entry["bbox"][0] = box
+    found.annotations.write_text(json.dumps(content))
+    assert digest_of(CocoDataset(tmp_path, found.annotations, with_masks=True)) == expected
+
+
 def test_nothing_is_read_that_nobody_asked_for(dataset, monkeypatch):
     path = dataset([POLYGON]).annotations
     monkeypatch.setattr(coco_masks, "encode", None)
@@ -287,7 +307,7 @@ def test_masks_stay_with_their_boxes(tmp_path, monkeypatch, large):
     for row, number in enumerate(ids):
         expected = by_id[number]["counts"].encode() if by_id[number] else b""
         assert masks.rle(row) == expected
-    there = masks.there(np.arange(240))
+    there = masks.lengths(np.arange(240)) > 0
     assert there.tolist() == [bool(by_id[number]) for number in ids]
     kept = sorted(p.name for p in tmp_path.iterdir())
     assert kept == (["a.json", "a.json.masks.packed", "a.json.packed"] if large else ["a.json"])
@@ -299,7 +319,7 @@ def test_masks_stay_with_their_boxes(tmp_path, monkeypatch, large):
         next(a for a in content["annotations"] if a["segmentation"])["segmentation"] = []
         path.write_text(json.dumps(content))
         changed = coco_masks.open_masks(path, coco_file.open_coco(path))
-        assert changed.there(np.arange(240)).sum() == there.sum() - 1
+        assert (changed.lengths(np.arange(240)) > 0).sum() == there.sum() - 1
 
 
 def test_an_image_without_a_size_cannot_have_polygons(tmp_path):
