@@ -159,13 +159,16 @@ def decode(masks: Sequence[bytes], height: int, width: int) -> np.ndarray:
     return result
 
 
-def resized(masks: Sequence[bytes], size: tuple[int, int], width: int, height: int) -> Tensor:
+def resized(
+    masks: Sequence[bytes], size: tuple[int, int], width: int, height: int, flip: bool = False
+) -> Tensor:
     """Masks as an image is resized: what covers at least half of a pixel has it.
 
     Args:
         masks: RLE at the size of the original image.
         size: its (height, width).
         width, height: of the result.
+        flip: whether it is mirrored left-right.
 
     Returns:
         (M, height, width) uint8.
@@ -174,7 +177,7 @@ def resized(masks: Sequence[bytes], size: tuple[int, int], width: int, height: i
     for of_result, counts in zip(result.numpy(), masks, strict=True):
         if counts:
             rle = {"size": list(size), "counts": counts}
-            _resize_into(of_result, coco_mask.decode(rle))
+            _resize_into(of_result[:, ::-1] if flip else of_result, coco_mask.decode(rle))
     return result
 
 

@@ -109,13 +109,12 @@ class Augment:
         """The same with masks, if there are any: RLE to (M, H, W) uint8, see `data.masks`."""
         _, (whole_width, whole_height) = reduced(image)
         image, boxes = resize(image, boxes, rng.choice(self.short_sides), self.max_side)
-        flipped = rng.random() < self.flip
+        flip = rng.random() < self.flip
+        if flip:
+            image, boxes = horizontal_flip(image, boxes)
         moved = None
         if masks is not None:
-            moved = resized(masks, (whole_height, whole_width), *image.size)
-        if flipped:
-            image, boxes = horizontal_flip(image, boxes)
-            moved = None if moved is None else moved.flip(2)
+            moved = resized(masks, (whole_height, whole_width), *image.size, flip)
         if self.photometric:
             operation = rng.choice(list(PHOTOMETRIC))
             image = photometric(image, operation, rng.random())
