@@ -132,3 +132,46 @@ def test_the_built_in_dataset_has_masks(tmp_path):
             rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
             assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
             assert mask.sum() == entry["area"]
+
+
+def test_boxes_that_are_left_out_take_their_masks_with_them(tmp_path):
+    """Bad boxes, crowds and images without boxes in between, compared with a loop over the JSON."""
+    rng = np.random.default_rng(0)
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "thing"}]}
+    expected = {}
+    for image in range(30):
+        Image.new("RGB", (24, 20)).save(tmp_path / f"{image}.png")
+        entry = {"id": image, "file_name": f"{image}.png", "height": 20, "width": 24}
+        content["images"].append(entry)
+        for _ in range(rng.integers(0, 4)):
+            kind = rng.choice(["good", "good", "flat", "outside", "crowd", "without a mask"])
+            mask = np.asfortranarray(rng.random((20, 24)) < 0.5, np.uint8)
+            rle = coco_mask.encode(mask)
+            rle["counts"] = "" if kind == "without a mask" else rle["counts"].decode()
+            box = {"flat": [2, 2, 0, 5], "outside": [30, 2, 4, 4]}.get(kind, [1, 2, 6, 9])
+            content["annotations"].append(
+                {"id": len(content["annotations"]), "image_id": image, "category_id": 1}
+                | {"bbox": box, "area": 50.0, "iscrowd": int(kind == "crowd")}
+                | ({} if kind == "without a mask" else {"segmentation": rle})
+            )
+            if kind in ("good", "without a mask"):
+                expected.setdefault(image, []).append(rle["counts"].encode())
+    rng.shuffle(content["annotations"])  # the order within an image is that of the file
+    order = {}
+    for entry in content["annotations"]:
+        counts = entry.get("segmentation", {"counts": ""})["counts"].encode()
+        if counts in expected.get(entry["image_id"], []) and not entry["iscrowd"]:
+            order.setdefault(entry["image_id"], []).append(counts)
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(content))
+    found = CocoDataset(tmp_path, path, skip_empty=True, bad_boxes="drop", with_masks=True)
+    assert {r.image_id: list(r.masks) for r in found.records} == order
+    assert found.contents.masks == sum(map(bool, sum(order.values(), [])))
+    assert len(found) < 30
+    assert found.contents.bad_boxes > 5
+    two = TwoViewDataset(found, Augment((20,), flip=0.0), max_proposals=1)
+    for index, record in enumerate(found.records):
+        assert torch.equal(
+            two[SampleKey(index, "a")][0]["masks"],
+            torch.from_numpy(decode(record.masks[:1], 20, 24)),
+        )
