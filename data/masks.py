@@ -18,6 +18,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor, zeros
 from torch import uint8 as torch_uint8
 
+from data.coco_values import show
+
 CORNERS = 3  # of a polygon; one with fewer encloses nothing
 FARTHEST = 10**6  # pixels; pycocotools takes memory for each pixel of an outline, and falls over it
 HALF = 128  # of 255: from there on a resized mask covers at least half of a pixel
@@ -71,11 +73,11 @@ def _coordinates(polygon: Any) -> list[float]:
         raise ValueError(f"has a polygon of {len(polygon)} numbers, which are not pairs of x and y")
     try:
         finite = math.isfinite(sum(polygon))
-    except OverflowError:
-        finite = True  # an int that no float holds
+        reach = max(map(abs, polygon), default=0)
+    except OverflowError:  # an int that no float holds
+        finite, reach = True, math.inf
     if not finite:
         raise ValueError("has a polygon that is not a list of finite numbers")
-    reach = max(map(abs, polygon), default=0)
     longest = 2 * reach * len(polygon)  # that the outline can be
     if reach > FARTHEST or (longest > FARTHEST and _length(polygon) > FARTHEST):
         raise ValueError(
@@ -96,7 +98,9 @@ def _unless_empty(rle: dict[str, Any]) -> bytes:
 def _encode_rle(rle: dict[str, Any], height: int, width: int) -> bytes:
     size, counts = rle.get("size"), rle.get("counts")
     if size is not None and size != [height, width]:
-        raise ValueError(f"has the size {size}, but the image is {height} high and {width} wide")
+        raise ValueError(
+            f"has the size {show(size)}, but the image is {height} high and {width} wide"
+        )
     if isinstance(counts, str | bytes):
         letters = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
         return _checked(letters, height, width)

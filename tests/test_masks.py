@@ -128,10 +128,11 @@ def test_run_lengths(seed):
         ([[1, 2, True, 4, 5, 6]], "not a list of finite numbers"),
         ([[1, 2, -1e9, 4, 5, 6]], "further, or is longer, than 1,000,000 pixels"),
         ([[1, 2, 10**400, 4, 5, 6]], "further, or is longer, than 1,000,000 pixels"),
+        ([[float("nan"), 2, 10**400, 4, 5, 6]], "further, or is longer, than 1,000,000 pixels"),
         ([[0, 0, 9e5, 0] * 3], "further, or is longer, than 1,000,000 pixels"),
         ({"size": [30, 48], "counts": [10**400]}, "for too many pixels"),
         ({"size": [30, 48], "counts": "OQ]1"}, "counts below 0"),  # -1 and 1441
-        ({"size": "none", "counts": [1440]}, "the size none, but"),
+        ({"size": "none", "counts": [1440]}, 'the size "none", but'),
         ({"counts": {}}, "neither text nor a list"),
     ],
 )
