@@ -73,7 +73,11 @@ class FasterRCNN(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.backbone = backbone
-        self.neck, self.strides = build_pyramid(backbone, config)
+        # P6 is only for proposals: no RoI is pooled from it.
+        self.neck = FPN(backbone.channels, FPNConfig(config.channels, "pool", config.fpn_norm))
+        self.strides = tuple(
+            backbone.strides[0] * 2**level for level in range(self.neck.num_levels)
+        )
         self.rpn = RPN(config, self.strides)
         self.roi_head = RoIHead(config, num_classes, self.strides[:-1])
 
@@ -119,6 +123,17 @@ class FasterRCNN(nn.Module):
         targets: Sequence[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
         """Both stages' losses against labelled boxes; the second learns from the first's boxes."""
+        return self.box_losses(features, proposed, image_sizes, targets)[0]
+
+    def box_losses(
+        self,
+        features: Sequence[Tensor],
+        proposed: RPNOutput,
+        image_sizes: Tensor | Sequence[tuple[int, int]],
+        targets: Sequence[dict[str, Tensor]],
+    ) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
+        """The losses, and for each image the RoIs (R, 4) of the second stage and the boxes (R,)
+        they are matched with, on which a mask head goes on."""
         c = self.config
         boxes = [target["boxes"].float() for target in targets]
         losses = self.rpn.losses(proposed, boxes)
@@ -126,7 +141,7 @@ class FasterRCNN(nn.Module):
         rois = add_boxes(proposals, boxes)
         rois, matched = self.roi_head.sample(rois, self.roi_head.assign(rois, boxes))
         output = self.roi_head(features[:-1], rois)
-        return losses | self.roi_head.losses(output, rois, matched, targets)
+        return losses | self.roi_head.losses(output, rois, matched, targets), rois, matched
 
     def detections(
         self,
@@ -139,14 +154,6 @@ class FasterRCNN(nn.Module):
         rois = self.rpn.propose(proposed, image_sizes, c.topk_test, c.proposals_test)
         output = self.roi_head(features[:-1], rois)
         return self.roi_head.detections(output, rois, image_sizes)
-
-
-def build_pyramid(
-    backbone: StagedBackbone, config: FasterRCNNConfig
-) -> tuple[FPN, tuple[int, ...]]:
-    """P2 to P6 and their strides. P6 is only for proposals: no RoI is pooled from it."""
-    neck = FPN(backbone.channels, FPNConfig(config.channels, "pool", config.fpn_norm))
-    return neck, tuple(backbone.strides[0] * 2**level for level in range(neck.num_levels))
 
 
 def add_boxes(proposals: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:

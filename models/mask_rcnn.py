@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.backbone_base import StagedBackbone
-from models.faster_rcnn import TORCHVISION, FasterRCNNConfig, add_boxes, build_pyramid
+from models.faster_rcnn import TORCHVISION, FasterRCNN, FasterRCNNConfig
 from models.mask_head import MaskHead, MaskHeadConfig
-from models.roi_head import RoIHead
-from models.rpn import RPN, RPNOutput
-from models.targets import check_masks, check_targets
+from models.rpn import RPNOutput
+from models.targets import check_masks
 
 
 @dataclass(frozen=True)
@@ -49,56 +48,20 @@ class MaskRCNNConfig(FasterRCNNConfig, MaskHeadConfig):
         return cls(rpn_convs=2, box_norm="bn", fpn_norm="bn", **masks, **TORCHVISION)
 
 
-class MaskRCNN(nn.Module):
-    """Backbone, pyramid P2 to P6, proposals, box head and mask head, with their losses and
-    detections."""
+class MaskRCNN(FasterRCNN):
+    """Faster R-CNN and a mask head, with their losses and detections.
+
+    `forward` is Faster R-CNN's. Targets have `masks` (M, height, width) too, uint8 or bool, 0 or 1,
+    all zeros for a box without a mask; losses have `loss_mask`, and detections `masks` (D, S, S),
+    probabilities inside the boxes, float32, which `models.mask_head.paste_masks` puts into the
+    image.
+    """
+
+    config: MaskRCNNConfig
 
     def __init__(self, backbone: StagedBackbone, config: MaskRCNNConfig, num_classes: int) -> None:
-        super().__init__()
-        self.config = config
-        self.num_classes = num_classes
-        self.backbone = backbone
-        self.neck, self.strides = build_pyramid(backbone, config)
-        self.rpn = RPN(config, self.strides)
-        self.roi_head = RoIHead(config, num_classes, self.strides[:-1])
+        super().__init__(backbone, config, num_classes)
         self.mask_head = MaskHead(config, num_classes, self.strides[:-1])
-
-    def forward(
-        self,
-        images: Tensor,
-        image_sizes: Tensor | Sequence[tuple[int, int]],
-        targets: Sequence[dict[str, Tensor]] | None = None,
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses if `targets` are given, detections if not; in train and eval mode alike.
-
-        Args:
-            images: (N, 3, H, W), normalised, padded on the right and below.
-            image_sizes: (N, 2) true (height, width) before padding, in pixels.
-            targets: one dict per image: boxes (M, 4) xyxy in pixels, labels (M,) int64 in 0..K-1,
-                masks (M, height, width) uint8 or bool, 0 or 1, all zeros for a box without a mask;
-                M may be 0.
-
-        Returns:
-            {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"}, float32
-            scalars, or one dict per image: boxes (D, 4) xyxy inside the true image, scores (D,)
-            descending, labels (D,), masks (D, S, S) probabilities inside the boxes, float32, which
-            `models.mask_head.paste_masks` puts into the image.
-        """
-        features, proposed = self.predictions(images)
-        if targets is not None:
-            check_targets(targets, images, image_sizes, self.num_classes)
-            check_masks(targets, image_sizes)
-            return self.losses(features, proposed, image_sizes, targets)
-        return self.detections(features, proposed, image_sizes)
-
-    def predictions(self, images: Tensor) -> tuple[list[Tensor], RPNOutput]:
-        """The pyramid's maps and what the RPN makes of them: all layers but those of the RoIs."""
-        features = self.pyramid(images)
-        return features, self.rpn(features)
-
-    def pyramid(self, images: Tensor) -> list[Tensor]:
-        """P2 to P6, a list of (N, C, H_i, W_i); RoIs are pooled from all but the last."""
-        return self.neck(self.backbone(images))
 
     def losses(
         self,
@@ -108,28 +71,12 @@ class MaskRCNN(nn.Module):
         targets: Sequence[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
         """Faster R-CNN's losses, and that of the masks on those of its RoIs that are positive."""
-        c = self.config
-        boxes = [target["boxes"].float() for target in targets]
-        losses = self.rpn.losses(proposed, boxes)
-        proposals = self.rpn.propose(proposed, image_sizes, c.topk_train, c.proposals_train)
-        rois = add_boxes(proposals, boxes)
-        rois, matched = self.roi_head.sample(rois, self.roi_head.assign(rois, boxes))
-        output = self.roi_head(features[:-1], rois)
-        losses |= self.roi_head.losses(output, rois, matched, targets)
-        return losses | self.mask_losses(features, rois, matched, targets)
-
-    def mask_losses(
-        self,
-        features: Sequence[Tensor],
-        rois: Sequence[Tensor],
-        matched: Sequence[Tensor],
-        targets: Sequence[dict[str, Tensor]],
-    ) -> dict[str, Tensor]:
-        """{"loss_mask"} of RoIs (R, 4) of each image and the boxes (R,) they are matched with."""
+        check_masks(targets, image_sizes)
+        losses, rois, matched = self.box_losses(features, proposed, image_sizes, targets)
         masks, labels = [t["masks"] for t in targets], [t["labels"] for t in targets]
         rois, matched = self.mask_head.positives(rois, matched, masks)
         logits = self.mask_head(features[:-1], rois)
-        return self.mask_head.losses(logits, rois, matched, masks, labels)
+        return losses | self.mask_head.losses(logits, rois, matched, masks, labels)
 
     def detections(
         self,
@@ -137,9 +84,6 @@ class MaskRCNN(nn.Module):
         proposed: RPNOutput,
         image_sizes: Tensor | Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """One dict of boxes, scores, labels and masks per image, see `forward`."""
-        c = self.config
-        rois = self.rpn.propose(proposed, image_sizes, c.topk_test, c.proposals_test)
-        output = self.roi_head(features[:-1], rois)
-        found = self.roi_head.detections(output, rois, image_sizes)
+        """One dict of boxes, scores, labels and masks per image: masks of the final boxes only."""
+        found = super().detections(features, proposed, image_sizes)
         return self.mask_head.detections(features[:-1], found)

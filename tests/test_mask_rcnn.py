@@ -127,7 +127,9 @@ def test_learns_one_mask():
     matched = [torch.zeros(1, dtype=torch.int64)]
     for _ in range(100):
         optimizer.zero_grad()
-        model.mask_losses(features, [goal["boxes"]], matched, [goal])["loss_mask"].backward()
+        logits = model.mask_head(features[:-1], [goal["boxes"]])
+        lost = model.mask_head.losses(logits, [goal["boxes"]], matched, [goal["masks"]])
+        lost["loss_mask"].backward()
         optimizer.step()
     (found,) = model.mask_head.detections(features[:-1], [goal])
     pasted = paste_masks(found["masks"].detach(), goal["boxes"], size[0].tolist())[0]
