@@ -20,12 +20,13 @@ from torch import nn
 
 from aligndet.adapters import Adapter
 from models.backbone_base import StagedBackbone
+from models.detr import DETR
 from models.faster_rcnn import FasterRCNN
 from models.fcos import FCOS
 from models.mask_rcnn import MaskRCNN
 from models.retinanet import RetinaNet
 
-DETECTORS = (FCOS, RetinaNet, FasterRCNN, MaskRCNN)
+DETECTORS = (FCOS, RetinaNet, FasterRCNN, MaskRCNN, DETR)
 COMPILE = ("none", "model")
 CPP_COMPILERS = ("g++", "clang++", "c++")  # of a CPU's graphs, unless CXX names another
 C_COMPILERS = ("gcc", "clang", "cc")  # of what starts a GPU's kernels, unless CC names another

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from models.assign import BACKGROUND
 from models.detector import ModelConfig, build_detector
 
 DIVISOR = 32  # images are padded to a multiple of it, see data.views.pad_images
@@ -66,6 +67,12 @@ def _rpn_anchors(detector: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> 
     return detector.rpn.assign(detector.rpn.anchors_for(maps), [boxes])[0]
 
 
+def _queries(detector: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    """Each box has one query, as long as there are any; which one, depends on the weights."""
+    queries = torch.arange(detector.config.queries)
+    return torch.where(queries < len(boxes), queries, BACKGROUND)
+
+
 # What predicts boxes of its own, by detector. In the second stage of Faster and Mask R-CNN every
 # box has a positive, as it is one of the regions itself.
 ASSIGNERS: dict[str, Callable[[nn.Module, Sequence[Tensor], Tensor], Tensor]] = {
@@ -73,10 +80,12 @@ ASSIGNERS: dict[str, Callable[[nn.Module, Sequence[Tensor], Tensor], Tensor]] = 
     "retinanet": _anchors,
     "faster_rcnn": _rpn_anchors,
     "mask_rcnn": _rpn_anchors,
+    "detr": _queries,
 }
 UNITS = {
     "fcos": "points",
     "retinanet": "anchors",
     "faster_rcnn": "anchors of the RPN",
     "mask_rcnn": "anchors of the RPN",
+    "detr": "queries",
 }

@@ -15,6 +15,7 @@ from torch import nn
 from models.backbone import build_backbone
 from models.backbone_weights import load_backbone_weights
 from models.checks import require_choice
+from models.detr import DETR, DETRConfig
 from models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from models.fcos import FCOS, FCOSConfig
 from models.from_mapping import from_mapping
@@ -26,6 +27,7 @@ DETECTORS = {
     "retinanet": (RetinaNet, RetinaNetConfig),
     "faster_rcnn": (FasterRCNN, FasterRCNNConfig),
     "mask_rcnn": (MaskRCNN, MaskRCNNConfig),
+    "detr": (DETR, DETRConfig),
 }
 
 
