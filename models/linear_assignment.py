@@ -1,11 +1,12 @@
 """Linear assignment: the pairs of rows and columns that cost least, for many problems at a time.
 
-Successive shortest augmenting paths (Jonker and Volgenant, "A shortest augmenting path algorithm
-for dense and sparse linear assignment problems", Computing 38, 1987). One problem of DETR is so
-small that NumPy would spend its time on calls; so all problems of a step advance together, each by
-one row per round.
+Jonker and Volgenant, "A shortest augmenting path algorithm for dense and sparse linear assignment
+problems" (Computing 38, 1987): most rows get a column by simple means, `assign_undisputed` and
+`bid`; for each of the others, a shortest path is searched along which rows change columns. One
+problem of DETR is so small that the calls of NumPy would take most of the time, so all problems of
+a step are solved side by side.
 
-Legend: P problems, R rows, C columns, A problems that are not solved yet.
+Legend: P problems, R rows, C columns, F free rows of all problems, A problems not solved yet.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 UNASSIGNED = -1
-BIDDING_ROUNDS = 10
+BIDDING_ROUNDS = 10  # after which so few rows are free that paths are quicker
 
 
 def linear_assignment(costs: np.ndarray, counts: Sequence[int] | None = None) -> np.ndarray:
@@ -59,7 +60,7 @@ def check_finite(costs: np.ndarray, sizes: np.ndarray) -> None:
         problem, row = np.argwhere(unsound)[0]
         raise ValueError(
             f"row {row} of assignment problem {problem} has a cost that is infinite or not a "
-            "number; replace it by a large one to have it avoided"
+            "number; use a large number for a pair to avoid"
         )
 
 
