@@ -34,6 +34,8 @@ from data.transforms import resized_size
 # `load_coco` and `Record` are imported from here by programs that are not ours.
 __all__ = ["Categories", "CocoDataset", "Record", "box_problem", "load_coco", "read_categories"]
 
+CLUSTERS = "clusters"  # key of `info` of a file whose categories are clusters of boxes
+
 
 @dataclass(frozen=True)
 class Categories:
@@ -168,6 +170,13 @@ class CocoDataset:
         """Boxes without area or outside their image that were left out."""
         return self.contents.bad_boxes
 
+    @property
+    def clusters(self) -> int | None:
+        """How many clusters `python -m data.clusters` has put the boxes into, which then are the
+        categories; None: the file is another's."""
+        made_by = isinstance(self.coco.info, dict) and CLUSTERS in self.coco.info
+        return len(self.categories) if made_by else None
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -194,6 +203,11 @@ class CocoDataset:
         """Height / width of every image."""
         height, width = self.records.sizes.T
         return (height / width).tolist()
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(N, 2) int32 (height, width) of every image."""
+        return self.records.sizes
 
     def content(self, with_masks: bool = False) -> dict[str, Any]:
         """What `load_coco` reads from the annotations, as far as evaluation needs it; it lists all

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.box_labels import BoxLabels
 from data.coco import CocoDataset, Record
 from data.transforms import Augment
 
 TARGET = ("boxes", "labels", "masks")  # of an image, if they are there
+OF_VIEW = ("boxes", "masks", "labels")  # of an image of a view, the last two if they are there
 
 
 class SampleKey(NamedTuple):
@@ -34,6 +37,14 @@ class BoxSource(Protocol):
     @property
     def aspect_ratios(self) -> list[float]:
         """Height / width of every image."""
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(N, 2) (height, width) of every image."""
+
+    @property
+    def clusters(self) -> int | None:
+        """How many clusters the labels of the records are from; None: they mean nothing here."""
 
     def __len__(self) -> int: ...
 
@@ -85,10 +96,28 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
     """Two independent views of each image and its proposals (AlignDet, section 3.3).
 
     There is no crop, so box k of one view and box k of the other are the same instance.
+
+    Args:
+        source: the images.
+        augment: makes a view.
+        max_proposals: how many boxes of each image are used, the best ones; None: all.
+        clusters: of these boxes; None: those of the source, if it has any.
     """
 
-    def __init__(self, source: BoxSource, augment: Augment, max_proposals: int | None) -> None:
+    def __init__(
+        self,
+        source: BoxSource,
+        augment: Augment,
+        max_proposals: int | None,
+        clusters: BoxLabels | None = None,
+    ) -> None:
         self.source, self.augment, self.max_proposals = source, augment, max_proposals
+        self.clusters = clusters
+
+    @property
+    def num_clusters(self) -> int | None:
+        """How many clusters `labels` of the views are from; None: the views have no labels."""
+        return self.source.clusters if self.clusters is None else self.clusters.count
 
     def __len__(self) -> int:
         return len(self.source)
@@ -98,12 +127,13 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         return self.source.path(index)
 
     def __getitem__(self, key: SampleKey) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Two dicts of `image` (3, H, W) uint8, `boxes` (M, 4) and `name` of the file; M is the
-        same in both. If the dataset has masks, the first has `masks` (M, H, W) uint8 too: the
-        second view is not learned from."""
+        """Two dicts of `image` (3, H, W) uint8, `boxes` (M, 4), `labels` (M,) int64 if it has
+        clusters, and `name` of the file; M is the same in both. If the dataset has masks, the first
+        has `masks` (M, H, W) uint8 too: the second view is not learned from."""
         image, record = self.source.read(key.index)
         boxes = limit_boxes(record.boxes, self.max_proposals)
         masks = None if record.masks is None else record.masks[: len(boxes)]
+        labels = self._labels(key.index, record, len(boxes))
         rng = random.Random(key.seed)
         views = [self.augment.with_masks(image, boxes, m, rng) for m in (masks, None)]
         return tuple(
@@ -111,10 +141,17 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
                 "image": tensor,
                 "boxes": moved,
                 **({} if of_view is None else {"masks": of_view}),
+                **labels,
                 "name": record.file_name,
             }
             for tensor, moved, of_view in views
         )
+
+    def _labels(self, index: int, record: Record, number: int) -> dict[str, Tensor]:
+        if self.num_clusters is None:
+            return {}
+        labels = record.labels if self.clusters is None else self.clusters[index]
+        return {"labels": labels[:number]}
 
 
 def pad_images(images: Sequence[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]:
@@ -150,7 +187,8 @@ def collate_views(
     samples: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two dicts of `images` (N, 3, H, W) uint8, `image_sizes` (N, 2), `boxes`: list of (M, 4),
-    `names` of the files and, in the first, `masks`: list of (M, H, W) if there are any."""
+    `names` of the files, `labels`: list of (M,) if there are any, and, in the first, `masks`: list
+    of (M, H, W) if there are any."""
     return tuple(_collate_view(list(view)) for view in zip(*samples, strict=True))
 
 
@@ -159,8 +197,7 @@ def _collate_view(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "images": images,
         "image_sizes": sizes,
-        "boxes": [sample["boxes"] for sample in samples],
-        **({"masks": [s["masks"] for s in samples]} if "masks" in samples[0] else {}),
+        **{key: [s[key] for s in samples] for key in OF_VIEW if key in samples[0]},
         "names": _names(samples),
     }
 

@@ -13,7 +13,7 @@ from data.coco import CocoDataset
 from data.coco_file import open_coco
 from data.digest import digest_of
 from data.packed_file import is_packed
-from data.proposals.output import annotations_of, xywh_of
+from data.proposals.output import annotations_of, objects, xywh_of
 from tests.helpers.proposal_command import (
     journal_of,
     names,
@@ -32,11 +32,11 @@ def folder(tmp_path: Path) -> Path:
 def test_coco_annotations_by_hand() -> None:
     boxes = xywh_of(np.array([[1, 2, 4, 8], [0, 0, 2.5, 1.25]]))
     common = {"image_id": 7, "category_id": 1, "iscrowd": 0}
-    assert list(annotations_of(7, boxes)) == [
+    assert list(annotations_of(7, objects(boxes))) == [
         {"bbox": [1, 2, 3, 6], "area": 18, "score": 1.0, **common},
         {"bbox": [0, 0, 2.5, 1.25], "area": 3.12, "score": 0.5, **common},
     ]
-    assert list(annotations_of(7, np.zeros((0, 4)))) == []
+    assert list(annotations_of(7, objects(np.zeros((0, 4))))) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -49,21 +49,58 @@ def write_proposals(
     Returns:
         The number of boxes.
     """
+    found = (
+        objects(xywh_of(boxes_of(name)), None if masks_of is None else masks_of(name))
+        for name in (image["file_name"] for image in images)
+    )
+    return write_boxes(images, found, CATEGORIES, output, info, packed, masks_of is not None)
+
+
+class Found(NamedTuple):
+    """The boxes of one image, best first."""
+
+    xywh: np.ndarray  # (P, 4) float64, in pixels
+    category_ids: np.ndarray  # (P,) int64
+    masks: Sequence[bytes] | None = None  # of the boxes, as in `Job`
+
+
+def objects(xywh: np.ndarray, masks: Sequence[bytes] | None = None) -> Found:
+    """Boxes that are all of the one category."""
+    return Found(xywh, np.ones(len(xywh), np.int64), masks)
+
+
+def write_boxes(
+    images: Sequence[dict[str, Any]],
+    boxes_of_images: Iterable[Found],
+    categories: Sequence[dict[str, Any]],
+    output: Path,
+    info: dict[str, Any],
+    packed: bool = False,
+    masks: bool = False,
+) -> int:
+    """The same with categories.
+
+    Args:
+        images: complete COCO entries.
+        boxes_of_images: one for each of them.
+        categories: COCO entries, in the order of their ids.
+        output, info, packed: see `write_proposals`.
+        masks: whether the boxes have masks.
+    """
     columns, mask_columns = BoxColumns(), MaskColumns()
 
     def write(file: IO[bytes], source: dict[str, Any] | None = None) -> None:
-        write_masks = None if masks_of is None else mask_columns.write
-        write_packed(file, images, CATEGORIES, columns, info, source=source, write_more=write_masks)
+        write_masks = mask_columns.write if masks else None
+        write_packed(file, images, categories, columns, info, source=source, write_more=write_masks)
 
-    def boxes() -> Iterator[tuple[dict[str, Any], np.ndarray, Sequence[bytes] | None]]:
+    def boxes() -> Iterator[dict[str, Any]]:
         bar = tqdm(images, desc="writing", unit="image", delay=2, leave=False)
-        for place, image in enumerate(bar):
-            xywh = xywh_of(boxes_of(image["file_name"]))
-            masks = None if masks_of is None else masks_of(image["file_name"])
-            columns.add(values_of(image["id"], xywh, len(columns)))
-            for mask in masks or ():
+        for place, (image, found) in enumerate(zip(bar, boxes_of_images, strict=True)):
+            columns.add(values_of(image["id"], found, len(columns)))
+            for mask in found.masks or ():
                 mask_columns.add(place, mask)
-            yield image, xywh, masks
+            size = (image["height"], image["width"])
+            yield from with_masks(annotations_of(image["id"], found), size, found.masks)
 
     if packed:
         for _ in boxes():
@@ -72,7 +109,7 @@ def write_proposals(
             write(file)
         return len(columns)
     with open_atomic(output) as opened:
-        _write_json(opened, images, boxes(), info)
+        _write_json(opened, images, boxes(), categories, info)
     keep_packed(output, write)
     return len(columns)
 
@@ -80,20 +117,17 @@ def write_proposals(
 def _write_json(
     opened: IO[str],
     images: Sequence[dict[str, Any]],
-    boxes: Iterable[tuple[dict[str, Any], np.ndarray, Sequence[bytes] | None]],
+    annotations: Iterable[dict[str, Any]],
+    categories: Sequence[dict[str, Any]],
     info: dict[str, Any],
 ) -> None:
     file = ChecksumWriter(opened)
     file.write(f'{{"info": {json.dumps(info)}, "images": {json.dumps(images)}, ')
     file.write('"annotations": [')
-    count = 0
-    for image, xywh, masks in boxes:
-        size = (image["height"], image["width"])
-        for annotation in with_masks(annotations_of(image["id"], xywh), size, masks):
-            file.write(", " if count else "")
-            count += 1
-            file.write(json.dumps({"id": count, **annotation}))
-    file.write(f'], "categories": {json.dumps(CATEGORIES)}')
+    for number, annotation in enumerate(annotations, start=1):
+        file.write(", " if number > 1 else "")
+        file.write(json.dumps({"id": number, **annotation}))
+    file.write(f'], "categories": {json.dumps(categories)}')
     file.end()
 
 
@@ -102,16 +136,17 @@ def xywh_of(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]).round(2)], axis=1)
 
 
-def annotations_of(image_id: int | str, xywh: np.ndarray) -> Iterator[dict[str, Any]]:
-    """COCO annotations, without `id`, of ranked boxes (P, 4)."""
-    for rank, (x, y, w, h) in enumerate(xywh.tolist()):
+def annotations_of(image_id: int | str, found: Found) -> Iterator[dict[str, Any]]:
+    """COCO annotations, without `id` and masks, of an image's boxes."""
+    rows = zip(found.xywh.tolist(), found.category_ids.tolist(), strict=True)
+    for rank, ((x, y, w, h), category) in enumerate(rows):
         yield {
             "image_id": image_id,
-            "category_id": 1,
+            "category_id": category,
             "bbox": [x, y, w, h],
             "area": round(w * h, 2),
             "iscrowd": 0,
-            "score": round(1 - rank / len(xywh), 6),
+            "score": round(1 - rank / len(found.xywh), 6),
         }
 
 
@@ -128,18 +163,18 @@ def with_masks(
         yield annotation
 
 
-def values_of(image_id: int | str, xywh: np.ndarray, before: int) -> Values:
+def values_of(image_id: int | str, found: Found, before: int) -> Values:
     """The same as columns.
 
     Args:
         image_id: of the boxes.
-        xywh: (P, 4).
+        found: the boxes.
         before: how many boxes come before them.
     """
-    number = len(xywh)
+    xywh, number = found.xywh, len(found.xywh)
     return Values(
         [image_id] * number,
-        [1] * number,
+        found.category_ids.tolist(),
         xywh,
         np.zeros(number, bool),
         (xywh[:, 2] * xywh[:, 3]).round(2),

@@ -35,6 +35,8 @@ class SearchedImages:
             unreadable, or the cache cannot be written and lacks the boxes of an image.
     """
 
+    clusters: int | None = None  # see `data.views.BoxSource`
+
     def __init__(self, images: str | Path, cache: ProposalCache) -> None:
         self.images, self.cache = Path(images), cache
         found = walk_images(images)
