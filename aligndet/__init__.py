@@ -6,13 +6,16 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `saved_content`,
 `last_checkpoint`, `resumable`, `best_weights`, `run_directory`, `run_lock`, `skipped_images`,
-`start_block`, `dist`, `amp`, `compiling`, `determinism`, `nonfinite`, `health`, `evaluate`, `cli`,
-which the scripts share, and `siblings`, which finds foreign packages called like ours.
+`start_block`, `dist`, `amp`, `compiling`, `determinism`, `nonfinite`, `health`, `evaluate` (with
+`coco_scores`, `mask_evaluation` and `mask_results`), `cli`, which the scripts share, and `siblings`,
+which finds foreign packages called like ours.
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,
 `export_backbone`, `demo`; `replay` (with `first_nonfinite`); `check_data` (behind
-`python -m data.check`) with `refused`, `positives` and `data_page`; `shadowed`, which explains
-packages of others that are called like ours.
+`python -m data.check`) with `refused`, `positives` and `data_page`; `cluster_command` (behind
+`python -m data.clusters`) with `cluster_options` and `cluster_sheet`, `clusters` (with
+`cluster_state`), `box_features`, `kmeans`; `shadowed`, which explains packages of others that are
+called like ours.
 """
 
 from aligndet.siblings import require_siblings

@@ -27,22 +27,27 @@ class ClusterState:
     """The centres, and the clusters of the boxes so far."""
 
     path: Path | None  # of the file; None: nothing is kept
-    digest: str  # of all that the clusters depend on
+    digest: str  # of all that the clusters depend on but the backbone's weights
+    weights: str  # a checksum of these
     quantiser: Quantiser | None = None  # on the CPU; None: there are no centres yet
     labels: dict[int, np.ndarray] = field(default_factory=dict)  # of each image done, (M,) int32
+    finished: bool = False
     saved: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def read(cls, path: Path | None, digest: str) -> ClusterState:
-        """What the file holds, if it is there, whole, and of the same work; else nothing."""
+    def read(cls, path: Path | None, digest: str, weights: str | None) -> ClusterState:
+        """What the file holds, if it is there, whole, and of the same work, with any weights if
+        they are None; else nothing."""
         if path is not None and path.exists():
             try:
                 content = read_weights_file(path)
             except ValueError:  # written again, as it costs time and nothing else
                 content = None
             if isinstance(content, Mapping) and content.get("digest") == digest:
-                return cls(path, digest, *_unpacked(content))
-        return cls(path, digest)
+                theirs = content["weights"]
+                if weights in (None, theirs):
+                    return cls(path, digest, theirs, *_unpacked(content), content["finished"])
+        return cls(path, digest, weights or "")
 
     def save(self, now: bool = False) -> None:
         """Write the file, if the last time is long enough ago or `now` says so.
@@ -61,6 +66,8 @@ class ClusterState:
         values = [self.labels[image] for image in images]
         return {
             "digest": self.digest,
+            "weights": self.weights,
+            "finished": self.finished,
             "mean": self.quantiser.pca.mean,
             "components": self.quantiser.pca.components,
             "centres": self.quantiser.centres,

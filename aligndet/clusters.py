@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -104,8 +104,9 @@ def assign_clusters(
         device=device,
         skip_bad=skip_bad,
     )
-    digest = work_digest(source, backbone, settings)
-    state = ClusterState.read(kept if dist.is_main() else None, digest)
+    mine = kept if dist.is_main() else None
+    weights = checksum(backbone.state_dict())
+    state = ClusterState.read(mine, boxes_digest(source, settings), weights)
     if state.quantiser is None and dist.is_main():
         sample = collect_sample(features, len(source), settings)
         state.quantiser = fit(sample, settings, device)
@@ -118,9 +119,24 @@ def assign_clusters(
     assign_rest(state, rest[dist.rank() :: dist.world_size()], features, device)
     for labels in dist.gather_objects(state.labels):
         state.labels.update(labels)
-    if rest:
+    if not state.finished:
+        state.finished = True
         state.save(now=True)
-    return BoxLabels.of((state.labels.get(i, ()) for i in range(len(source))), settings.clusters)
+    return _in_order(state, source, settings)
+
+
+def kept_clusters(kept: Path, source: BoxSource, settings: ClusterSettings) -> BoxLabels | None:
+    """What `assign_clusters` has kept, whatever the backbone's weights are now: a run that is
+    resumed may have trained them since. All ranks call it.
+
+    Returns:
+        None if the file is missing, damaged, or not of these boxes and settings.
+    """
+    labels = None
+    if dist.is_main():
+        state = ClusterState.read(kept, boxes_digest(source, settings), weights=None)
+        labels = _in_order(state, source, settings) if state.finished else None
+    return dist.broadcast_object(labels)
 
 
 def assign_rest(
@@ -182,9 +198,21 @@ def fit(
 
 def work_digest(source: BoxSource, backbone: StagedBackbone, settings: ClusterSettings) -> str:
     """32 hexadecimal digits of all that the clusters depend on."""
-    weights = checksum(backbone.state_dict())
-    basis = [VERSION, digest_of(source), backbone.name, weights, asdict(settings)]
+    return _digest(boxes_digest(source, settings), checksum(backbone.state_dict()))
+
+
+def boxes_digest(source: BoxSource, settings: ClusterSettings) -> str:
+    """32 hexadecimal digits of all of that but the backbone."""
+    return _digest(VERSION, digest_of(source), asdict(settings))
+
+
+def _digest(*basis: Any) -> str:
     return hashlib.blake2b(json.dumps(basis).encode(), digest_size=16).hexdigest()
+
+
+def _in_order(state: ClusterState, source: BoxSource, settings: ClusterSettings) -> BoxLabels:
+    """The clusters of all images; those that could not be used have none."""
+    return BoxLabels.of((state.labels.get(i, ()) for i in range(len(source))), settings.clusters)
 
 
 def _on_cpu(labels: Tensor) -> np.ndarray:

@@ -121,17 +121,22 @@ def kmeans_plus_plus(features: Tensor, clusters: int, seed: int) -> Tensor:
         seed: of the draws.
 
     Returns:
-        (K, D), rows of `features`; rows are repeated only if there are fewer than K different ones.
+        (K, D), rows of `features`; a row comes twice only if there are fewer than K different ones
+        (up to rounding).
     """
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(clusters, generator=generator, dtype=torch.float64).tolist()
-    nearest = torch.ones(len(features), dtype=features.dtype, device=features.device)
+    lengths = features.square().sum(dim=1)  # (B,), squared
+    nearest = torch.ones_like(lengths)
     chosen = []
     for number, uniform in enumerate(draws):
         place = drawn(nearest, uniform)
         chosen.append(place)
-        distances = (features - features[place]).square().sum(dim=1)
+        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, in one pass over the features.
+        distances = torch.addmv(lengths, features, features[place], alpha=-2) + lengths[place]
         nearest = distances if number == 0 else torch.minimum(nearest, distances)
+        nearest = nearest.clamp(min=0)
+        nearest[place] = 0
     return features[torch.tensor(chosen, device=features.device)]
 
 

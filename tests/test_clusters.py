@@ -14,13 +14,20 @@ from PIL import Image
 from aligndet import cluster_state, clusters, dist
 from aligndet.box_features import FeatureSettings
 from aligndet.cluster_state import ClusterState
-from aligndet.clusters import ClusterSettings, assign_clusters, work_digest
+from aligndet.clusters import (
+    ClusterSettings,
+    assign_clusters,
+    boxes_digest,
+    kept_clusters,
+    work_digest,
+)
 from aligndet.config import build_config
 from data.build import build_two_views
 from data.coco import CocoDataset
 from data.errors import DataError
 from data.images import ImageReading
 from models.backbone import build_backbone
+from models.checksum import checksum
 from tests.helpers.drawn_boxes import save_coco
 from tests.helpers.proposal_command import spoil
 
@@ -139,25 +146,40 @@ def test_a_killed_run_goes_on(source, backbone, tmp_path, monkeypatch):
 def test_the_state_of_other_work_is_not_taken(source, backbone, tmp_path):
     kept = tmp_path / "state.pt"
     assign_clusters(source, backbone, SETTINGS, CPU, kept=kept)
-    digest = work_digest(source, backbone, SETTINGS)
-    assert ClusterState.read(kept, digest).quantiser is not None
+    digest, weights = boxes_digest(source, SETTINGS), checksum(backbone.state_dict())
+    assert ClusterState.read(kept, digest, weights).finished
     torch.manual_seed(1)
     other = build_backbone("resnet18").eval()
     differing = CocoDataset(tmp_path, save_coco(tmp_path, [(96, 64, BOXES)]))
-    digests = [
-        work_digest(source, other, SETTINGS),
-        work_digest(differing, backbone, SETTINGS),
-        work_digest(source, backbone, replace(SETTINGS, seed=1)),
-        work_digest(source, backbone, replace(SETTINGS, features=FeatureSettings(("c5",)))),
+    others = [
+        (differing, backbone, SETTINGS),
+        (source, other, SETTINGS),
+        (source, backbone, replace(SETTINGS, seed=1)),
+        (source, backbone, replace(SETTINGS, features=FeatureSettings(("c5",)))),
     ]
-    assert len({digest, *digests}) == 5
-    for another in digests:
-        assert ClusterState.read(kept, another).quantiser is None
+    for source_, backbone_, settings in others:
+        mine = boxes_digest(source_, settings), checksum(backbone_.state_dict())
+        assert ClusterState.read(kept, *mine).quantiser is None
+    digests = {work_digest(*work) for work in [(source, backbone, SETTINGS), *others]}
+    assert len(digests) == 5
     content = bytearray(kept.read_bytes())
     content[len(content) // 2] ^= 255
     kept.write_bytes(content)  # damaged: it is made again
-    assert ClusterState.read(kept, digest).quantiser is None
-    assert ClusterState.read(tmp_path / "none.pt", digest).labels == {}
+    assert ClusterState.read(kept, digest, weights).quantiser is None
+    assert ClusterState.read(tmp_path / "none.pt", digest, weights).labels == {}
+
+
+def test_a_run_that_is_resumed_has_the_clusters_that_it_began_with(source, backbone, tmp_path):
+    """Its backbone may have changed."""
+    kept = tmp_path / "clusters.pt"
+    assert kept_clusters(kept, source, SETTINGS) is None
+    labels = assign_clusters(source, backbone, SETTINGS, CPU, kept=kept)
+    assert as_lists(kept_clusters(kept, source, SETTINGS)) == as_lists(labels)
+    assert kept_clusters(kept, source, replace(SETTINGS, seed=1)) is None
+    state = ClusterState.read(kept, boxes_digest(source, SETTINGS), None)
+    state.finished = False  # killed before the end
+    state.save(now=True)
+    assert kept_clusters(kept, source, SETTINGS) is None
 
 
 def test_images_that_cannot_be_used(tmp_path, backbone):
@@ -217,5 +239,4 @@ def test_two_ranks_give_what_one_gives(tmp_path, backbone, monkeypatch):
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(two_ranks, (tmp_path, port), nprocs=2)
     assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == expected
-    kept = ClusterState.read(tmp_path / "state.pt", work_digest(source, backbone, settings))
-    assert len(kept.labels) == 6
+    assert as_lists(kept_clusters(tmp_path / "state.pt", source, settings)) == expected

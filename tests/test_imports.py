@@ -132,22 +132,26 @@ def test_no_files_import_each_other():
     assert circle({name: imported_files(name) for name in FILES}) == []
 
 
-# `python -m data.check` stands beside the other commands on data, but runs the detectors'
-# assigners: the file is a door to aligndet/check_data.py, and nothing imports it.
-DOOR = "data/check.py"
+# Commands that stand beside the others on data, but run detectors' assigners or a backbone: each
+# file is a door to one of aligndet/, and nothing imports it.
+DOORS = {
+    "data/check.py": "aligndet/check_data.py",
+    "data/clusters.py": "aligndet/cluster_command.py",
+}
 
 
-@pytest.mark.parametrize("name", [name for name in PRODUCT if name != DOOR])
+@pytest.mark.parametrize("name", [name for name in PRODUCT if name not in DOORS])
 def test_imports_go_one_way(name):
     allowed = MAY_IMPORT[name.split("/")[0]]
     ours = {module.split(".")[0] for module in imported(read(name))} & OURS
     assert ours <= allowed, f"{name} imports {sorted(ours - allowed)}"
 
 
-def test_the_door_leads_to_one_file_and_nothing_comes_in():
-    assert imported_files(DOOR) == {"aligndet/check_data.py"}
-    assert len(read(DOOR).splitlines()) <= 10
-    assert not [name for name in FILES if DOOR in imported_files(name)]
+@pytest.mark.parametrize(("door", "room"), DOORS.items())
+def test_a_door_leads_to_one_file_and_nothing_comes_in(door, room):
+    assert imported_files(door) == {room}
+    assert len(read(door).splitlines()) <= 10
+    assert not [name for name in FILES if door in imported_files(name)]
 
 
 @pytest.mark.parametrize("name", PRODUCT)

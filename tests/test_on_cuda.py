@@ -10,14 +10,17 @@ import json
 import math
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 import torch
 
+from aligndet import clusters
 from aligndet.box_domain import BoxDomain
 from aligndet.fine_tuning import FineTuning
 from aligndet.moco import MoCo
 from aligndet.supervised import Supervised
+from models.backbone import build_backbone
 from tests.helpers import proposal_command
 from tests.helpers.cuda_runs import (
     DTYPES,
@@ -165,6 +168,27 @@ def test_probe(class_folders, tmp_path):
     with on_stand_in():
         found = scores("cuda")
     assert found == scores("cpu")
+
+
+def test_clusters(dataset, tmp_path):
+    """The clusters of the sample and of the second pass are those of the CPU."""
+    weights = tmp_path / "weights.pt"
+    torch.save(build_backbone("resnet18").state_dict(), weights)
+    options = ("--images", dataset / "train", "--proposals", dataset / "proposals.json")
+    options += ("--backbone", "resnet18", "--weights", weights, "--clusters", 4, "--sample", 5)
+
+    def found(device):
+        output = tmp_path / f"{device}.json"
+        changes = (f"device={device}", "data.workers=0", "data.short_sides=[64]")
+        with mock.patch.object(clusters, "TOGETHER", 2):
+            call("aligndet.cluster_command", *options, "--output", output, *changes)
+        return json.loads(output.read_text())["annotations"]
+
+    with on_stand_in() as gpu:
+        on_cuda = found("cuda")
+    assert faults(gpu) == []
+    assert len(on_cuda) > 10
+    assert on_cuda == found("cpu")
 
 
 def test_resumed_on_the_other_device(write_config, tmp_path):
