@@ -7,8 +7,8 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `saved_content`,
 `last_checkpoint`, `resumable`, `best_weights`, `run_directory`, `run_lock`, `skipped_images`,
 `start_block`, `dist`, `amp`, `compiling`, `determinism`, `nonfinite`, `health`, `evaluate` (with
-`coco_scores`, `mask_evaluation` and `mask_results`), `cli`, which the scripts share, and `siblings`,
-which finds foreign packages called like ours.
+`coco_scores`, `mask_evaluation` and `mask_results`), `cli`, which the scripts share, and
+`siblings`, which finds foreign packages called like ours.
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,
 `export_backbone`, `demo`; `replay` (with `first_nonfinite`); `check_data` (behind

@@ -145,11 +145,16 @@ def assign_rest(
     """Put the boxes of some images into the clusters of `state`, and their clusters into it."""
     quantiser = state.quantiser.to(device)
     bar = tqdm(total=len(images), desc="clusters", unit="image", disable=is_quiet() or not images)
-    with bar:
+    try:
         for part in features(images):
             state.labels[part.image] = _on_cpu(quantiser(part.values))
             state.save()
             bar.update()
+    except BaseException:  # a signal, or an image that is to be mended
+        state.save(now=True)
+        raise
+    finally:
+        bar.close()
 
 
 def collect_sample(features: Features, images: int, settings: ClusterSettings) -> list[BoxFeatures]:

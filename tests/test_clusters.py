@@ -119,9 +119,8 @@ def test_bad_settings():
 
 
 def test_a_killed_run_goes_on(source, backbone, tmp_path, monkeypatch):
-    """It neither fits again nor reads an image again that was saved."""
+    """It neither fits again nor reads an image again that was done."""
     monkeypatch.setattr(clusters, "TOGETHER", 2)
-    monkeypatch.setattr(cluster_state, "SAVE_EVERY", 0.0)
     settings, kept = replace(SETTINGS, sample=5), tmp_path / "state.pt"
     expected = as_lists(assign_clusters(source, backbone, settings, CPU))
     real, read = source.read, []
@@ -167,6 +166,23 @@ def test_the_state_of_other_work_is_not_taken(source, backbone, tmp_path):
     kept.write_bytes(content)  # damaged: it is made again
     assert ClusterState.read(kept, digest, weights).quantiser is None
     assert ClusterState.read(tmp_path / "none.pt", digest, weights).labels == {}
+
+
+def test_it_is_saved_again_and_again(source, backbone, tmp_path, monkeypatch):
+    """So that a power cut costs a minute."""
+    monkeypatch.setattr(clusters, "TOGETHER", 2)
+    settings, saved = replace(SETTINGS, sample=5), []
+    save = ClusterState._packed
+    monkeypatch.setattr(
+        ClusterState, "_packed", lambda s: (saved.append(len(s.labels)), save(s))[1]
+    )
+    assign_clusters(source, backbone, settings, CPU, kept=tmp_path / "state.pt")
+    assert len(saved) == 2  # after the fit and at the end
+    (tmp_path / "state.pt").unlink()
+    saved.clear()
+    monkeypatch.setattr(cluster_state, "SAVE_EVERY", 0.0)
+    assign_clusters(source, backbone, settings, CPU, kept=tmp_path / "state.pt")
+    assert saved == [*range(saved[0], IMAGES + 2), IMAGES + 1]
 
 
 def test_a_run_that_is_resumed_has_the_clusters_that_it_began_with(source, backbone, tmp_path):
