@@ -93,15 +93,14 @@ def make_data() -> None:
 
 
 def table(runs: Path, detector: str) -> str:
-    """A table of the AP of both starts."""
-    keys = ("AP", "AP50", "AP75")
-    lines = [f"{f'{detector}, start from':24}" + "".join(f"{key:>8}" for key in keys)]
-    scores = {}
+    """A table of the AP of both starts, of boxes and, where there are some, of masks."""
+    scores = {name: json.loads((runs / name / "results.json").read_text()) for name in STARTS}
+    keys = [key for key in ("AP", "AP50", "AP75", "segm_AP") if key in scores["aligndet"]]
+    lines = [f"{f'{detector}, start from':24}" + "".join(f"{key:>9}" for key in keys)]
     for name, title in STARTS.items():
-        scores[name] = json.loads((runs / name / "results.json").read_text())
-        lines.append(f"{title:24}" + "".join(f"{scores[name][key]:8.1f}" for key in keys))
+        lines.append(f"{title:24}" + "".join(f"{scores[name][key]:9.1f}" for key in keys))
     gains = [scores["aligndet"][key] - scores["backbone"][key] for key in keys]
-    return "\n".join([*lines, f"{'gain':24}" + "".join(f"{gain:+8.1f}" for gain in gains)])
+    return "\n".join([*lines, f"{'gain':24}" + "".join(f"{gain:+9.1f}" for gain in gains)])
 
 
 def facts(runs: Path) -> str:
