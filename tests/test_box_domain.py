@@ -15,6 +15,7 @@ import models.roi_head
 from aligndet.adapters import ADAPTERS
 from aligndet.box_domain import BoxDomain, BoxDomainConfig, instance_ids
 from models import build_detector
+from models.detector import learns_masks
 from tests.helpers.small_detectors import BOX_LOSSES, model_config
 
 EMPTY = torch.zeros(0, 4)
@@ -33,7 +34,13 @@ def build(name="fcos", norm="frozen_bn", frozen_stages=2, **changes):
 
 def view(boxes, seed):
     images = torch.randn(len(boxes), 3, 64, 96, generator=torch.Generator().manual_seed(seed))
-    return {"images": images, "image_sizes": torch.tensor([[64, 96]] * len(boxes)), "boxes": boxes}
+    # Only Mask R-CNN looks at masks, here all of the image.
+    return {
+        "images": images,
+        "image_sizes": torch.tensor([[64, 96]] * len(boxes)),
+        "boxes": boxes,
+        "masks": [torch.ones(len(of_image), 64, 96, dtype=torch.uint8) for of_image in boxes],
+    }
 
 
 def batch(boxes=BOXES, seed=0):
@@ -187,7 +194,7 @@ def test_images_without_proposals(name, boxes):
     for key, parameter in task.online.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, key  # DDP reduces it
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), key
-        if none_at_all and name != "faster_rcnn":
+        if none_at_all and not name.endswith("_rcnn"):
             assert parameter.grad is None or not parameter.grad.any(), key
 
 
@@ -239,9 +246,10 @@ def test_the_contrast_trains_neck_and_class_branch_and_no_box_output(name):
         "retinanet": ("head.cls_tower.0.", "projector.layers.0.", "projector.layers.2"),
         "faster_rcnn": ("roi_head.convs.0.", "roi_head.fcs.0.", "projector.0."),
     }
+    branch["mask_rcnn"] = branch["faster_rcnn"]
     for layer in ("neck.lateral.0.", "neck.output.0.", *branch[name]):
         assert any(key.startswith(layer) for key in reached), layer
-    others = (*ADAPTERS[name].box_outputs, "head.box_tower.", "rpn.")
+    others = (*ADAPTERS[name].box_outputs, "head.box_tower.", "rpn.", "mask_head.")
     assert not any(key.startswith(others) for key in reached)
 
 
@@ -274,7 +282,8 @@ def test_the_detector_still_detects_while_it_pre_trains(name):
     detector.backbone = task.backbone
     view = batch()[0]
     found = detector(view["images"], view["image_sizes"])
-    assert [set(image) for image in found] == [{"boxes", "scores", "labels"}] * len(BOXES)
+    keys = {"boxes", "scores", "labels"} | ({"masks"} if learns_masks(name) else set())
+    assert [set(image) for image in found] == [keys] * len(BOXES)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
