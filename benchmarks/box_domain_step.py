@@ -44,7 +44,7 @@ from peak_memory import PeakMemory, resident
 from pretrain_step import PAPER, trained_rpn, two_views
 from torch import Tensor, nn
 
-from aligndet.adapters import ADAPTERS, BranchOutput, adapter_class
+from aligndet.adapters import BranchOutput, adapter_class
 from aligndet.box_domain import BoxDomain, BoxDomainConfig, instance_ids
 from aligndet.momentum import momentum_at
 from aligndet.optim import OptimConfig, build_optimizer
@@ -217,7 +217,7 @@ def main() -> None:
     """Parse the command line, measure in turns, print a line per detector and one of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--detectors", nargs="+", choices=ADAPTERS, default=list(ADAPTERS))
+    add("--detectors", nargs="+", choices=BRANCHES, default=list(BRANCHES))
     add("--images", type=int, default=1)
     add("--side", type=int, default=320, help="px")
     add("--boxes", type=int, default=300, help="proposals per image; ours uses all")

@@ -2,7 +2,8 @@
 
 `python benchmarks/pretrain_step.py`: 2 images of 640 x 800 with 300 proposals each, ResNet-50,
 the paper's sampling. A step is forward, backward, SGD with momentum and the target's update. Faster
-R-CNN gets 1000 RPN proposals per image that all overlap a box, the most possible.
+R-CNN and Mask R-CNN get 1000 RPN proposals per image that all overlap a box, the most possible; the
+masks of Mask R-CNN are all of a proposal's box.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from torch import Tensor
 from aligndet.adapters import ADAPTERS
 from aligndet.box_domain import BoxDomain, BoxDomainConfig
 from models import ModelConfig, build_detector
+from models.detector import learns_masks
 
-PAPER = {"faster_rcnn": {"rpn_samples": 4096, "rpn_positive_fraction": 1.0}}
+PAPER = {
+    name: {"rpn_samples": 4096, "rpn_positive_fraction": 1.0}
+    for name in ("faster_rcnn", "mask_rcnn")
+}
 
 
 def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -46,6 +51,14 @@ def two_views(images: int, height: int, width: int, boxes: int) -> list[dict[str
         {"images": pixels, "image_sizes": sizes, "boxes": found},
         {"images": pixels.flip(3), "image_sizes": sizes, "boxes": flipped},
     ]
+
+
+def filled(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(M, H, W) uint8 masks of all pixels in the boxes (M, 4)."""
+    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    left, top, right, bottom = boxes.T[..., None]
+    columns, rows = (x > left) & (x < right), (y > top) & (y < bottom)
+    return (rows[:, :, None] & columns[:, None]).to(torch.uint8)
 
 
 def trained_rpn(boxes: list[Tensor]) -> Callable[..., list[Tensor]]:
@@ -73,7 +86,9 @@ def run(detector: str, images: int, height: int, width: int, boxes: int) -> dict
     trainable = [p for p in task.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trainable, lr=0.01, momentum=0.9, weight_decay=1e-4)
     batch = two_views(images, height, width, boxes)
-    if detector == "faster_rcnn":
+    if learns_masks(detector):
+        batch[0]["masks"] = [filled(b, height, width) for b in batch[0]["boxes"]]
+    if detector in PAPER:
         for branch, view in zip((task.online, task.target), batch, strict=True):
             branch.detector.rpn.propose = trained_rpn(view["boxes"])
     start = resident()
@@ -99,11 +114,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=2, default=(640, 800), metavar=("H", "W"))
     parser.add_argument("--boxes", type=int, default=300, help="proposals per image")
+    parser.add_argument("--detectors", nargs="+", choices=ADAPTERS, default=list(ADAPTERS))
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU")
     print(f"{args.images} images of {args.size[0]} x {args.size[1]}, {args.boxes} boxes each")
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in ADAPTERS}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in args.detectors}
     spawn = multiprocessing.get_context("spawn")
     for _ in range(args.rounds):
         for name, its_results in results.items():
