@@ -12,11 +12,14 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from aligndet import checkpoint, cli, dist
 from aligndet.box_domain import BoxDomain
+from aligndet.box_features import FeatureSettings
+from aligndet.clusters import ClusterSettings, assign_clusters, kept_clusters
 from aligndet.compiling import check_compiler
 from aligndet.config import Config, load_config
 from aligndet.determinism import deterministic
@@ -28,12 +31,13 @@ from aligndet.run_directory import RunDirectory, inputs_of
 from aligndet.start_block import backbone_lines, print_start, proposal_lines, resumed_from
 from aligndet.supervised import Supervised
 from aligndet.transfer import backbone_file, pretrained_file
+from data.box_labels import BoxLabels
 from data.build import build_image_files, build_two_views
 from data.counting import count
 from data.errors import DataError
 from data.image_folder import ImageFiles
 from data.image_views import ImageViews, collate_image_views
-from data.views import collate_views
+from data.views import TwoViewDataset, collate_views
 from models import build_detector
 from models.detector import learns_masks
 from train import Batches, build_schedule, fit, global_batch
@@ -63,13 +67,16 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         run = RunDirectory(config.output_dir)
         resume = run.find(config, args.resume, inputs_of("box", config, dataset.source))
         torch.manual_seed(config.seed)
-        # There are no classes: the classification layer is set aside.
+        # Without pseudo-classes the classification layer is set aside.
+        classes = pseudo_classes(config, dataset)
         # last.pt holds the backbone too, so its file may be gone when a run is resumed.
         model = replace(config.model, backbone_weights=None) if resume else config.model
-        detector = build_detector(model, num_classes=1)
+        detector = build_detector(model, num_classes=classes or 1)
         task = BoxDomain(detector, config.model.detector, config.box_domain)
         check_resumable(run.resumed, resume, task, config, schedule.total_steps)
         run.open(config, resume, dataset.source.bad)
+        if classes and dataset.num_clusters is None:
+            dataset.clusters = find_clusters(config, dataset, task, run, resume, device)
     frozen = 5 if config.box_domain.freeze_backbone else config.model.frozen_stages
     weights = backbone_lines(task.backbone, frozen)
     title = f"box-domain pre-training of {config.model.detector} on {config.model.backbone}"
@@ -82,6 +89,50 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
             f"weights: {run.weights}\nnext: python finetune.py --config CONFIG --init {run.path} "
             "output_dir=..."
         )
+
+
+def pseudo_classes(config: Config, dataset: TwoViewDataset) -> int:
+    """How many pseudo-classes the detector learns; 0 if it learns none."""
+    if not config.box_domain.cluster_weight:
+        return 0
+    return dataset.num_clusters or config.box_domain.clusters
+
+
+def find_clusters(
+    config: Config,
+    dataset: TwoViewDataset,
+    task: BoxDomain,
+    run: RunDirectory,
+    resume: dict[str, Any] | None,
+    device: torch.device,
+) -> BoxLabels:
+    """The pseudo-classes of proposals that have none in their file, kept in the run directory.
+
+    Raises:
+        DataError: see `assign_clusters`; a resumed run does not find those that it had.
+    """
+    data, box_domain = config.data, config.box_domain
+    features = FeatureSettings(
+        short_side=data.eval_short_side,
+        max_side=data.max_side,
+        max_boxes=box_domain.max_proposals,
+        amp=config.amp,
+    )
+    settings = ClusterSettings(box_domain.clusters, seed=config.seed, features=features)
+    kept = run.path / "clusters.pt"
+    if not resume:
+        return assign_clusters(
+            dataset.source, task.backbone.to(device), settings, device,
+            batch_size=data.batch_size, workers=data.workers,
+            skip_bad=data.on_bad_image == "skip", kept=kept,
+        )  # fmt: skip
+    labels = kept_clusters(kept, dataset.source, settings)
+    if labels is None:  # the backbone may have been trained since
+        raise DataError(
+            f"{kept}: is not there, or not of these proposals, so the run cannot go on; start over "
+            "with --resume none"
+        )
+    return labels
 
 
 def check_enough_images(images: int, batch: int) -> None:

@@ -2,8 +2,8 @@
 
 A detector in `models/` knows nothing of AlignDet. Its adapter adds a projector beside the
 classification layer, and says which predictions are embedded, how they get instance ids, and which
-box losses apply. It works on the features of the backbone, which is frozen and shared by the online
-and the target branch.
+box losses apply. If boxes have pseudo-classes, the classification layer learns them. It works on
+the features of the backbone, which is frozen and shared by the online and the target branch.
 
 Legend: N images, A points or anchors, R RoIs, P positive RoIs, M boxes, S samples, D embedding
 width.
@@ -47,9 +47,10 @@ class Adapter(nn.Module):
 
     Args:
         detector: built by `models.build_detector`. Its `backbone` is not used; its classifier stays
-            in its place, untrained.
+            in its place, untrained unless it learns pseudo-classes.
         width: D.
         samples: how many predictions to contrast; None for the paper's number, `samples`.
+        learns_classes: whether boxes have pseudo-classes, for which the detector is built.
     """
 
     samples: int  # the paper's number
@@ -57,14 +58,21 @@ class Adapter(nn.Module):
     box_outputs: tuple[str, ...]  # prefixes of the weights of the last layers of the box branch
     detector: nn.Module
 
-    def __init__(self, detector: nn.Module, width: int, samples: int | None = None) -> None:
+    def __init__(
+        self,
+        detector: nn.Module,
+        width: int,
+        samples: int | None = None,
+        learns_classes: bool = False,
+    ) -> None:
         super().__init__()
         self.detector = detector
+        self.learns_classes = learns_classes
         self.samples = samples or self.samples
         self.projector = self.build_projector(width)
         self.scale = self.build_scale()
         for name, parameter in detector.named_parameters():
-            if name.startswith(self.classifier):
+            if name.startswith(self.classifier) and not learns_classes:
                 parameter.requires_grad_(False)
 
     def build_projector(self, width: int) -> nn.Module:
@@ -112,8 +120,8 @@ class Adapter(nn.Module):
         Args:
             features: [C2, C3, C4, C5] of the backbone.
             view: `image_sizes` (N, 2), true (height, width) before padding, `boxes`, for each
-                image (M, 4) xyxy proposals, both in pixels of this view, and if it has them
-                `masks`, (M, H, W) uint8.
+                image (M, 4) xyxy proposals, both in pixels of this view; also, for each image,
+                `masks` (M, H, W) uint8 and `labels` (M,) pseudo-classes, where they are learned.
             ids: for each image, (M,) instance ids of its boxes, unique in the batch.
             with_losses: whether the box losses are wanted (online branch) or not (target).
         """
@@ -143,26 +151,33 @@ class FCOSAdapter(Adapter):
         return conv_projector(self.detector.config.channels, width)
 
     def predictions(self, features, with_boxes):
-        """Pyramid, embeddings (N, A, D), distances (N, A, 4) and centerness (N, A) or None."""
+        """Pyramid and embeddings (N, A, D); distances (N, A, 4), centerness (N, A) and class logits
+        (N, A, K), or None."""
         head = self.detector.head
         pyramid = self.detector.neck(features[1:])
-        embedded = [self.projector(head.cls_tower(x)) for x in pyramid]
-        boxes = (None, None)
+        cls_features = [head.cls_tower(x) for x in pyramid]
+        embedded = [self.projector(x) for x in cls_features]
+        boxes, logits = (None, None), None
         if with_boxes:
             boxes = head.boxes_from([head.box_tower(x) for x in pyramid])
-        return pyramid, flatten_predictions(embedded, per_cell=1), *boxes
+        if with_boxes and self.learns_classes:
+            logits = head.logits_from(cls_features)
+        return pyramid, flatten_predictions(embedded, per_cell=1), *boxes, logits
 
     def forward(self, features, view, ids, with_losses) -> BranchOutput:
         """See `Adapter.forward`."""
         detector, boxes = self.detector, view["boxes"]
-        pyramid, embeddings, distances, centerness = self.predictions(features, with_losses)
+        pyramid, embeddings, *boxes_and_classes = self.predictions(features, with_losses)
         points, strides = detector.points_for(pyramid)
         matched = detector.assign(points, strides, boxes)  # (N, A) box index or BACKGROUND
         point_ids = torch.cat(look_up(ids, matched))  # (N * A,) image-major, like embeddings
         (chosen,) = sample_balanced([point_ids], self.samples, positive_fraction=1.0)
         losses = {}
         if with_losses:
+            distances, centerness, logits = boxes_and_classes
             losses = detector.box_losses(distances, centerness, points, matched, boxes)
+            if self.learns_classes:
+                losses["loss_class"] = detector.class_loss(logits, matched, view["labels"])
         return BranchOutput(
             unit_length(embeddings.flatten(0, 1)[chosen]),  # of (N, A, D)
             point_ids[chosen],
@@ -185,11 +200,16 @@ class RetinaNetAdapter(Adapter):
         return AnchorProjector(channels, anchors, width)
 
     def predictions(self, features, with_boxes):
-        """Pyramid, class features of each level, and deltas (N, A, 4) or None."""
+        """Pyramid and class features of each level; deltas (N, A, 4) and class logits (N, A, K), or
+        None."""
         head = self.detector.head
         pyramid = self.detector.neck(features[1:])
-        deltas = head.deltas_from([head.box_tower(x) for x in pyramid]) if with_boxes else None
-        return pyramid, [head.cls_tower(x) for x in pyramid], deltas
+        cls_features, deltas, logits = [head.cls_tower(x) for x in pyramid], None, None
+        if with_boxes:
+            deltas = head.deltas_from([head.box_tower(x) for x in pyramid])
+        if with_boxes and self.learns_classes:
+            logits = head.logits_from(cls_features)
+        return pyramid, cls_features, deltas, logits
 
     def build_scale(self) -> FeatureScale | None:
         """The class tower can drift unless it is normalised."""
@@ -199,7 +219,7 @@ class RetinaNetAdapter(Adapter):
     def forward(self, features, view, ids, with_losses) -> BranchOutput:
         """See `Adapter.forward`."""
         detector, boxes = self.detector, view["boxes"]
-        pyramid, cls_features, deltas = self.predictions(features, with_losses)
+        pyramid, cls_features, deltas, logits = self.predictions(features, with_losses)
         anchors = detector.anchors_for(pyramid)  # (A, 4)
         matched = detector.assign(anchors, boxes)  # (N, A) box index, BACKGROUND or IGNORE
         anchor_ids = look_up(ids, matched)  # per image (A,)
@@ -210,6 +230,8 @@ class RetinaNetAdapter(Adapter):
             if self.scale is not None:
                 self.scale.observe(cls_features)
             losses = detector.box_losses(deltas, anchors, matched, boxes)
+            if self.learns_classes:
+                losses["loss_class"] = detector.class_loss(logits, matched, view["labels"])
         return BranchOutput(
             unit_length(self.projector(cls_features, chosen)),
             torch.cat(anchor_ids)[chosen],
@@ -266,6 +288,9 @@ class FasterRCNNAdapter(Adapter):
             # Divided by the number of positives here, since no other RoIs are sampled.
             losses |= roi_head.box_losses(deltas, rois, roi_matched, boxes)
             losses |= self.mask_losses(pyramid, rois, roi_matched, view)
+            if self.learns_classes:  # of positive RoIs: it does not learn what background is
+                logits = roi_head.classifier(box_features)
+                losses["loss_class"] = roi_head.class_loss(logits, roi_matched, view["labels"])
         return BranchOutput(
             unit_length(self.projector(box_features)),
             torch.cat(look_up(ids, roi_matched)),  # all are positives

@@ -38,6 +38,10 @@ class BoxDomainConfig:
     # Of the mask loss, where a detector has one; 0 needs no masks of the proposals and leaves the
     # mask head random, as the authors do.
     mask_weight: float = 1.0
+    # Of the detector's class loss against pseudo-classes of the proposals (docs/clusters.md); 0
+    # needs none, and leaves the classification layer out.
+    cluster_weight: float = 0.0
+    clusters: int = 256  # pseudo-classes that are found at the start if the proposals have none
     across_ranks: bool = False  # contrast with the samples of all ranks; the paper does not
     # The best-ranked boxes of each image; null takes all, which measured worse (docs/results.md).
     # For images of 128 pixels, 10 are as good.
@@ -47,8 +51,9 @@ class BoxDomainConfig:
     def __post_init__(self) -> None:
         require_range("box_domain.temperature", self.temperature, above=0)
         require_range("box_domain.momentum", self.momentum, least=0, most=1)
-        require_range("box_domain.mask_weight", self.mask_weight, least=0)
-        for key in ("embedding_width", "samples", "max_proposals"):
+        for key in ("mask_weight", "cluster_weight"):
+            require_range(f"box_domain.{key}", getattr(self, key), least=0)
+        for key in ("embedding_width", "samples", "max_proposals", "clusters"):
             require_range(f"box_domain.{key}", getattr(self, key), least=1)
 
 
@@ -56,7 +61,8 @@ class BoxDomain(nn.Module):
     """Both branches and the backbone they share.
 
     Args:
-        detector: built by `models.build_detector`; modified in place.
+        detector: built by `models.build_detector`, with as many classes as there are
+            pseudo-classes if `cluster_weight` is above 0; modified in place.
         name: its key in `aligndet.adapters.ADAPTERS`.
     """
 
@@ -67,7 +73,9 @@ class BoxDomain(nn.Module):
         if config.freeze_backbone:
             self.backbone.freeze(len(self.backbone.stages))
         detector.backbone = None  # shared here; a copy in the target would serve no purpose
-        self.online = adapter_class(name)(detector, config.embedding_width, config.samples)
+        self.online = adapter_class(name)(
+            detector, config.embedding_width, config.samples, config.cluster_weight > 0
+        )
         if not config.mask_weight:
             self.online.leave_masks_out()
         # After all initialisation, so that both branches start equal.
@@ -81,7 +89,7 @@ class BoxDomain(nn.Module):
         Args:
             batch: two views, each a dict of `images` (N, 3, H, W), `image_sizes` (N, 2) and
                 `boxes`: per image (M, 4) xyxy; box k of both views is the same instance. The first
-                has `masks` too, (M, H, W) uint8, if the detector learns them.
+                has `masks` and `labels` too where they are learned, see `Adapter.forward`.
             with_statistics: whether this step logs statistics.
 
         Returns:
@@ -102,9 +110,9 @@ class BoxDomain(nn.Module):
         )
         contrast = contrastive_loss(pairs, config.temperature)
         losses = {"loss_contrast": config.contrast_weight * contrast}
+        weights = {"loss_mask": config.mask_weight, "loss_class": config.cluster_weight}
         for name, loss in online.losses.items():
-            weight = config.mask_weight if name == "loss_mask" else config.box_weight
-            losses[name] = weight * loss
+            losses[name] = weights.get(name, config.box_weight) * loss
         if not with_statistics:
             return losses, {}
         return losses, self.statistics(pairs, contrast, online, view1["boxes"])

@@ -15,7 +15,7 @@ import math
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,7 +66,8 @@ class VariantBoxDomain(BoxDomain):
             adapters.sample_balanced = lambda matched, count, positive_fraction: sample_balanced(
                 matched, count, **fraction
             )
-        super().__init__(detector, name, config)
+        classes = variant.class_weight if variant.classes else 0.0
+        super().__init__(detector, name, replace(config, cluster_weight=classes))
         width = config.embedding_width
         self.predictor = None
         if variant.predictor:
@@ -77,9 +78,6 @@ class VariantBoxDomain(BoxDomain):
             self.register_buffer("queue", empty, persistent=False)
             self.queued = 0
         if variant.classes:
-            for parameter_name, parameter in self.online.detector.named_parameters():
-                if parameter_name.startswith(self.online.classifier):
-                    parameter.requires_grad_(True)
             self.clusters = Clusters(variant.classes)
 
     def forward(self, batch, with_statistics=True):
@@ -98,18 +96,18 @@ class VariantBoxDomain(BoxDomain):
                 boxes = (view1["boxes"], view2["boxes"])
                 pooled = (pooled_features(*view) for view in zip(features, boxes, strict=True))
                 instances = F.normalize(sum(pooled), dim=1)  # (I, F)
-        labels = None
         if variant.classes:
             labels = self.clusters.assign(instances).split([len(b) for b in view1["boxes"]])
-        with class_losses(labels) as class_terms:
-            online = self.online(features1, view1, ids, True)
+            view1 = {**view1, "labels": labels}
+        online = self.online(features1, view1, ids, with_losses=True)
         embeddings = online.embeddings
         if self.predictor is not None:
             embeddings = F.normalize(self.predictor(embeddings).float(), dim=1)
         contrast = self.contrast(embeddings, target, online.ids, instances)
         losses = {"loss_contrast": config.contrast_weight * contrast}
-        losses |= {name: config.box_weight * loss for name, loss in online.losses.items()}
-        losses |= {name: variant.class_weight * loss for name, loss in class_terms.items()}
+        for name, loss in online.losses.items():
+            weight = variant.class_weight if name == "loss_class" else config.box_weight
+            losses[name] = weight * loss
         if not with_statistics:
             return losses, {}
         pairs = find_pairs(embeddings, target.embeddings, online.ids, target.ids)
@@ -227,68 +225,6 @@ def give_classes(detector: nn.Module, number: int) -> None:
     detector.num_classes = number
 
 
-class class_losses:
-    """Within it, the box losses of FCOS and RetinaNet come with their class loss against pseudo
-    `labels` of the boxes (None: without)."""
-
-    def __init__(self, labels: Sequence[Tensor] | None) -> None:
-        self.labels, self.terms = labels, {}
-
-    def __enter__(self) -> dict[str, Tensor]:
-        type(self).active = self if self.labels is not None else None
-        return self.terms
-
-    def __exit__(self, *_: object) -> None:
-        type(self).active = None
-
-    active: class_losses | None = None
-
-
-class FCOSWithClasses(adapters.FCOSAdapter):
-    """Keeps the features that the classifier reads, for the class loss."""
-
-    def predictions(self, features, with_boxes):
-        """See `FCOSAdapter.predictions`."""
-        if not with_boxes or class_losses.active is None:
-            return super().predictions(features, with_boxes)
-        head = self.detector.head
-        pyramid = self.detector.neck(features[1:])
-        cls_features = [head.cls_tower(x) for x in pyramid]
-        self.logits = head.logits_from(cls_features)
-        embedded = [self.projector(x) for x in cls_features]
-        boxes = head.boxes_from([head.box_tower(x) for x in pyramid])
-        return pyramid, adapters.flatten_predictions(embedded, per_cell=1), *boxes
-
-    def forward(self, *args, **kwargs):
-        """See `FCOSAdapter.forward`."""
-        return with_class_loss(self, super().forward(*args, **kwargs))
-
-
-class RetinaNetWithClasses(adapters.RetinaNetAdapter):
-    """The same for RetinaNet."""
-
-    def predictions(self, features, with_boxes):
-        """See `RetinaNetAdapter.predictions`."""
-        pyramid, cls_features, deltas = super().predictions(features, with_boxes)
-        if with_boxes and class_losses.active is not None:
-            self.logits = self.detector.head.logits_from(cls_features)
-        return pyramid, cls_features, deltas
-
-    def forward(self, *args, **kwargs):
-        """See `RetinaNetAdapter.forward`."""
-        return with_class_loss(self, super().forward(*args, **kwargs))
-
-
-def with_class_loss(adapter: adapters.Adapter, output: adapters.BranchOutput):
-    """Add the class loss of the online branch to the terms of `class_losses`."""
-    active = class_losses.active
-    if active is not None and output.losses:
-        loss = adapter.detector.class_loss(adapter.logits, output.matched, active.labels)
-        active.terms["loss_class"] = loss
-        del adapter.logits
-    return output
-
-
 class ZoomedViews(TwoViewDataset):
     """Two views that each show a part of the image; boxes of which one of the views shows less
     than half are left out."""
@@ -347,8 +283,6 @@ def use(variant: Variant) -> None:
     """Put a variant into `pretrain`."""
     VariantBoxDomain.variant = variant
     pretrain.BoxDomain = VariantBoxDomain
-    if variant.classes:
-        adapters.ADAPTERS |= {"fcos": FCOSWithClasses, "retinanet": RetinaNetWithClasses}
     build = pretrain.build_two_views
 
     def build_two_views(*args, **kwargs):

@@ -13,8 +13,6 @@ from aligndet import adapters
 from aligndet.box_domain import BoxDomain, BoxDomainConfig
 from experiments.variants import (
     Clusters,
-    FCOSWithClasses,
-    RetinaNetWithClasses,
     Variant,
     VariantBoxDomain,
     part_of,
@@ -36,8 +34,6 @@ CHANGED = {
 @pytest.fixture
 def task(monkeypatch):
     """A box domain with a variant, or without any."""
-    monkeypatch.setitem(adapters.ADAPTERS, "fcos", adapters.FCOSAdapter)
-    monkeypatch.setitem(adapters.ADAPTERS, "retinanet", adapters.RetinaNetAdapter)
     monkeypatch.setattr(adapters, "sample_balanced", adapters.sample_balanced)
 
     def build(name, variant=None):
@@ -46,9 +42,6 @@ def task(monkeypatch):
         config = BoxDomainConfig(embedding_width=16, samples=128)
         if variant is None:
             return BoxDomain(detector, name, config)
-        if variant.classes:
-            kinds = {"fcos": FCOSWithClasses, "retinanet": RetinaNetWithClasses}
-            monkeypatch.setitem(adapters.ADAPTERS, name, kinds[name])
         monkeypatch.setattr(VariantBoxDomain, "variant", variant)
         return VariantBoxDomain(detector, name, config)
 
