@@ -18,7 +18,7 @@ import torch
 
 from aligndet import checkpoint, cli, dist
 from aligndet.box_domain import BoxDomain
-from aligndet.box_features import FeatureSettings
+from aligndet.cluster_options import feature_settings
 from aligndet.clusters import ClusterSettings, assign_clusters, kept_clusters
 from aligndet.compiling import check_compiler
 from aligndet.config import Config, load_config
@@ -39,7 +39,6 @@ from data.image_folder import ImageFiles
 from data.image_views import ImageViews, collate_image_views
 from data.views import TwoViewDataset, collate_views
 from models import build_detector
-from models.detector import learns_masks
 from train import Batches, build_schedule, fit, global_batch
 
 
@@ -59,8 +58,8 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
     """Neck and head learn from the proposals; see `aligndet/box_domain.py`."""
     with cli.one_line_errors(ValueError):
         check_compiler(config.compile, device)
-        masks = learns_masks(config.model.detector) and config.box_domain.mask_weight > 0
-        dataset = build_two_views(config.data, config.box_domain.max_proposals, masks)
+        limit = config.box_domain.max_proposals
+        dataset = build_two_views(config.data, limit, config.pretrains_masks)
         check_enough_images(len(dataset), global_batch(config))
         batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
         schedule = build_schedule(config, batches)
@@ -112,12 +111,7 @@ def find_clusters(
         DataError: see `assign_clusters`; a resumed run does not find those that it had.
     """
     data, box_domain = config.data, config.box_domain
-    features = FeatureSettings(
-        short_side=data.eval_short_side,
-        max_side=data.max_side,
-        max_boxes=box_domain.max_proposals,
-        amp=config.amp,
-    )
+    features = feature_settings(config)
     settings = ClusterSettings(box_domain.clusters, seed=config.seed, features=features)
     kept = run.path / "clusters.pt"
     if not resume:

@@ -159,11 +159,10 @@ def check_box_domain(config: Config) -> list[str]:
         more += _schedule_problems(config, [1.0] * len(images))
         return problems + more + _too_few(config, len(images))
 
-    masks = learns_masks(config.model.detector) and config.box_domain.mask_weight > 0
 
     def dataset(path: Path) -> CocoDataset:
         proposals = replace(split, proposals=str(path))
-        return build_two_views(replace(data, train=proposals), limit, masks).source
+        return build_two_views(replace(data, train=proposals), limit, config.pretrains_masks).source
 
     judged = judge(dataset, dataset, split.proposals)
     problems += _all_problems(judged, split.proposals, "train")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from aligndet.overrides import apply_override
 from data.drawing import check_apart
 from data.images import ImageReading
 from models.backbone import BACKBONES
-from models.detector import learns_masks
 
 PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -45,6 +44,16 @@ class Request:
     device: str
 
 
+def feature_settings(config: Config) -> FeatureSettings:
+    """The features that the clusters of a config's proposals are made of."""
+    return FeatureSettings(
+        short_side=config.data.eval_short_side,
+        max_side=config.data.max_side,
+        max_boxes=config.box_domain.max_proposals,
+        amp=config.amp,
+    )
+
+
 def read_request(arguments: Sequence[str] | None = None) -> Request:
     """Read the command line.
 
@@ -57,13 +66,7 @@ def read_request(arguments: Sequence[str] | None = None) -> Request:
     required(data.train.images, "--images DIR", "data.train.images")
     required(data.train.proposals, "--proposals FILE", "data.train.proposals")
     required(model.backbone_weights, "--weights FILE", "model.backbone_weights")
-    features = FeatureSettings(
-        tuple(args.levels.split(",")),
-        data.eval_short_side,
-        data.max_side,
-        config.box_domain.max_proposals,
-        config.amp,
-    )
+    features = replace(feature_settings(config), levels=tuple(args.levels.split(",")))
     settings = ClusterSettings(args.clusters, args.components, args.sample, args.seed, features)
     request = Request(
         images=data.train.images,
@@ -79,7 +82,7 @@ def read_request(arguments: Sequence[str] | None = None) -> Request:
         bad_boxes=data.bad_boxes,
         crowd=data.crowd,
         allow_outside=data.allow_outside,
-        masks=args.masks or (learns_masks(model.detector) and config.box_domain.mask_weight > 0),
+        masks=args.masks or config.pretrains_masks,
         batch_size=data.batch_size,
         workers=data.workers,
         device=config.device,

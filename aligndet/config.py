@@ -30,7 +30,7 @@ from aligndet.transfer import TransferConfig, model_like
 from data.build import DataConfig
 from data.regular_file import require_regular
 from models.checks import require_choice, require_range
-from models.detector import ModelConfig
+from models.detector import ModelConfig, learns_masks
 from models.from_mapping import from_mapping
 
 LENGTHS = {"schedule.epochs", "schedule.iterations"}
@@ -77,6 +77,11 @@ class Config:
         require_choice("compile", self.compile, COMPILE)
         if not self.output_dir:
             raise ValueError("output_dir is empty; give the folder of the run")
+
+    @property
+    def pretrains_masks(self) -> bool:
+        """Whether box-domain pre-training needs the masks of the proposals."""
+        return learns_masks(self.model.detector) and self.box_domain.mask_weight > 0
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), init: str | None = None) -> Config:

@@ -20,8 +20,7 @@ from data.box_labels import BoxLabels
 from data.coco import CocoDataset, Record
 from data.transforms import Augment
 
-TARGET = ("boxes", "labels", "masks")  # of an image, if they are there
-OF_VIEW = ("boxes", "masks", "labels")  # of an image of a view, the last two if they are there
+OF_BOXES = ("boxes", "labels", "masks")  # of an image, the last two if they are there
 
 
 class SampleKey(NamedTuple):
@@ -176,7 +175,7 @@ def collate_detection(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "images": images,
         "image_sizes": sizes,
-        "targets": [{key: s[key] for key in TARGET if key in s} for s in samples],
+        "targets": [{key: s[key] for key in OF_BOXES if key in s} for s in samples],
         "image_ids": [sample["image_id"] for sample in samples],
         "names": _names(samples),
         "original_sizes": [sample["original_size"] for sample in samples],
@@ -197,7 +196,7 @@ def _collate_view(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "images": images,
         "image_sizes": sizes,
-        **{key: [s[key] for s in samples] for key in OF_VIEW if key in samples[0]},
+        **{key: [s[key] for s in samples] for key in OF_BOXES if key in samples[0]},
         "names": _names(samples),
     }
 
