@@ -23,10 +23,12 @@ from aligndet.projectors import AnchorProjector, conv_projector, fc_projector
 from models.anchors import flatten_predictions
 from models.assign import look_up
 from models.checks import require_choice
+from models.detr import DETR, sides_of
 from models.faster_rcnn import FasterRCNN, add_boxes
 from models.fcos import FCOS
 from models.indices import true_indices
 from models.mask_rcnn import MaskRCNN
+from models.matcher import pad_targets
 from models.retinanet import RetinaNet
 from models.sampling import over_batch, random_part, sample_balanced
 
@@ -40,6 +42,7 @@ class BranchOutput(NamedTuple):
     ids: Tensor  # (S,) instance id >= 0, or -1 for background
     losses: dict[str, Tensor]  # the detector's own box losses; empty for the target branch
     matched: Sequence[Tensor]  # per image (A,) box of each prediction, sampled or not, or negative
+    queries: Tensor | None = None  # (Q, D) learned object queries, of a detector that has them
 
 
 class Adapter(nn.Module):
@@ -103,9 +106,9 @@ class Adapter(nn.Module):
         projector = self.projector.state_dict()
         return state | {PROJECTOR + name: value for name, value in projector.items()}
 
-    def predictions(self, features: Sequence[Tensor], with_boxes: bool) -> Any:
+    def predictions(self, features: Sequence[Tensor], *args: Any) -> Any:
         """What neck, head and projector make of [C2, C3, C4, C5]: all layers whose input does not
-        depend on the boxes; `with_boxes` adds the head's box branch."""
+        depend on the boxes."""
         raise NotImplementedError
 
     def forward(
@@ -114,6 +117,7 @@ class Adapter(nn.Module):
         view: Mapping[str, Any],
         ids: Sequence[Tensor],
         with_losses: bool,
+        online: BranchOutput | None = None,
     ) -> BranchOutput:
         """Run one view through neck, head and projector.
 
@@ -124,6 +128,7 @@ class Adapter(nn.Module):
                 `masks` (M, H, W) uint8 and `labels` (M,) pseudo-classes, where they are learned.
             ids: for each image, (M,) instance ids of its boxes, unique in the batch.
             with_losses: whether the box losses are wanted (online branch) or not (target).
+            online: for the target branch, what the online branch made of the other view.
         """
         raise NotImplementedError
 
@@ -164,7 +169,7 @@ class FCOSAdapter(Adapter):
             logits = head.logits_from(cls_features)
         return pyramid, flatten_predictions(embedded, per_cell=1), *boxes, logits
 
-    def forward(self, features, view, ids, with_losses) -> BranchOutput:
+    def forward(self, features, view, ids, with_losses, online=None) -> BranchOutput:
         """See `Adapter.forward`."""
         detector, boxes = self.detector, view["boxes"]
         pyramid, embeddings, *boxes_and_classes = self.predictions(features, with_losses)
@@ -216,7 +221,7 @@ class RetinaNetAdapter(Adapter):
         layer = unnormalised_layer(self.detector, "head.cls_tower")
         return None if layer is None else FeatureScale(layer)
 
-    def forward(self, features, view, ids, with_losses) -> BranchOutput:
+    def forward(self, features, view, ids, with_losses, online=None) -> BranchOutput:
         """See `Adapter.forward`."""
         detector, boxes = self.detector, view["boxes"]
         pyramid, cls_features, deltas, logits = self.predictions(features, with_losses)
@@ -268,7 +273,7 @@ class FasterRCNNAdapter(Adapter):
         layer = unnormalised_layer(self.detector, "roi_head.fcs")
         return FeatureScale(layer, other_readers=("roi_head.box_regression.weight",))
 
-    def forward(self, features, view, ids, with_losses) -> BranchOutput:
+    def forward(self, features, view, ids, with_losses, online=None) -> BranchOutput:
         """See `Adapter.forward`."""
         rpn, roi_head, config = self.detector.rpn, self.detector.roi_head, self.detector.config
         boxes, sizes = view["boxes"], view["image_sizes"]
@@ -338,11 +343,73 @@ class MaskRCNNAdapter(FasterRCNNAdapter):
         return head.losses(head(pyramid[:-1], rois), rois, matched, view["masks"])
 
 
+class DETRAdapter(Adapter):
+    """DETR: every query that answers for a box is embedded, after each decoder layer. Which one does
+    is decided once, in the online branch. The target decodes the same queries, those of the online
+    branch, so that an instance has the same one in both views."""
+
+    samples = 600  # queries of all layers, in each image: all there are by default
+    classifier = ("classifier.",)
+    box_outputs = ("box_regression.",)
+    detector: DETR  # its decoder's output is normalised: no feature scale
+
+    def build_projector(self, width: int) -> nn.Module:
+        """One embedding per query."""
+        return fc_projector(self.detector.config.width, width)
+
+    def predictions(self, features, heights, widths, queries):
+        """What each decoder layer makes of the queries, and embeddings (L, N, Q, D); see
+        `DETR.decode`."""
+        output = self.detector.outputs_from(
+            self.detector.decode(features, heights, widths, queries)
+        )
+        output = output if self.detector.config.aux_losses else output.last()
+        return output, self.projector(output.decoded)
+
+    def forward(self, features, view, ids, with_losses, online=None) -> BranchOutput:
+        """See `Adapter.forward`."""
+        sizes = view["image_sizes"]
+        queries = self.detector.query_embedding.weight if online is None else online.queries
+        heights, widths = sizes[:, 0].clone(), sizes[:, 1].clone()  # see `DETR.predictions`
+        output, embeddings = self.predictions(features, heights, widths, queries)
+        if online is None:
+            matched, losses = self.match(output, view, with_losses)
+        else:
+            matched, losses = online.matched, {}
+        of_image = embeddings.transpose(0, 1).flatten(1, 2)  # (N, L * Q, D)
+        chosen = [random_part(p, self.samples) for p in true_indices([m >= 0 for m in matched])]
+        of_chosen = [m[index] for m, index in zip(matched, chosen, strict=True)]
+        return BranchOutput(
+            unit_length(torch.cat([e[index] for e, index in zip(of_image, chosen, strict=True)])),
+            torch.cat(look_up(ids, of_chosen)),  # all are positives
+            losses,
+            matched,
+            queries,
+        )
+
+    def match(self, output, view, with_losses) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The box of each query of each layer, (L * Q,) per image, and the losses; the classes have
+        a say where they are learned."""
+        detector, boxes = self.detector, view["boxes"]
+        labels = view["labels"] if self.learns_classes else [b.new_zeros(len(b)) for b in boxes]
+        sides = sides_of(view["image_sizes"])
+        targets = [{"boxes": b, "labels": y.long()} for b, y in zip(boxes, labels, strict=True)]
+        padded = pad_targets(targets, sides)
+        matched = detector.match(output, padded, with_class=self.learns_classes)  # (L, N, Q)
+        losses = {}
+        if with_losses:
+            losses = detector.box_losses(output.boxes, matched, padded, sides)
+            if self.learns_classes:
+                losses["loss_class"] = detector.class_loss(output.logits, matched, padded.labels)
+        return list(matched.transpose(0, 1).flatten(1)), losses
+
+
 ADAPTERS = {
     "fcos": FCOSAdapter,
     "retinanet": RetinaNetAdapter,
     "faster_rcnn": FasterRCNNAdapter,
     "mask_rcnn": MaskRCNNAdapter,
+    "detr": DETRAdapter,
 }
 
 

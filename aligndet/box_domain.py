@@ -100,10 +100,10 @@ class BoxDomain(nn.Module):
         ids = instance_ids(view1["boxes"])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbone):
             features1 = self.backbone(view1["images"])
+        online = self.online(features1, view1, ids, with_losses=True)
         with torch.no_grad():
             features2 = self.backbone(view2["images"])
-            target = self.target(features2, view2, ids, with_losses=False)
-        online = self.online(features1, view1, ids, with_losses=True)
+            target = self.target(features2, view2, ids, with_losses=False, online=online)
         config = self.config
         pairs = find_pairs(
             online.embeddings, target.embeddings, online.ids, target.ids, config.across_ranks

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 
 from torch import nn
 
-from aligndet.adapters import ADAPTERS, adapter_class
+from aligndet.adapters import adapter_class
 from aligndet.box_domain import BoxDomain, BoxDomainConfig
 from models import ModelConfig, build_detector
 
@@ -264,7 +264,7 @@ def print_plans(run: Run, inputs: Inputs) -> None:
 def main() -> None:
     """Parse the command line and calculate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--detector", choices=tuple(ADAPTERS), default="fcos")
+    parser.add_argument("--detector", choices=tuple(STEP_SECONDS), default="fcos")
     for field in fields(Inputs):
         kind = int if field.type == "int" else float
         option = f"--{field.name.replace('_', '-')}"

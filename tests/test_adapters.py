@@ -249,7 +249,7 @@ def test_samples_are_limited_in_the_batch_or_in_each_image(name, number):
 
 
 def test_sample_defaults_are_the_paper_numbers():
-    numbers = {name: adapter(name).samples for name in OPTIONS}
+    numbers = {name: adapter(name).samples for name in OPTIONS if name != "detr"}
     assert numbers == {"fcos": 2048, "retinanet": 2048, "faster_rcnn": 4096, "mask_rcnn": 4096}
     assert adapter("fcos", samples=7).samples == 7
 

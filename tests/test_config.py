@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from aligndet.config import (
     plain,
 )
 from models import build_detector
-from models.detector import DETECTORS, learns_masks
+from models.detector import DETECTORS
 from models.from_mapping import from_mapping
 
 ROOT = Path(__file__).parent.parent
@@ -214,14 +215,11 @@ def test_differences_name_the_leaves():
     assert "optim.lr: 0.01 -> 0.5" in differences(old, new)
 
 
-PAIRS = [
-    ("own_{}_pretrain", "own_{}_finetune"),
-    ("demo_{}_pretrain", "demo_{}_finetune"),
-    ("coco_{}_r50_pretrain", "coco_{}_r50_12k"),
-    ("coco_{}_r50_pretrain", "coco_{}_r50_1x"),
-    ("coco_{}_r50_pretrain", "coco_{}_r50_lowdata"),
-    ("coco_{}_r50_pretrain", "voc_{}_r50_12k"),
-]
+FINETUNINGS = sorted(
+    path.stem
+    for path in ROOT.glob("configs/*.yaml")
+    if "detector" in path.read_text() and not path.stem.endswith("pretrain")
+)
 
 
 @pytest.mark.parametrize(
@@ -233,14 +231,15 @@ def test_the_configs_of_the_project_load(path):
     from_mapping(DETECTORS[config.model.detector][1], config.model.options)
 
 
-@pytest.mark.parametrize("detector", ADAPTERS)
-@pytest.mark.parametrize(("pretrain", "finetune"), PAIRS)
-def test_what_a_config_pre_trains_fits_the_one_that_fine_tunes(detector, pretrain, finetune):
-    if learns_masks(detector) and finetune.startswith("voc"):
-        pytest.skip("the boxes of VOC have no masks")
+@pytest.mark.parametrize("finetune", FINETUNINGS)
+def test_what_a_config_pre_trains_fits_the_one_that_fine_tunes(finetune):
+    match = re.fullmatch(r"(coco|voc|own|demo)_(.+?)(_r50_.+|_finetune)", finetune)
+    group, detector = match[1], match[2]
+    group = "coco" if group == "voc" else group
+    pretrain = f"{group}_{detector}_{'r50_' if group == 'coco' else ''}pretrain"
     shapes = []
     for name in (pretrain, finetune):
-        model = load_config(ROOT / "configs" / f"{name.format(detector)}.yaml").model
+        model = load_config(ROOT / "configs" / f"{name}.yaml").model
         assert model.detector == detector
         with torch.device("meta"):
             built = build_detector(dataclasses.replace(model, backbone_weights=None), 1)
@@ -248,9 +247,16 @@ def test_what_a_config_pre_trains_fits_the_one_that_fine_tunes(detector, pretrai
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize("detector", ADAPTERS)
+def test_every_detector_has_configs_for_coco_own_photographs_and_the_demo(detector):
+    short = ("12k", "lowdata")
+    names = [f"coco_{detector}_r50_{schedule}" for schedule in short]
+    assert {*names, f"own_{detector}_finetune", f"demo_{detector}_finetune"} <= set(FINETUNINGS)
+
+
 @pytest.mark.parametrize(
     ("detector", "max_proposals"),
-    [("fcos", None), ("retinanet", 50), ("faster_rcnn", None), ("mask_rcnn", 50)],
+    [("fcos", None), ("retinanet", 50), ("faster_rcnn", None), ("mask_rcnn", 50), ("detr", 50)],
 )
 def test_the_coco_pre_trainings_have_the_papers_temperature_and_boxes(detector, max_proposals):
     box_domain = load_config(ROOT / "configs" / f"coco_{detector}_r50_pretrain.yaml").box_domain

@@ -14,6 +14,8 @@ from aligndet.positives import (
 )
 from models import build_detector
 from models.detector import DETECTORS
+from models.detr import sides_of
+from models.matcher import pad_targets
 from tests.helpers.small_detectors import OPTIONS, model_config
 
 
@@ -37,7 +39,12 @@ def test_positives_are_those_of_training(name):
     boxes = torch.tensor([[3, 4, 50, 60], [60, 8, 90, 40], [10, 10, 14, 15], [1.0, 1, 3, 3]])
     with torch.no_grad():
         maps = real.pyramid(torch.zeros(1, 3, 64, 96))
-    if name == "fcos":
+    if name == "detr":
+        sizes = torch.tensor([[60, 90]])
+        output = real.predictions(torch.zeros(1, 3, 64, 96), *sizes.unbind(1)).last()
+        targets = pad_targets([{"boxes": boxes, "labels": torch.zeros(4).long()}], sides_of(sizes))
+        matched = real.match(output, targets)[0, 0]
+    elif name == "fcos":
         matched = real.assign(*real.points_for(maps), [boxes])[0]
     else:
         part = real.rpn if name.endswith("_rcnn") else real

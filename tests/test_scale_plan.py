@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from aligndet.adapters import ADAPTERS
 from benchmarks.scale_plan import (
     PAPER_GPUS,
     SOURCES,
+    STEP_SECONDS,
     Inputs,
     Run,
     default_inputs,
@@ -107,7 +107,7 @@ def test_frozen_parameters_send_nothing():
     assert trained_bytes(module) == (6 + 2) * 4
 
 
-@pytest.mark.parametrize("detector", ADAPTERS)
+@pytest.mark.parametrize("detector", STEP_SECONDS)
 def test_the_papers_runs(detector):
     box, short, long = paper_runs(detector, 2)
     assert short.images == 192_000

@@ -16,11 +16,21 @@ OPTIONS = {
         "roi_samples": EVERYTHING,
     },
 }
+OPTIONS["detr"] = {
+    "width": 32,
+    "heads": 4,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "feedforward": 64,
+    "dropout": 0.0,
+    "queries": 20,
+}
 OPTIONS["mask_rcnn"] = {**OPTIONS["faster_rcnn"], "mask_convs": 1, "mask_roi_size": 7}
 BOX_LOSSES = {
     "fcos": {"loss_box", "loss_centerness"},
     "retinanet": {"loss_box"},
     "faster_rcnn": {"loss_rpn_objectness", "loss_rpn_box", "loss_box"},
+    "detr": {"loss_box", "loss_giou"},
 }
 BOX_LOSSES["mask_rcnn"] = {*BOX_LOSSES["faster_rcnn"], "loss_mask"}
 

@@ -1,0 +1,158 @@
+"""Box-domain pre-training of DETR against plain loops: whose queries, which box each answers for, and
+what they lose.
+
+Legend: L decoder layers, N images, Q queries, M boxes, C channels, D embedding width.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torchvision.ops import box_convert, generalized_box_iou
+
+from aligndet.box_domain import BoxDomain, BoxDomainConfig
+from models import build_detector
+from tests.helpers.small_detectors import OPTIONS, model_config
+
+SIZES = torch.tensor([[64, 96], [50, 73], [64, 96]])
+BOXES = [
+    torch.tensor([[4.0, 4, 90, 60], [10, 10, 30, 40], [50, 8, 94, 62]]),
+    torch.tensor([[51.0, 20, 70, 43], [1, 2, 72, 49]]),
+    torch.zeros(0, 4),
+]
+IDS = [[0, 1, 2], [3, 4], []]
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+
+
+def build(num_classes=1, detector_options=(), **options):
+    torch.manual_seed(0)
+    config = model_config("detr", options={**OPTIONS["detr"], **dict(detector_options)})
+    detector = build_detector(config, num_classes)
+    return BoxDomain(detector, "detr", BoxDomainConfig(embedding_width=16, **options))
+
+
+def views():
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        {
+            "images": torch.randn(3, 3, 64, 96, generator=generator),
+            "image_sizes": SIZES,
+            "boxes": BOXES,
+        }
+        for _ in range(2)
+    )
+
+
+def outputs_of(task, batch):
+    """What the online and the target branch make of a batch."""
+    seen = {}
+    for name in ("online", "target"):
+        branch = getattr(task, name)
+        branch.register_forward_hook(lambda m, args, out, name=name: seen.update({name: out}))
+    task(batch)
+    return seen["online"], seen["target"]
+
+
+def matches(detector, decoded, labels=None):
+    """(layer, image, query) of each box, by the equation, one assignment at a time."""
+    result = {}
+    boxes = detector.boxes_from(decoded).double()
+    logits = detector.classifier(decoded).softmax(dim=3)
+    for n, (height, width) in enumerate(SIZES.tolist()):
+        if not len(BOXES[n]):
+            continue
+        sides = torch.tensor([width, height, width, height])
+        goals = box_convert(BOXES[n] / sides, "xyxy", "cxcywh")
+        for layer in range(len(boxes)):
+            found = boxes[layer, n]
+            costs = 5 * (found[:, None] - goals).abs().sum(dim=2) - 2 * generalized_box_iou(
+                box_convert(found, "cxcywh", "xyxy"), box_convert(goals, "cxcywh", "xyxy")
+            )
+            if labels is not None:
+                costs = costs - logits[layer, n][:, labels[n]]
+            for query, box in zip(*linear_sum_assignment(costs.detach().numpy()), strict=True):
+                result[layer, n, query] = box
+    return result
+
+
+def decoded_by(branch, features, queries):
+    return branch.detector.decode(features, *SIZES.unbind(1), queries)
+
+
+def as_rows(found, ids):
+    """Embeddings with their ids, in an order of their own."""
+    return sorted(zip(ids.tolist(), found.tolist(), strict=True))
+
+
+def expected_rows(branch, decoded, matched):
+    rows = []
+    for (layer, n, query), box in matched.items():
+        embedding = F.normalize(branch.projector(decoded[layer, n, query]), dim=0)
+        rows.append((IDS[n][box], embedding.tolist()))
+    return sorted(rows)
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_both_branches_embed_the_queries_that_the_online_branch_matched(classes):
+    """The target's own queries and boxes, which are others here, do not matter."""
+    task = build(classes or 1, cluster_weight=float(classes > 0))
+    with torch.no_grad():
+        for parameter in task.target.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    labels = None
+    batch = views()
+    if classes:
+        labels = [torch.tensor([4, 0, 0]), torch.tensor([2, 3]), torch.zeros(0).long()]
+        batch = ({**batch[0], "labels": labels}, batch[1])
+    online, target = outputs_of(task, batch)
+    queries = task.online.detector.query_embedding.weight
+    features1, features2 = (task.backbone(view["images"]) for view in batch)
+    decoded = decoded_by(task.online, features1, queries)
+    matched = matches(task.online.detector, decoded, labels)
+    assert len(matched) == 2 * 5  # layers and boxes
+    expected = expected_rows(task.online, decoded, matched)
+    assert [row[0] for row in expected] == [i for i in range(5) for _ in range(2)]
+    torch.testing.assert_close(as_rows(online.embeddings, online.ids), expected)
+    expected = expected_rows(task.target, decoded_by(task.target, features2, queries), matched)
+    torch.testing.assert_close(as_rows(target.embeddings, target.ids), expected)
+    # As the authors do it, the target would match anew, and with queries of its own.
+    own = decoded_by(task.target, features2, None)
+    assert matches(task.target.detector, own, labels) != matched
+
+
+def test_losses_are_those_of_fine_tuning_without_classes():
+    """Of all decoder layers; boxes alone decide who answers for which."""
+    task = build()
+    losses, _ = task(views())
+    detector = build(detector_options={"class_weight": 0.0}).online.detector
+    detector.load_state_dict(task.online.detector.state_dict())
+    detector.backbone = task.backbone
+    targets = [{"boxes": b, "labels": torch.zeros(len(b)).long()} for b in BOXES]
+    expected = detector(views()[0]["images"], SIZES, targets)
+    assert losses.keys() == {"loss_contrast", "loss_box", "loss_giou"}
+    for name in ("loss_box", "loss_giou"):
+        assert losses[name] > 0
+        torch.testing.assert_close(losses[name], expected[name])
+
+
+def test_without_auxiliary_losses_the_last_layer_alone_is_embedded():
+    task = build(detector_options={"aux_losses": False})
+    online, target = outputs_of(task, views())
+    assert sorted(online.ids.tolist()) == sorted(target.ids.tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_more_boxes_than_queries_leave_boxes_without_any():
+    task = build(detector_options={"queries": 2})
+    online, _ = outputs_of(task, views())
+    counts = torch.bincount(online.ids, minlength=5)
+    assert counts[:3].sum() == 2 * 2
+    assert counts[3:].tolist() == [2, 2]
+
+
+def test_the_number_of_samples_is_limited_in_each_image():
+    online, target = outputs_of(build(samples=3), views())
+    for ids in (online.ids, target.ids):
+        assert (ids < 3).sum() == (ids >= 3).sum() == 3
