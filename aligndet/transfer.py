@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aligndet import checkpoint
 from aligndet.adapters import PROJECTOR, adapter_class
+from aligndet.published_detr import is_published_detr, start_file
 from aligndet.saved_content import kind_of, saved_model_config, words
 from data.coco import Categories
 from data.images import AS_STORED, ImageReading
@@ -19,6 +20,10 @@ from data.json_files import write_json_atomic
 from models.detector import DETECTORS, ModelConfig, build_detector
 from models.from_mapping import from_mapping
 from models.renaming import count_modules
+
+
+# Options that say how many layers there are, each of which has weights
+DEPTHS = ("num_convs", "mask_convs", "encoder_layers", "decoder_layers")
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,8 @@ def detector_file(
 def load_pretrained(
     detector: nn.Module, name: str, path: str | Path, categories: Categories, config: TransferConfig
 ) -> Manifest:
-    """Start a detector from a `weights.pt` of box-domain pre-training or of another fine-tuning.
+    """Start a detector from a `weights.pt` of box-domain pre-training or of another fine-tuning, or
+    from the weights that DETR's authors published.
 
     Args:
         detector: filled in place.
@@ -160,7 +166,7 @@ def load_pretrained(
         ValueError: the file is unreadable, or belongs to another detector or backbone, or a weight
             of the file or the detector would be unaccounted for.
     """
-    content = checkpoint.load(path, "--init")
+    content = load_start(path, categories)
     if content.get("stage") == "image":
         raise ValueError(
             f"{path}: holds only a backbone; set model.backbone_weights to it and leave out --init"
@@ -192,6 +198,22 @@ def load_pretrained(
         for key, value in weights.items():
             expected[key].copy_(value)
     return Manifest(str(path), list(weights), dropped, fresh)
+
+
+def load_start(path: str | Path, categories: Categories | None = None) -> dict[str, Any]:
+    """The content of a file for `--init`; `categories` are those to fine-tune on.
+
+    Raises:
+        ValueError: the file is unreadable.
+    """
+    content = checkpoint.load(path, "--init")
+    if not is_published_detr(content):
+        return content
+    ids, names = (categories.ids, categories.names) if categories else ((), ())
+    try:
+        return start_file(content["model"], ids, list(names))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def model_like(path: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,7 +262,7 @@ def model_section(path: str | Path) -> Mapping[str, Any] | None:
     Raises:
         ValueError: the file is unreadable, or its config is unusable here.
     """
-    content = checkpoint.load(path, "--init")
+    content = load_start(path)
     if content.get("stage") in ("box", "detector"):
         check_sizes(path, content)
         return content["config"]
@@ -268,7 +290,7 @@ def check_sizes(path: str | Path, content: Mapping[str, Any]) -> None:
     layers = () if "categories" in content else adapter_class(config.detector).class_layers
     problem = None
     try:
-        if config.options.get("num_convs", 0) > len(weights):
+        if max(config.options.get(key, 0) for key in DEPTHS) > len(weights):
             raise RuntimeError("it has more layers than there are weights")
         with torch.device("meta"):
             detector = build_detector(config, len(names))

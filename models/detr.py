@@ -21,6 +21,7 @@ from torchvision.ops import box_convert
 
 from losses.iou import box_iou_loss
 from losses.normalizer import mean_over_ranks
+from models.anchor_queries import AnchorEncoding, anchor_grid, nearness
 from models.backbone_base import StagedBackbone
 from models.checks import require_choice, require_range
 from models.indices import true_indices
@@ -43,6 +44,7 @@ class DETRConfig:
     dropout: float = 0.1
     pre_norm: bool = False  # LayerNorm in front of attention instead of behind the sum
     queries: int = 100  # Q, the most objects that an image can have
+    anchors: bool = False  # queries are boxes: learns far faster, see anchor_queries.py
     aux_losses: bool = True  # losses of every decoder layer, else of the last one (section 3.2)
     class_weight: float = 1.0  # of the class, in the matching and in the loss
     box_weight: float = 5.0  # of the L1 distance, in both
@@ -55,7 +57,7 @@ class DETRConfig:
     # Which weights there are and what their outputs mean; the others may change between trainings.
     NETWORK: ClassVar[tuple[str, ...]] = (
         *("stride", "width", "heads", "encoder_layers", "decoder_layers", "feedforward"),
-        *("pre_norm", "queries"),
+        *("pre_norm", "queries", "anchors"),
     )
 
     def __post_init__(self) -> None:
@@ -101,7 +103,10 @@ class DETR(nn.Module):
             module.requires_grad_(False)  # nothing reads them: they would never get a gradient
         width = config.width
         self.input_projection = nn.Conv2d(backbone.channels[self.level], width, 1)
-        self.query_embedding = nn.Embedding(config.queries, width)
+        # Of anchors: logits of cx, cy, w, h in fractions of the image.
+        self.query_embedding = nn.Embedding(config.queries, 4 if config.anchors else width)
+        if config.anchors:
+            self.anchor_encoding = AnchorEncoding(width)
         self.transformer = Transformer(
             width,
             config.heads,
@@ -119,6 +124,10 @@ class DETR(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(width, 4),
         )
+        if config.anchors:  # which are the first boxes
+            self.query_embedding.weight.data = anchor_grid(config.queries)
+            nn.init.zeros_(self.box_regression[-1].weight)
+            nn.init.zeros_(self.box_regression[-1].bias)
 
     def forward(
         self,
@@ -182,9 +191,12 @@ class DETR(nn.Module):
         positions, inside = encode_cells(
             heights, widths, cells.shape[2:], self.config.stride, self.config.width
         )
-        cells = cells.flatten(2).transpose(1, 2)  # (N, h * w, C)
+        cells_size, cells = cells.shape[2:], cells.flatten(2).transpose(1, 2)  # (N, h * w, C)
         queries = self.query_embedding.weight if queries is None else queries
-        return self.transformer(cells, positions, inside, queries)
+        if not self.config.anchors:
+            return self.transformer(cells, positions, inside, queries)
+        near = nearness(queries, heights, widths, cells_size, self.config.stride)
+        return self.transformer(cells, positions, inside, self.anchor_encoding(queries), near)
 
     def outputs_from(self, decoded: Tensor) -> DETROutput:
         """Class logits and boxes of objects (L, N, Q, C)."""
@@ -192,7 +204,10 @@ class DETR(nn.Module):
 
     def boxes_from(self, decoded: Tensor) -> Tensor:
         """Boxes (L, N, Q, 4) of objects (L, N, Q, C), see `DETROutput`."""
-        return self.box_regression(decoded).float().sigmoid()
+        logits = self.box_regression(decoded).float()
+        if self.config.anchors:
+            logits = logits + self.query_embedding.weight
+        return logits.sigmoid()
 
     def match(self, output: DETROutput, targets: PaddedTargets, with_class: bool = True) -> Tensor:
         """The box that each query of each layer answers for, see `match_queries`: (L, N, Q).

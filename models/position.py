@@ -44,13 +44,18 @@ def sine_encoding(inside: Tensor, channels: int) -> Tensor:
         channels: how many numbers encode a position; even.
 
     Returns:
-        (N, L, channels) float32: sine and cosine in turns, of ever longer waves.
+        (N, L, channels) float32, see `sine_of`.
     """
     number = torch.arange(1, inside.shape[1] + 1, device=inside.device)
     position = number.float() / (inside.sum(dim=1, keepdim=True) + EPSILON) * (2 * math.pi)
-    pair = torch.arange(channels // 2, device=inside.device).float()
-    angle = position[:, :, None] / TEMPERATURE ** (2 * pair / channels)  # (N, L, channels / 2)
-    return torch.stack((angle.sin(), angle.cos()), dim=3).flatten(2)
+    return sine_of(position, channels)
+
+
+def sine_of(position: Tensor, channels: int) -> Tensor:
+    """Sine and cosine in turns, of ever longer waves, of positions (...): (..., channels)."""
+    pair = torch.arange(channels // 2, device=position.device).float()
+    angle = position[..., None] / TEMPERATURE ** (2 * pair / channels)  # (..., channels / 2)
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
 
 
 def encode_cells(

@@ -37,7 +37,14 @@ class Transformer(nn.Module):
         self.encoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         self.decoder_norm = nn.LayerNorm(width)
 
-    def forward(self, cells: Tensor, positions: Tensor, inside: Tensor, queries: Tensor) -> Tensor:
+    def forward(
+        self,
+        cells: Tensor,
+        positions: Tensor,
+        inside: Tensor,
+        queries: Tensor,
+        nearness: Tensor | None = None,
+    ) -> Tensor:
         """Cells of a map to the features of objects.
 
         Args:
@@ -45,12 +52,16 @@ class Transformer(nn.Module):
             positions: (N, S, C) encodings of the cells' places.
             inside: (N, S) bool; cells that are not inside their image are not attended to.
             queries: (Q, C), what stands for the place of each object, the same for all images.
+            nearness: (N, Q, S), added to the logits of the objects' attention to cells.
 
         Returns:
             (L, N, Q, C), normalised, of every decoder layer.
         """
         memory = self.encode(cells, positions, inside)
-        return self.decode(memory, positions, inside, queries)
+        if nearness is None:
+            return self.decode(memory, positions, inside, queries)
+        attended = nearness.to(memory.dtype).masked_fill(~inside[:, None], -torch.inf)
+        return self.decode(memory, positions, attended, queries)
 
     def encode(self, cells: Tensor, positions: Tensor, inside: Tensor) -> Tensor:
         """Let the cells of an image attend to each other; (N, S, C), see `forward`."""
@@ -58,12 +69,15 @@ class Transformer(nn.Module):
             cells = layer(cells, positions, inside)
         return self.encoder_norm(cells)
 
-    def decode(self, memory: Tensor, positions: Tensor, inside: Tensor, queries: Tensor) -> Tensor:
-        """Objects (L, N, Q, C) from what the encoder made of the cells, see `forward`."""
+    def decode(
+        self, memory: Tensor, positions: Tensor, attended: Tensor, queries: Tensor
+    ) -> Tensor:
+        """Objects (L, N, Q, C) from what the encoder made of the cells, see `forward`; `attended`
+        as in `Attention`."""
         queries = queries.expand(len(memory), -1, -1)
         objects, of_layers = torch.zeros_like(queries), []
         for layer in self.decoder:
-            objects = layer(objects, queries, memory, positions, inside)
+            objects = layer(objects, queries, memory, positions, attended)
             of_layers.append(self.decoder_norm(objects))
         return torch.stack(of_layers)
 
@@ -91,7 +105,8 @@ class Attention(nn.Module):
         Args:
             queries: (N, T, C).
             keys, values: (N, S, C).
-            attended: (N, S) bool, at least one true per image; None attends to all.
+            attended: (N, S) bool, at least one true per image; or (N, T, S), what to add to the
+                logits; None attends to all alike.
 
         Returns:
             (N, T, C).
@@ -100,7 +115,9 @@ class Attention(nn.Module):
             projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (N, heads, T or S, D)
             for projection, x in ((self.query, queries), (self.key, keys), (self.value, values))
         )
-        mask = None if attended is None else attended[:, None, None]  # (N, 1, 1, S)
+        mask = attended  # (N, 1, 1, S) or (N, 1, T, S)
+        if attended is not None:
+            mask = attended[:, None] if attended.ndim == 3 else attended[:, None, None]
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)  # (N, heads, T, D)
         return self.output(mixed.transpose(1, 2).flatten(2))
@@ -162,7 +179,7 @@ class DecoderLayer(Layer):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(
-        self, objects: Tensor, queries: Tensor, memory: Tensor, positions: Tensor, inside: Tensor
+        self, objects: Tensor, queries: Tensor, memory: Tensor, positions: Tensor, attended: Tensor
     ) -> Tensor:
         """Objects (N, Q, C) to (N, Q, C); `queries` (N, Q, C) are their places, `memory` (N, S, C)
         is what the encoder made of the cells, see `Transformer.forward`."""
@@ -171,7 +188,7 @@ class DecoderLayer(Layer):
             return self.self_attention(x + queries, x + queries, x)
 
         def attend_to_cells(x: Tensor) -> Tensor:
-            return self.cross_attention(x + queries, memory + positions, memory, inside)
+            return self.cross_attention(x + queries, memory + positions, memory, attended)
 
         objects = self.around(objects, self.norm1, attend_to_objects)
         objects = self.around(objects, self.norm2, attend_to_cells)

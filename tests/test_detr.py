@@ -20,7 +20,10 @@ from tests.helpers.small_detr import SMALL, small_detr
 LOSSES = {"loss_class", "loss_box", "loss_giou"}
 
 
-@pytest.mark.parametrize("options", [{}, {"pre_norm": True}, {"stride": 16}, {"aux_losses": False}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"pre_norm": True}, {"stride": 16}, {"aux_losses": False}, {"anchors": True}],
+)
 @pytest.mark.parametrize("targets", [TARGETS, [TARGETS[0], NOTHING[1]], NOTHING])
 def test_every_trained_parameter_gets_a_finite_gradient(options, targets):
     model = small_detr(K, **options).train()
@@ -76,10 +79,10 @@ def test_image_sizes_may_be_a_tensor_or_pairs_of_numbers():
 
 
 @pytest.mark.usefixtures("double_precision")
-@pytest.mark.parametrize("stride", [16, 32])
-def test_an_images_detections_do_not_depend_on_its_neighbours(stride):
+@pytest.mark.parametrize("options", [{"stride": 16}, {}, {"anchors": True}])
+def test_an_images_detections_do_not_depend_on_its_neighbours(options):
     """Neither on their size, nor on what they show: padding is masked."""
-    model = small_detr(K, stride=stride).eval()
+    model = small_detr(K, **options).eval()
     torch.manual_seed(2)
     image, size = torch.randn(1, 3, 96, 64), [(96, 64)]
     (alone,) = model(image, size)
@@ -175,9 +178,10 @@ def test_half_precision_gives_float32_losses_close_to_those_without():
     assert_finite_gradients(model)
 
 
-def test_predictions_are_one_graph():
+@pytest.mark.parametrize("anchors", [False, True])
+def test_predictions_are_one_graph(anchors):
     torch._dynamo.reset()
-    model = small_detr(K, encoder_layers=1, decoder_layers=1).eval()
+    model = small_detr(K, encoder_layers=1, decoder_layers=1, anchors=anchors).eval()
     compiled = copy.deepcopy(model)
     counter = CompileCounter()
     compile_layers(compiled, "model", counter)
@@ -190,10 +194,11 @@ def test_predictions_are_one_graph():
     torch._dynamo.reset()
 
 
-def test_a_step_waits_for_a_gpu_twice():
+@pytest.mark.parametrize("anchors", [False, True])
+def test_a_step_waits_for_a_gpu_twice(anchors):
     """For the check of the targets and for the costs of all layers and images."""
     with on_stand_in() as gpu:
-        model = small_detr(K).to("cuda").train()
+        model = small_detr(K, anchors=anchors).to("cuda").train()
         goals = [{k: v.to("cuda") for k, v in t.items()} for t in TARGETS]
         images, before = batch().to("cuda"), sum(gpu.waits.values())
         losses = model(images, SIZES, goals)
@@ -223,5 +228,5 @@ def test_bad_options_are_one_sentence(options, message):
 
 def test_network_options_are_those_that_change_the_weights():
     changes = {"stride": 16, "width": 64, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
-    changes |= {"feedforward": 20, "pre_norm": True, "queries": 7}
+    changes |= {"feedforward": 20, "pre_norm": True, "queries": 7, "anchors": True}
     assert set(DETRConfig.NETWORK) == set(changes)

@@ -36,6 +36,7 @@ LAYERS = {
     "fcos": ("head.cls_logits", ("0", "2"), ("head.box_regression", "head.centerness")),
     "retinanet": ("head.cls_logits", ("layers.0", "layers.2"), ("head.box_regression",)),
     "faster_rcnn": ("roi_head.classifier", ("0", "2"), ("roi_head.box_regression",)),
+    "detr": ("classifier", ("0", "2"), tuple(f"box_regression.{i}" for i in (0, 2, 4))),
 }
 
 
@@ -420,6 +421,13 @@ def test_a_network_larger_than_its_weights_is_not_built(fine_tuned, tmp_path, re
     path = changed(fine_tuned, tmp_path, **{f"config__options__{key}": number})
     with pytest.raises(ValueError, match=r"odd\.pt: its weights are not those of the "):
         read(path)
+
+
+@pytest.mark.parametrize("key", ["encoder_layers", "decoder_layers", "queries"])
+def test_a_transformer_larger_than_its_weights_is_not_built(pretrained_of, tmp_path, key):
+    path = changed(pretrained_of["detr"], tmp_path, **{f"config__options__{key}": 10**9})
+    with pytest.raises(ValueError, match=r"odd\.pt: its weights are not those of the "):
+        model_like(path, {})
 
 
 @pytest.mark.parametrize("name", LAYERS)
