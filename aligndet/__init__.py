@@ -1,8 +1,8 @@
 """What AlignDet adds to plain detection, in three groups.
 
 The method: `box_domain` (one step of box-domain pre-training), `adapters` (one per detector),
-`projectors`, `feature_scale`, `momentum`; `transfer` (from pre-training to fine-tuning);
-`image_domain` with its methods `moco` and `supervised`; `fine_tuning`.
+`projectors`, `feature_scale`, `momentum`; `transfer` (from pre-training to fine-tuning), with
+`published_detr`; `image_domain` with its methods `moco` and `supervised`; `fine_tuning`.
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `saved_content`,
 `last_checkpoint`, `resumable`, `best_weights`, `run_directory`, `run_lock`, `skipped_images`,

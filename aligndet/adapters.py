@@ -360,9 +360,7 @@ class DETRAdapter(Adapter):
     def predictions(self, features, heights, widths, queries):
         """What each decoder layer makes of the queries, and embeddings (L, N, Q, D); see
         `DETR.decode`."""
-        output = self.detector.outputs_from(
-            self.detector.decode(features, heights, widths, queries)
-        )
+        output = self.detector.decode(features, heights, widths, queries)
         output = output if self.detector.config.aux_losses else output.last()
         return output, self.projector(output.decoded)
 

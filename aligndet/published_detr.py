@@ -1,4 +1,4 @@
-"""The weights that DETR's authors published (`detr-r50`, `detr-r101`), as a start for fine-tuning."""
+"""The weights that DETR's authors published (`detr-r50`, `detr-r101`), to start fine-tuning."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from torchvision.ops import box_convert
 
 from losses.iou import box_iou_loss
 from losses.normalizer import mean_over_ranks
-from models.anchor_queries import AnchorEncoding, anchor_grid, nearness
+from models.anchor_queries import AnchorQueries, Map, anchor_grid
 from models.backbone_base import StagedBackbone
 from models.checks import require_choice, require_range
 from models.indices import true_indices
@@ -61,7 +61,7 @@ class DETRConfig:
     )
 
     def __post_init__(self) -> None:
-        require_choice("model.options.stride", self.stride, (16, 32))
+        require_choice("model.options.stride", self.stride, (8, 16, 32))
         for key in ("width", "heads", "decoder_layers", "feedforward", "queries"):
             require_range(f"model.options.{key}", getattr(self, key), least=1)
         require_range("model.options.encoder_layers", self.encoder_layers, least=0)
@@ -103,10 +103,9 @@ class DETR(nn.Module):
             module.requires_grad_(False)  # nothing reads them: they would never get a gradient
         width = config.width
         self.input_projection = nn.Conv2d(backbone.channels[self.level], width, 1)
-        # Of anchors: logits of cx, cy, w, h in fractions of the image.
         self.query_embedding = nn.Embedding(config.queries, 4 if config.anchors else width)
         if config.anchors:
-            self.anchor_encoding = AnchorEncoding(width)
+            self.anchor_queries = AnchorQueries(width, config.heads)
         self.transformer = Transformer(
             width,
             config.heads,
@@ -163,7 +162,7 @@ class DETR(nn.Module):
         Heights and widths are tensors of their own: a graph that is compiled with two images would
         take a 2 in their shape or stride for the number of images, and not hold for three.
         """
-        return self.outputs_from(self.decode(self.backbone(images), heights, widths))
+        return self.decode(self.backbone(images), heights, widths)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """The one map that the transformer reads, as it leaves the backbone."""
@@ -175,39 +174,30 @@ class DETR(nn.Module):
         heights: Tensor,
         widths: Tensor,
         queries: Tensor | None = None,
-    ) -> Tensor:
-        """From maps to objects: all layers but the backbone and the two outputs.
+    ) -> DETROutput:
+        """From maps to objects: all layers but the backbone.
 
         Args:
             features: [C2, C3, C4, C5] of the backbone.
             heights, widths: (N,) true ones of the images before padding, in pixels, on their
                 device.
-            queries: (Q, C), such as those of another branch; None takes its own.
-
-        Returns:
-            (L, N, Q, C).
+            queries: the weight of `query_embedding`, or that of another branch; None takes its own.
         """
+        stride = self.config.stride
         cells = self.input_projection(features[self.level])  # (N, C, h, w)
-        positions, inside = encode_cells(
-            heights, widths, cells.shape[2:], self.config.stride, self.config.width
-        )
-        cells_size, cells = cells.shape[2:], cells.flatten(2).transpose(1, 2)  # (N, h * w, C)
+        size, cells = cells.shape[2:], cells.flatten(2).transpose(1, 2)  # (N, h * w, C)
+        positions, inside = encode_cells(heights, widths, size, stride, self.config.width)
         queries = self.query_embedding.weight if queries is None else queries
-        if not self.config.anchors:
-            return self.transformer(cells, positions, inside, queries)
-        near = nearness(queries, heights, widths, cells_size, self.config.stride)
-        return self.transformer(cells, positions, inside, self.anchor_encoding(queries), near)
-
-    def outputs_from(self, decoded: Tensor) -> DETROutput:
-        """Class logits and boxes of objects (L, N, Q, C)."""
-        return DETROutput(decoded, self.classifier(decoded), self.boxes_from(decoded))
-
-    def boxes_from(self, decoded: Tensor) -> Tensor:
-        """Boxes (L, N, Q, 4) of objects (L, N, Q, C), see `DETROutput`."""
-        logits = self.box_regression(decoded).float()
+        memory = self.transformer.encode(cells, positions, inside)
         if self.config.anchors:
-            logits = logits + self.query_embedding.weight
-        return logits.sigmoid()
+            encoded = Map(memory, positions, inside, heights, widths, size, stride)
+            decoded, boxes = self.anchor_queries.decode(
+                self.transformer, self.box_regression, encoded, queries
+            )
+        else:
+            decoded = self.transformer.decode(memory, positions, inside, queries)
+            boxes = self.box_regression(decoded).float()
+        return DETROutput(decoded, self.classifier(decoded), boxes.sigmoid())
 
     def match(self, output: DETROutput, targets: PaddedTargets, with_class: bool = True) -> Tensor:
         """The box that each query of each layer answers for, see `match_queries`: (L, N, Q).

@@ -37,47 +37,36 @@ class Transformer(nn.Module):
         self.encoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         self.decoder_norm = nn.LayerNorm(width)
 
-    def forward(
-        self,
-        cells: Tensor,
-        positions: Tensor,
-        inside: Tensor,
-        queries: Tensor,
-        nearness: Tensor | None = None,
-    ) -> Tensor:
-        """Cells of a map to the features of objects.
+    def encode(self, cells: Tensor, positions: Tensor, inside: Tensor) -> Tensor:
+        """Let the cells of an image attend to each other.
 
         Args:
-            cells: (N, S, C) features.
+            cells: (N, S, C) features of a map.
             positions: (N, S, C) encodings of the cells' places.
             inside: (N, S) bool; cells that are not inside their image are not attended to.
-            queries: (Q, C), what stands for the place of each object, the same for all images.
-            nearness: (N, Q, S), added to the logits of the objects' attention to cells.
 
         Returns:
-            (L, N, Q, C), normalised, of every decoder layer.
+            (N, S, C).
         """
-        memory = self.encode(cells, positions, inside)
-        if nearness is None:
-            return self.decode(memory, positions, inside, queries)
-        attended = nearness.to(memory.dtype).masked_fill(~inside[:, None], -torch.inf)
-        return self.decode(memory, positions, attended, queries)
-
-    def encode(self, cells: Tensor, positions: Tensor, inside: Tensor) -> Tensor:
-        """Let the cells of an image attend to each other; (N, S, C), see `forward`."""
         for layer in self.encoder:
             cells = layer(cells, positions, inside)
         return self.encoder_norm(cells)
 
-    def decode(
-        self, memory: Tensor, positions: Tensor, attended: Tensor, queries: Tensor
-    ) -> Tensor:
-        """Objects (L, N, Q, C) from what the encoder made of the cells, see `forward`; `attended`
-        as in `Attention`."""
+    def decode(self, memory: Tensor, positions: Tensor, inside: Tensor, queries: Tensor) -> Tensor:
+        """Objects from what the encoder made of the cells.
+
+        Args:
+            memory: (N, S, C) from `encode`.
+            positions, inside: as there.
+            queries: (Q, C), what stands for the place of each object, the same for all images.
+
+        Returns:
+            (L, N, Q, C), normalised, of every decoder layer.
+        """
         queries = queries.expand(len(memory), -1, -1)
         objects, of_layers = torch.zeros_like(queries), []
         for layer in self.decoder:
-            objects = layer(objects, queries, memory, positions, attended)
+            objects = layer(objects, queries, memory, positions, inside)
             of_layers.append(self.decoder_norm(objects))
         return torch.stack(of_layers)
 
@@ -105,8 +94,8 @@ class Attention(nn.Module):
         Args:
             queries: (N, T, C).
             keys, values: (N, S, C).
-            attended: (N, S) bool, at least one true per image; or (N, T, S), what to add to the
-                logits; None attends to all alike.
+            attended: (N, S) bool, at least one true per image; or (N, heads, T, S), what to add to
+                the logits; None attends to all alike.
 
         Returns:
             (N, T, C).
@@ -115,9 +104,9 @@ class Attention(nn.Module):
             projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (N, heads, T or S, D)
             for projection, x in ((self.query, queries), (self.key, keys), (self.value, values))
         )
-        mask = attended  # (N, 1, 1, S) or (N, 1, T, S)
-        if attended is not None:
-            mask = attended[:, None] if attended.ndim == 3 else attended[:, None, None]
+        mask = attended
+        if attended is not None and attended.ndim == 2:
+            mask = attended[:, None, None]  # (N, 1, 1, S)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)  # (N, heads, T, D)
         return self.output(mixed.transpose(1, 2).flatten(2))
@@ -157,7 +146,7 @@ class EncoderLayer(Layer):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, cells: Tensor, positions: Tensor, inside: Tensor) -> Tensor:
-        """(N, S, C) to (N, S, C), see `Transformer.forward`."""
+        """(N, S, C) to (N, S, C), see `Transformer.encode`."""
 
         def attend(x: Tensor) -> Tensor:
             placed = x + positions
@@ -182,7 +171,8 @@ class DecoderLayer(Layer):
         self, objects: Tensor, queries: Tensor, memory: Tensor, positions: Tensor, attended: Tensor
     ) -> Tensor:
         """Objects (N, Q, C) to (N, Q, C); `queries` (N, Q, C) are their places, `memory` (N, S, C)
-        is what the encoder made of the cells, see `Transformer.forward`."""
+        is what the encoder made of the cells, `attended` as in `Attention`; see
+        `Transformer.decode`."""
 
         def attend_to_objects(x: Tensor) -> Tensor:
             return self.self_attention(x + queries, x + queries, x)

@@ -158,10 +158,11 @@ def test_queries_of_another_branch():
     model, other = small_detr(K).eval(), small_detr(K).eval()
     other.query_embedding.weight.data.normal_()
     features, sides = model.backbone(batch()), SIZES.unbind(1)
-    decoded = model.decode(features, *sides)
-    assert decoded.shape == (2, 2, 10, 32)
-    assert not torch.equal(decoded, other.decode(features, *sides))
-    assert torch.equal(decoded, other.decode(features, *sides, model.query_embedding.weight))
+    ours = model.decode(features, *sides).decoded
+    assert ours.shape == (2, 2, 10, 32)
+    assert not torch.equal(ours, other.decode(features, *sides).decoded)
+    given = other.decode(features, *sides, model.query_embedding.weight)
+    assert torch.equal(ours, given.decoded)
 
 
 def test_half_precision_gives_float32_losses_close_to_those_without():
@@ -213,7 +214,7 @@ def test_a_step_waits_for_a_gpu_twice(anchors):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stride": 8}, "model.options.stride is 8.*valid: 16, 32"),
+        ({"stride": 4}, "model.options.stride is 4.*valid: 8, 16, 32"),
         ({"width": 30}, "model.options.width is 30.* multiple of 4 and of model.options.heads, 8"),
         ({"queries": 0}, "model.options.queries is 0; it must be at least 1"),
         ({"dropout": 1.0}, "model.options.dropout is 1.0"),

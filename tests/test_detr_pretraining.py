@@ -1,5 +1,5 @@
-"""Box-domain pre-training of DETR against plain loops: whose queries, which box each answers for, and
-what they lose.
+"""Box-domain pre-training of DETR against plain loops: whose queries, which box each answers for,
+and what they lose.
 
 Legend: L decoder layers, N images, Q queries, M boxes, C channels, D embedding width.
 """
@@ -56,11 +56,11 @@ def outputs_of(task, batch):
     return seen["online"], seen["target"]
 
 
-def matches(detector, decoded, labels=None):
+def matches(output, labels=None):
     """(layer, image, query) of each box, by the equation, one assignment at a time."""
     result = {}
-    boxes = detector.boxes_from(decoded).double()
-    logits = detector.classifier(decoded).softmax(dim=3)
+    boxes = output.boxes.double()
+    logits = output.logits.softmax(dim=3)
     for n, (height, width) in enumerate(SIZES.tolist()):
         if not len(BOXES[n]):
             continue
@@ -87,18 +87,18 @@ def as_rows(found, ids):
     return sorted(zip(ids.tolist(), found.tolist(), strict=True))
 
 
-def expected_rows(branch, decoded, matched):
+def expected_rows(branch, output, matched):
     rows = []
     for (layer, n, query), box in matched.items():
-        embedding = F.normalize(branch.projector(decoded[layer, n, query]), dim=0)
+        embedding = F.normalize(branch.projector(output.decoded[layer, n, query]), dim=0)
         rows.append((IDS[n][box], embedding.tolist()))
     return sorted(rows)
 
 
-@pytest.mark.parametrize("classes", [0, 5])
-def test_both_branches_embed_the_queries_that_the_online_branch_matched(classes):
+@pytest.mark.parametrize(("classes", "anchors"), [(0, False), (5, False), (0, True)])
+def test_both_branches_embed_the_queries_that_the_online_branch_matched(classes, anchors):
     """The target's own queries and boxes, which are others here, do not matter."""
-    task = build(classes or 1, cluster_weight=float(classes > 0))
+    task = build(classes or 1, {"anchors": anchors}, cluster_weight=float(classes > 0))
     with torch.no_grad():
         for parameter in task.target.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -111,7 +111,7 @@ def test_both_branches_embed_the_queries_that_the_online_branch_matched(classes)
     queries = task.online.detector.query_embedding.weight
     features1, features2 = (task.backbone(view["images"]) for view in batch)
     decoded = decoded_by(task.online, features1, queries)
-    matched = matches(task.online.detector, decoded, labels)
+    matched = matches(decoded, labels)
     assert len(matched) == 2 * 5  # layers and boxes
     expected = expected_rows(task.online, decoded, matched)
     assert [row[0] for row in expected] == [i for i in range(5) for _ in range(2)]
@@ -120,7 +120,7 @@ def test_both_branches_embed_the_queries_that_the_online_branch_matched(classes)
     torch.testing.assert_close(as_rows(target.embeddings, target.ids), expected)
     # As the authors do it, the target would match anew, and with queries of its own.
     own = decoded_by(task.target, features2, None)
-    assert matches(task.target.detector, own, labels) != matched
+    assert matches(own, labels) != matched
 
 
 def test_losses_are_those_of_fine_tuning_without_classes():

@@ -70,9 +70,9 @@ def test_every_layer_is_returned_and_normalised(pre_norm):
     torch.manual_seed(0)
     model = Transformer(WIDTH, HEADS, 2, 3, FEEDFORWARD, 0.0, pre_norm)
     inside = torch.ones(2, 6, dtype=torch.bool)
-    objects = model(
-        torch.randn(2, 6, WIDTH), torch.randn(2, 6, WIDTH), inside, torch.randn(5, WIDTH)
-    )
+    cells, positions = torch.randn(2, 6, WIDTH), torch.randn(2, 6, WIDTH)
+    memory = model.encode(cells, positions, inside)
+    objects = model.decode(memory, positions, inside, torch.randn(5, WIDTH))
     assert objects.shape == (3, 2, 5, WIDTH)
     torch.testing.assert_close(objects.mean(dim=3), torch.zeros(3, 2, 5), **ROUNDING)
     assert isinstance(model.encoder_norm, nn.LayerNorm) == pre_norm
