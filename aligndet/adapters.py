@@ -366,12 +366,12 @@ class DETRAdapter(Adapter):
 
     def forward(self, features, view, ids, with_losses, online=None) -> BranchOutput:
         """See `Adapter.forward`."""
-        sizes = view["image_sizes"]
+        sizes = view["image_sizes"].to(features[-1].device, non_blocking=True)
         queries = self.detector.query_embedding.weight if online is None else online.queries
         heights, widths = sizes[:, 0].clone(), sizes[:, 1].clone()  # see `DETR.predictions`
         output, embeddings = self.predictions(features, heights, widths, queries)
         if online is None:
-            matched, losses = self.match(output, view, with_losses)
+            matched, losses = self.match(output, view, sides_of(sizes), with_losses)
         else:
             matched, losses = online.matched, {}
         of_image = embeddings.transpose(0, 1).flatten(1, 2)  # (N, L * Q, D)
@@ -385,12 +385,11 @@ class DETRAdapter(Adapter):
             queries,
         )
 
-    def match(self, output, view, with_losses) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def match(self, output, view, sides, with_losses) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The box of each query of each layer, (L * Q,) per image, and the losses; the classes have
         a say where they are learned."""
         detector, boxes = self.detector, view["boxes"]
         labels = view["labels"] if self.learns_classes else [b.new_zeros(len(b)) for b in boxes]
-        sides = sides_of(view["image_sizes"])
         targets = [{"boxes": b, "labels": y.long()} for b, y in zip(boxes, labels, strict=True)]
         padded = pad_targets(targets, sides)
         matched = detector.match(output, padded, with_class=self.learns_classes)  # (L, N, Q)

@@ -17,7 +17,7 @@ from tests.helpers.small_detectors import OPTIONS
 ROOT = Path(__file__).parent.parent
 STEPS = 6
 # Few samples, so that they are drawn at random.
-FEW = {"faster_rcnn": {"rpn_samples": 64, "roi_samples": 16}}
+FEW = {"faster_rcnn": {"rpn_samples": 64, "roi_samples": 16}, "detr": {"dropout": 0.1}}
 SAMPLES = {"faster_rcnn": 8}
 
 # Kill -9 at an exact place: when a function returns for the n-th time.

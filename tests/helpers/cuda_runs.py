@@ -25,6 +25,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **{"topk_train": 200, "proposals_train": 50},
     },
 }
+OPTIONS["detr"] = {
+    **{"width": 32, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 64},
+    **{"queries": 20, "anchors": True},
+}
 OPTIONS["mask_rcnn"] = {**OPTIONS["faster_rcnn"], "mask_convs": 1, "mask_roi_size": 7}
 METHODS = ("moco_v2", "supervised")
 # How often the host may wait for the device in a step that neither logs, saves nor evaluates, with
@@ -39,6 +43,8 @@ MOST_WAITS = {
     "fine faster_rcnn": 14,
     "box mask_rcnn": 24,
     "fine mask_rcnn": 16,
+    "box detr": 6,
+    "fine detr": 4,
     "image moco_v2": 1,
     "image supervised": 1,
 }
