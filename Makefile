@@ -1,18 +1,21 @@
-# Three commands: `make demo`, `make test` and `make study-smoke` (the machinery of experiments/ on the
-# built-in dataset). Each sets up .venv on its first run.
+# Four commands: `make demo`, `make test`, `make lint` and `make study-smoke` (the machinery of
+# experiments/ on the built-in dataset). Each sets up .venv on its first run.
 
 PYTHON ?= python3
 DETECTOR ?= fcos
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test study-smoke
+.PHONY: demo test lint study-smoke
 
 demo: $(VENV)/installed
 	$(RUN) -m aligndet.demo --detector $(DETECTOR)
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/installed-dev
+	$(RUN) -m ruff check .
 
 SMOKE := runs/study-smoke
 study-smoke: $(VENV)/installed-dev

@@ -344,9 +344,9 @@ class MaskRCNNAdapter(FasterRCNNAdapter):
 
 
 class DETRAdapter(Adapter):
-    """DETR: every query that answers for a box is embedded, after each decoder layer. Which one does
-    is decided once, in the online branch. The target decodes the same queries, those of the online
-    branch, so that an instance has the same one in both views."""
+    """DETR: every query that answers for a box is embedded, after each decoder layer. Which one
+    does is decided once, in the online branch. The target decodes the same queries, those of the
+    online branch, so that an instance has the same one in both views."""
 
     samples = 600  # queries of all layers, in each image: all there are by default
     classifier = ("classifier.",)

@@ -21,7 +21,6 @@ from models.detector import DETECTORS, ModelConfig, build_detector
 from models.from_mapping import from_mapping
 from models.renaming import count_modules
 
-
 # Options that say how many layers there are, each of which has weights
 DEPTHS = ("num_convs", "mask_convs", "encoder_layers", "decoder_layers")
 

@@ -160,7 +160,7 @@ class Column:
         self.dtype = np.dtype(dtype)
         self.shape = (-1,) if width is None else (-1, width)
         self.row = self.dtype.itemsize * (width or 1)  # bytes
-        self.file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=scratch)
+        self.file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=scratch)  # noqa: SIM115
         self.rows = 0
 
     def __len__(self) -> int:

@@ -200,7 +200,7 @@ class MaskColumns:
 
     def __init__(self, scratch: str | Path | None = None) -> None:
         self.images, self.ends = Column(scratch, np.int32), Column(scratch, np.int64)
-        self.letters = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=scratch)
+        self.letters = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=scratch)  # noqa: SIM115
         self.waiting: list[tuple[int, int]] = []  # image and end, not in the columns yet
         self.end = 0
 

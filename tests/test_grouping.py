@@ -82,7 +82,10 @@ def group_slowly(regions: Regions, labels: torch.Tensor, letters: str, together:
             (one, *first), (other, *second) = alive[a], alive[b]
             n, m = len(one), len(other)
             mixed = [
-                [round((n * x + m * y) / (n + m) * 65536) / 65536 for x, y in zip(*pair)]
+                [
+                    round((n * x + m * y) / (n + m) * 65536) / 65536
+                    for x, y in zip(*pair, strict=True)
+                ]
                 for pair in zip(first, second, strict=True)
             ]
             alive.append((one | other, *mixed))

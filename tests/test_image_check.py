@@ -191,7 +191,8 @@ def test_other_files_go_with_any_reading(info):
 def test_the_limit_of_pixels(tmp_path):
     names = photographs(tmp_path, [1, 1])
     small = ImageReading(max_pixels=47)
-    with pytest.raises(DataError, match=r"0\.jpg: .* 47 pixels of data\.max_pixels .* \(and 1 more"):
+    message = r"0\.jpg: .* 47 pixels of data\.max_pixels .* \(and 1 more"
+    with pytest.raises(DataError, match=message):
         check_images(tmp_path, names, small)
     assert check_reading(tmp_path, names, small) == []  # the file alone is at fault
     check_images(tmp_path, names, ImageReading(max_pixels=48))

@@ -22,7 +22,8 @@ def test_recall_by_hand() -> None:
         torch.tensor([[0.0, 0, 5, 5]]),
     ]
     report = measure_recall(proposals, objects)
-    assert report["objects"] == 3 and report["large_objects"] == 1
+    assert report["objects"] == 3
+    assert report["large_objects"] == 1
     assert report["recall"] == pytest.approx(1 / 3)
     assert report["mean_best_iou"] == pytest.approx(0.5 / 3)
     assert report["large_recall"] == report["large_mean_best_iou"] == 0

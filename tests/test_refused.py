@@ -8,7 +8,6 @@ import random
 import pytest
 
 from aligndet import refused
-from aligndet import refused
 from aligndet.refused import judge
 from data.errors import DataError, DatasetError
 

@@ -40,9 +40,12 @@ def test_finds_drawn_objects(seed: int) -> None:
 def test_boxes_are_valid_unique_and_cover_the_image() -> None:
     image, _ = draw_scene()
     (boxes,) = selective_search([image])
-    assert boxes.dtype == torch.float32 and boxes.shape == (len(boxes), 4)
-    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] < boxes[:, 2:]).all()
-    assert boxes[:, 2].max() == 128 and boxes[:, 3].max() == 96  # exclusive edges
+    assert boxes.dtype == torch.float32
+    assert boxes.shape == (len(boxes), 4)
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, :2] < boxes[:, 2:]).all()
+    assert boxes[:, 2].max() == 128
+    assert boxes[:, 3].max() == 96
     assert (boxes == torch.tensor([0.0, 0, 128, 96])).all(dim=1).any()
     assert len(torch.unique(boxes, dim=0)) == len(boxes)
 
@@ -60,7 +63,8 @@ def test_deterministic_and_independent_of_the_batch() -> None:
     other, _ = draw_scene(1)
     first = selective_search([image, other])
     again = selective_search(torch.stack([other, image]))
-    assert torch.equal(first[0], again[1]) and torch.equal(first[1], again[0])
+    assert torch.equal(first[0], again[1])
+    assert torch.equal(first[1], again[0])
     assert not torch.equal(first[0], first[1])
 
 
@@ -81,7 +85,8 @@ def test_one_colour_gives_the_whole_image(size: tuple[int, int]) -> None:
 def test_tiny_noise_does_not_crash(size: tuple[int, int]) -> None:
     image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
     (boxes,) = selective_search([image])
-    assert boxes.shape[1] == 4 and len(boxes) >= 1
+    assert boxes.shape[1] == 4
+    assert len(boxes) >= 1
 
 
 def test_image_without_pixels_gives_no_box() -> None:
@@ -115,7 +120,7 @@ def test_refuses_unknown_strategies() -> None:
 
 def hierarchy(rows: list[tuple[int, list[float], float]]) -> Hierarchy:
     """From (tree, box, pixels) rows; no region is similar to what it merged with."""
-    tree, box, size = zip(*rows)
+    tree, box, size = zip(*rows, strict=True)
     nothing = torch.zeros(len(rows))
     return Hierarchy(torch.tensor(tree), torch.tensor(size), torch.tensor(box), nothing)
 
