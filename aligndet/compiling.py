@@ -20,13 +20,8 @@ from torch import nn
 
 from aligndet.adapters import Adapter
 from models.backbone_base import StagedBackbone
-from models.detr import DETR
-from models.faster_rcnn import FasterRCNN
-from models.fcos import FCOS
-from models.mask_rcnn import MaskRCNN
-from models.retinanet import RetinaNet
+from models.detector import DETECTORS
 
-DETECTORS = (FCOS, RetinaNet, FasterRCNN, MaskRCNN, DETR)
 COMPILE = ("none", "model")
 CPP_COMPILERS = ("g++", "clang++", "c++")  # of a CPU's graphs, unless CXX names another
 C_COMPILERS = ("gcc", "clang", "cc")  # of what starts a GPU's kernels, unless CC names another
@@ -77,7 +72,8 @@ def compile_layers(
     if setting == "none":
         return
     options = {"dynamic": True, "backend": backend}
-    detectors = [part for part in module.modules() if isinstance(part, DETECTORS) and part.backbone]
+    kinds = tuple(detector for detector, _ in DETECTORS.values())
+    detectors = [part for part in module.modules() if isinstance(part, kinds) and part.backbone]
     adapters = [part for part in module.modules() if isinstance(part, Adapter)]
     for part in detectors + adapters:
         part.predictions = torch.compile(part.predictions, **options)
