@@ -20,6 +20,7 @@ GROUPS = {
     },
     "results": {
         "aligndet.predict": "draw detections on images",
+        "aligndet.report": "one page about runs: verdict, curves, classes, pictures",
         "aligndet.probe": "how well a backbone's features tell classes apart",
         "aligndet.export_backbone": "a backbone for other code",
         "aligndet.replay": "the step again whose numbers were not finite",

@@ -45,6 +45,10 @@ def main() -> None:
     pictures = draw(runs)
     print(f"\n{table(runs, options.detector)}\n\n{facts(runs)}")
     print(f"ground truth and both detectors: {pictures}")
+    command(
+        *("-m", "aligndet.report", str(runs / "backbone"), str(runs / "aligndet")),
+        *("--pretrain", str(runs / "pretrain"), "--output", str(runs / "report.html")),
+    )
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes; runs and logs are in {runs}/")
 
 

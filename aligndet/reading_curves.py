@@ -1,0 +1,154 @@
+"""How to read the curves of a box-domain pre-training, and whether they look well.
+
+The bounds lie where `aligndet.health` has them, which warns in the run itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from aligndet.health import Health
+from aligndet.run_files import RunFiles
+
+PART = 10  # the start and the end of a run are a tenth of its lines each
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Some curves of a run that belong together."""
+
+    title: str
+    keys: tuple[str, ...]
+    advice: str  # how to read them
+    looks_well: bool | None  # None: there is nothing to judge
+    finding: str  # what this run's are like, with figures
+
+
+def readings(run: RunFiles) -> list[Reading]:
+    """All curves that a pre-training has, in the order in which to look at them."""
+    logged = [line for line in run.lines if "loss" in line]
+    if not logged:
+        return []
+    count = max(1, len(logged) // PART)
+    start, end = (averages(part) for part in (logged[:count], logged[-count:]))
+    found = []
+    for title, keys, advice, judge in CURVES:
+        there = tuple(key for key in keys if key in end)
+        if there:
+            found.append(Reading(title, there, advice, *judge(start, end)))
+    losses = tuple(key for key in end if key.startswith("loss_") and key != "loss_contrast")
+    if losses:
+        found.append(Reading("the detector's own losses", losses, LOSSES, *_losses(start, end)))
+    return found
+
+
+def averages(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of every number that all of the lines have."""
+    keys = [k for k, v in lines[-1].items() if isinstance(v, (int, float))]
+    return {k: mean(line[k] for line in lines) for k in keys if all(k in line for line in lines)}
+
+
+def warnings_of(run: RunFiles) -> list[str]:
+    """The warnings that the run gave on its way, found again from its lines."""
+    logged = [line for line in run.lines if "loss" in line]
+    if not logged:
+        return []
+    total = int(logged[-1]["step"])
+    warmup = run.config.get("schedule", {}).get("warmup_iterations", 0)
+    health = Health(round(warmup if warmup >= 1 else warmup * total), total)
+    found = []
+    for line in logged:
+        values = {k: v for k, v in line.items() if isinstance(v, (int, float))}
+        found += health.warnings(int(line["step"]), values)
+    return found
+
+
+Values = Mapping[str, float]
+Judged = tuple[bool | None, str]
+
+
+def _contrast(start: Values, end: Values) -> Judged:
+    a, b = start["contrast_minus_floor"], end["contrast_minus_floor"]
+    return b < 0.9 * a, f"from {a:.2f} to {b:.2f}"
+
+
+def _cosines(start: Values, end: Values) -> Judged:
+    positive, negative = end["cos_positive"], end["cos_negative"]
+    text = f"in the end {positive:.2f} of positives, {negative:.2f} of negatives"
+    return positive - negative > 0.1, text
+
+
+def _retrieval(start: Values, end: Values) -> Judged:
+    value, instances = end["retrieval"], end.get("instances", 0.0)
+    text = f"from {start['retrieval']:.2f} to {value:.2f}"
+    if instances < 2:
+        return False, f"{text}; {instances:.0f} instances per batch"
+    return value * instances > 5, f"{text}; a guess among {instances:.0f} has {1 / instances:.2f}"
+
+
+def _positives(start: Values, end: Values) -> Judged:
+    positives, instances = end["positives"], end.get("instances", 0.0)
+    text = f"{positives:.0f} per batch, for {instances:.0f} instances"
+    return instances >= 1 and positives >= instances, text
+
+
+def _without_boxes(start: Values, end: Values) -> Judged:
+    return end["without_boxes"] <= 0.5, f"{end['without_boxes']:.0%}"
+
+
+def _growth(start: Values, end: Values) -> Judged:
+    return None, f"{end['feature_growth']:.2g} times their size at the start"
+
+
+def _losses(start: Values, end: Values) -> Judged:
+    keys = [k for k in end if k.startswith("loss_") and k != "loss_contrast" and k in start]
+    a, b = sum(start[k] for k in keys), sum(end[k] for k in keys)
+    return b < a, f"their sum from {a:.2f} to {b:.2f}"
+
+
+LOSSES = "They fall while the detector learns to find the proposals; slowly, as no box is wrong."
+CURVES: tuple[tuple[str, tuple[str, ...], str, Callable[[Values, Values], Judged]], ...] = (
+    (
+        "contrastive loss above its floor",
+        ("contrast_minus_floor",),
+        "It falls. It need not reach 0: the floor is where all positives have cosine 1 and all "
+        "negatives 0.",
+        _contrast,
+    ),
+    (
+        "cosines",
+        ("cos_positive", "cos_negative"),
+        "Positives rise towards 1, negatives fall to about 0. If both are near 1, all embeddings "
+        "are alike: the contrast has collapsed.",
+        _cosines,
+    ),
+    (
+        "retrieval",
+        ("retrieval",),
+        "How often the most similar sample of the other view is of the same instance. It rises "
+        "far above a guess.",
+        _retrieval,
+    ),
+    (
+        "positives",
+        ("positives", "instances"),
+        "Predictions that belong to a box, and boxes that have one in both views. If they are "
+        "few, the boxes are too small for the size of the images, or there are none.",
+        _positives,
+    ),
+    (
+        "images without a box",
+        ("without_boxes",),
+        "They teach nothing.",
+        _without_boxes,
+    ),
+    (
+        "growth of the features",
+        ("feature_growth",),
+        "In front of the projector; it is taken out when the run ends, so any value will do.",
+        _growth,
+    ),
+)

@@ -1,0 +1,235 @@
+"""One page about runs: what came out, what differed, whether pre-training went well, pictures.
+
+    python -m aligndet.report RUN [RUN ...] [--pretrain RUN] --output report.html
+
+Runs of fine-tuning that differ in nothing but the seed belong together. The file needs no network
+and no script. Every number on it stands in a file of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aligndet import cli
+from aligndet.charts import STYLE, Line, line_chart
+from aligndet.config import load_config
+from aligndet.reading_curves import readings, warnings_of
+from aligndet.report_pictures import Validation, by_image, f1, most_telling, picture
+from aligndet.run_files import SEED_KEYS, RunFiles
+from aligndet.verdict import Group, groups_of, sentence
+from data.atomic_files import open_atomic
+from data.errors import DataError
+from data.json_files import read_json
+
+SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "segm_AP")
+EACH = 3  # pictures of a kind
+PAGE_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+.verdict { font-size: 1.1rem; border-left: 4px solid var(--c0); padding-left: 0.8rem; }
+.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 0.15rem 0.7rem; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+figure { margin: 0; } figcaption { font-size: 0.85rem; } img { max-width: 100%; height: auto; }
+.row { display: grid; gap: 0.5rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
+.well { color: var(--c2); } .badly { color: var(--c1); font-weight: 600; }
+code { overflow-wrap: anywhere; } @media print { h2 { break-after: avoid; } figure { break-inside: avoid; } }
+"""  # noqa: E501
+
+
+def main() -> None:
+    """Parse the command line and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("runs", nargs="*", metavar="RUN", help="output_dir of finetune.py, or of pretrain.py")
+    add("--pretrain", nargs="+", default=[], metavar="RUN", help="more runs of pretrain.py")
+    add("--output", default="report.html", metavar="FILE", help="page to write (report.html)")
+    args = parser.parse_intermixed_args()
+    if not args.runs + args.pretrain:
+        parser.error("give at least one run")
+    with cli.one_line_errors(ValueError, DataError):
+        runs = [RunFiles.read(path) for path in (*args.runs, *args.pretrain)]
+        write(page(runs), args.output)
+    print(f"report: {args.output}")
+
+
+def write(text: str, path: str | Path) -> None:
+    """Write the page, whole or not at all."""
+    with open_atomic(Path(path)) as file:
+        file.write(text)
+
+
+def page(runs: Sequence[RunFiles]) -> str:
+    """The page, as HTML, of runs of pre-training and of fine-tuning."""
+    pre_training = [run for run in runs if run.pre_trains]
+    fine_tuning = [run for run in runs if not run.pre_trains]
+    groups = groups_of(fine_tuning)
+    sections = [
+        verdict(groups),
+        what_differed(groups),
+        *(health(run) for run in pre_training),
+        curves(groups),
+        per_class(groups),
+        pictures(groups),
+    ]
+    title = " and ".join([group.title for group in groups] or [run.name for run in runs])
+    head = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}{PAGE_STYLE}</style></head>"
+    )
+    body = "\n".join(section for section in sections if section)
+    return f"{head}<body><h1>{html.escape(title)}</h1>\n{body}</body></html>\n"
+
+
+def verdict(groups: Sequence[Group]) -> str:
+    """AP of each run, and what the starts say together."""
+    if not groups:
+        return ""
+    words = [sentence(groups[0], other) for other in groups[1:]]
+    keys = [k for k in SCORES if any(k in r.results for g in groups for r in g.runs.values())]
+    rows = [
+        [run.name, group.title, seed, *(_number(run.results.get(key)) for key in keys)]
+        for group in groups
+        for seed, run in sorted(group.runs.items())
+    ]
+    unfinished = [str(row[0]) for row in rows if row[3] == "–"] if keys else [r[0] for r in rows]
+    if unfinished:
+        words.append(f"Without a final score so far: {', '.join(unfinished)}.")
+    lines = "".join(f'<p class="verdict">{html.escape(line)}</p>' for line in words)
+    return lines + _table(["run", "start", "seed", *keys], rows)
+
+
+def what_differed(groups: Sequence[Group]) -> str:
+    """The keys in which the groups differ, of their first runs."""
+    if len(groups) < 2:
+        return ""
+    first = [next(iter(group.runs.values())) for group in groups]
+    flat = [run.flat() | {"--init": run.manifest.get("source")} for run in first]
+    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if k not in SEED_KEYS]
+    rows = [
+        [key, *(str(f.get(key, "–")) for f in flat)]
+        for key in keys
+        if len({str(f.get(key, "–")) for f in flat}) > 1
+    ]
+    if not rows:
+        return ""
+    return "<h2>What differed</h2>" + _table(["key", *(group.title for group in groups)], rows)
+
+
+def health(run: RunFiles) -> str:
+    """Whether a pre-training looks well, curve by curve."""
+    figures = []
+    for found in readings(run):
+        lines = [Line(key, run.curve(key)) for key in found.keys]
+        mark = {True: "looks well", False: "does not look well", None: ""}[found.looks_well]
+        kind = {True: "well", False: "badly", None: ""}[found.looks_well]
+        figures.append(
+            f"<figure>{line_chart(lines, found.title)}<figcaption>{html.escape(found.advice)} "
+            f'<b>Here: {html.escape(found.finding)}.</b> <span class="{kind}">{mark}</span>'
+            "</figcaption></figure>"
+        )
+    warned = "".join(
+        f'<p class="badly">{html.escape(text)}</p>' for text in dict.fromkeys(warnings_of(run))
+    )
+    title = f"Pre-training: {html.escape(run.name)}"
+    return f'<h2>{title}</h2>{warned}<div class="charts">{"".join(figures)}</div>'
+
+
+def curves(groups: Sequence[Group]) -> str:
+    """AP, losses, learning rate and speed of fine-tuning, all runs on the same axes."""
+    runs = [(run.name, run) for group in groups for run in group.runs.values()]
+    if not runs:
+        return ""
+    charts = [line_chart([Line(name, run.scores()) for name, run in runs], "AP")]
+    for key, title in (
+        ("loss", "loss"),
+        ("lr", "learning rate"),
+        ("images_per_second", "images per second"),
+    ):
+        charts.append(line_chart([Line(name, run.curve(key)) for name, run in runs], title))
+    for name, run in runs:
+        terms = dict.fromkeys(k for line in run.lines for k in line if k.startswith("loss_"))
+        lines = [Line(key.removeprefix("loss_"), run.curve(key)) for key in terms]
+        charts.append(line_chart(lines, f"losses of {name}"))
+    figures = "".join(f"<figure>{chart}</figure>" for chart in charts if chart)
+    return f'<h2>Fine-tuning</h2><div class="charts">{figures}</div>'
+
+
+def per_class(groups: Sequence[Group]) -> str:
+    """AP of each class, as the mean over the seeds of each start."""
+    of_groups = [[r.per_class for r in group.runs.values() if r.per_class] for group in groups]
+    if not any(of_groups):
+        return ""
+    names = dict.fromkeys(name for runs in of_groups for run in runs for name in run)
+    rows = []
+    for name in names:
+        means = [_mean(run.get(name) for run in runs) for runs in of_groups]
+        gain = None
+        if len(means) > 1 and None not in (means[0], means[-1]):
+            gain = means[-1] - means[0]
+        gained = [f"{gain:+.1f}" if gain is not None else "–"] if len(means) > 1 else []
+        rows.append([name, *(_number(m) for m in means), *gained])
+    titles = [group.title for group in groups] + ["difference"] * (len(groups) > 1)
+    return "<h2>AP per class</h2>" + _table(["class", *titles], rows)
+
+
+def pictures(groups: Sequence[Group]) -> str:
+    """Images with what is there and what the first run of each start found."""
+    runs = [next(iter(group.runs.values())) for group in groups]
+    found = [(g, r) for g, r in zip(groups, runs, strict=True) if _detections(r).is_file()]
+    if not found:
+        return ""
+    config = load_config(found[-1][1].path / "config.yaml").data
+    if not Path(config.val.annotations).is_file():
+        return ""
+    data = Validation.read(config.val.annotations, config.val.images, config.reading)
+    entries = [by_image(read_json(_detections(run))) for _, run in found]
+    scores = [{i: f1(data.objects[i], of_run.get(i, [])) for i in data.files} for of_run in entries]
+    parts = []
+    for title, images in most_telling(scores, EACH):
+        parts.append(f"<h3>{html.escape(title)}</h3>")
+        for image in images:
+            row = [("labels", picture(data, image, data.objects[image], with_scores=False))]
+            for (group, _), of_run in zip(found, entries, strict=True):
+                row.append((group.title, picture(data, image, of_run.get(image, []), True)))
+            shown = "".join(_figure(name, uri, data.files[image]) for name, uri in row if uri)
+            parts.append(f'<div class="row">{shown}</div>')
+    return "<h2>Pictures</h2>" + "".join(parts)
+
+
+def _figure(name: str, uri: str, file: str) -> str:
+    caption = html.escape(f"{name}, {Path(file).name}")
+    return f'<figure><img src="{uri}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _detections(run: RunFiles) -> Path:
+    return run.path / "detections.json"
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    top = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in head)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><tr>{top}</tr>{lines}</table></div>'
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What runs say together: the AP of each start, their difference, and how sure it is.
+
+Runs that differ in nothing but their seed belong together. Two starts are compared seed by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from aligndet.run_files import RunFiles
+
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; later 1.96 and a little more
+T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with the same settings and start, by seed."""
+
+    title: str
+    runs: dict[int, RunFiles]
+
+    def mean(self, key: str = "AP") -> float | None:
+        """Of the final score, over the seeds that have one."""
+        values = [run.results.get(key) for run in self.runs.values()]
+        values = [value for value in values if value is not None]
+        return mean(values) if values else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between two groups, seed by seed."""
+
+    mean: float
+    seeds: int
+    interval: tuple[float, float] | None  # 95 %; None with one seed
+
+
+def groups_of(runs: Sequence[RunFiles]) -> list[Group]:
+    """The groups of some runs, in the order of their first ones, the backbone alone before all."""
+    found: dict[str, list[RunFiles]] = {}
+    for run in runs:
+        found.setdefault(run.repeated(), []).append(run)
+    starts = [of_group[0].start for of_group in found.values()]
+    groups = []
+    for of_group in found.values():
+        title = of_group[0].start
+        if starts.count(title) > 1:  # they differ in settings
+            title = of_group[0].name
+        groups.append(Group(title, {int(run.config.get("seed", 0)): run for run in of_group}))
+    return sorted(groups, key=lambda group: group.title != "backbone only")
+
+
+def difference(base: Group, other: Group, key: str = "AP") -> Difference | None:
+    """Of the seeds that both have; None if there is none."""
+    pairs = [(base.runs[s], other.runs[s]) for s in base.runs if s in other.runs]
+    values = [
+        b.results[key] - a.results[key]
+        for a, b in pairs
+        if a.results.get(key) is not None and b.results.get(key) is not None
+    ]
+    if not values:
+        return None
+    return Difference(mean(values), len(values), interval(values))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % confidence interval of a mean, by Student's t; None of one value."""
+    if len(values) < 2:
+        return None
+    degrees = len(values) - 1
+    t = T[degrees - 1] if degrees <= len(T) else 1.96 + 2.5 / degrees
+    half = t * stdev(values) / math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+def sentence(base: Group, other: Group, key: str = "AP") -> str:
+    """The verdict, in words."""
+    found = difference(base, other, key)
+    if found is None:
+        return f"{other.title} and {base.title} share no seed with a final {key}."
+    more = "more" if found.mean >= 0 else "less"
+    text = (
+        f"{other.title}: {key} {other.mean(key):.1f}, {abs(found.mean):.1f} {more} than "
+        f"{base.title} ({base.mean(key):.1f})."
+    )
+    if found.interval is None:
+        return f"{text} One seed, no interval: another seed may say otherwise."
+    low, high = found.interval
+    sure = "above 0" if low > 0 else "below 0" if high < 0 else "around 0, so it may be chance"
+    return f"{text} Mean of {found.seeds} seeds, 95 % interval {low:+.1f} to {high:+.1f}: {sure}."
