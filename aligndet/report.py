@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import html
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from aligndet import cli
@@ -27,6 +29,7 @@ from data.json_files import read_json
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "segm_AP")
 EACH = 3  # pictures of a kind
+MOST_BYTES = 50_000_000  # of an annotation file that is counted; COCO's would take half a minute
 PAGE_STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 1rem; }
@@ -75,6 +78,7 @@ def page(runs: Sequence[RunFiles]) -> str:
         what_differed(groups),
         *(health(run) for run in pre_training),
         curves(groups),
+        data(groups),
         per_class(groups),
         pictures(groups),
     ]
@@ -160,6 +164,33 @@ def curves(groups: Sequence[Group]) -> str:
         charts.append(line_chart(lines, f"losses of {name}"))
     figures = "".join(f"<figure>{chart}</figure>" for chart in charts if chart)
     return f'<h2>Fine-tuning</h2><div class="charts">{figures}</div>'
+
+
+def data(groups: Sequence[Group]) -> str:
+    """How much there was to learn from and to be measured on, by the first run."""
+    if not groups:
+        return ""
+    config = load_config(next(iter(groups[0].runs.values())).path / "config.yaml").data
+    rows = []
+    for title, source in (("train", config.train), ("val", config.val)):
+        path = Path(source.annotations or "")
+        if path.is_file() and path.stat().st_size <= MOST_BYTES:
+            rows.append([title, *amounts(read_json(path))])
+    if not rows:
+        return ""
+    head = ["", "images", "without an object", "objects", "classes", "size of an object (median)"]
+    return "<h2>Data</h2>" + _table(head, rows)
+
+
+def amounts(content: Mapping[str, Any]) -> list[str]:
+    """Images, those without an object, objects, classes, and the median of the root of the objects'
+    areas in pixels of the files, of a COCO dict; crowds are no objects."""
+    objects = [a for a in content["annotations"] if not a.get("iscrowd")]
+    empty = len(content["images"]) - len({a["image_id"] for a in objects})
+    sides = [math.sqrt(max(0.0, a["bbox"][2] * a["bbox"][3])) for a in objects]
+    size = f"{median(sides):.0f} px" if sides else "–"
+    numbers = (len(content["images"]), empty, len(objects), len(content["categories"]))
+    return [*(f"{number:,}" for number in numbers), size]
 
 
 def per_class(groups: Sequence[Group]) -> str:

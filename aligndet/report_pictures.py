@@ -15,8 +15,11 @@ from torchvision.ops import box_convert, box_iou
 
 from aligndet.image_inputs import as_image
 from aligndet.visual import draw_boxes
+from data.drawing import class_colour
 from data.images import AS_STORED, ImageReading
 from data.json_files import read_json
+from data.mask_drawing import draw_masks
+from data.masks import encode
 
 SHOWN = 0.3  # lowest score of a detection that is drawn and counted
 OVERLAP = 0.5  # IoU from which a detection finds an object
@@ -114,15 +117,29 @@ def picture(
     path = data.folder / data.files[image_id]
     if not path.is_file():
         return ""
-    image = as_image(path, data.reading)
-    scale = SIDE / max(image.size)  # small ones are enlarged: captions do not shrink
-    image = image.resize([max(1, round(side * scale)) for side in image.size])
     order = {category: label for label, category in enumerate(sorted(data.names))}
     labels = torch.tensor([order[entry["category_id"]] for entry in entries], dtype=torch.int64)
+    image = with_masks(as_image(path, data.reading), entries, labels.tolist())
+    scale = SIDE / max(image.size)  # small ones are enlarged: captions do not shrink
+    image = image.resize([max(1, round(side * scale)) for side in image.size])
     scores = torch.tensor([entry["score"] for entry in entries]) if with_scores else None
     names = [data.names[category] for category in sorted(data.names)]
     drawn = draw_boxes(image, _corners(entries) * scale, labels, names, scores)
     return data_uri(drawn)
+
+
+def with_masks(
+    image: Image.Image, entries: Sequence[dict[str, Any]], labels: Sequence[int]
+) -> Image.Image:
+    """The image with the masks of those COCO entries that have one."""
+    width, height = image.size
+    masks, colours = [], []
+    for entry, label in zip(entries, labels, strict=True):
+        if entry.get("segmentation"):
+            counts = encode(entry["segmentation"], height, width)
+            masks.append({"size": [height, width], "counts": counts})
+            colours.append(class_colour(label))
+    return draw_masks(image, masks, colours) if masks else image
 
 
 def data_uri(image: Image.Image) -> str:

@@ -7,6 +7,7 @@ import re
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -14,7 +15,7 @@ from PIL import Image
 from aligndet.config import load_config
 from aligndet.reading_curves import readings, warnings_of
 from aligndet.report import main, page
-from aligndet.report_pictures import by_image, f1, most_telling
+from aligndet.report_pictures import by_image, f1, most_telling, with_masks
 from aligndet.run_files import RunFiles
 
 VOID = {"meta", "img"}
@@ -132,6 +133,7 @@ def test_two_starts_and_their_pre_training(tmp_path, val, monkeypatch):
     assert "pre-trained detector: AP 23.0, 3.0 more than backbone only (20.0). One seed" in text
     assert "AP per class class backbone only pre-trained detector difference" in text
     assert "cat & dog 20.0 23.0 +3.0" in text
+    assert "val 2 0 2 1 20 px" in text
     assert "plain backbone only 0 20.0 40.0 –" in text
     assert re.search(r"Here: from 2\.8\d to 1\.0\d", text)  # of four lines at each end
     assert "does not look well" not in text
@@ -209,6 +211,17 @@ def test_the_most_telling_images_by_hand():
         ("its worst", [2]),
     ]
     assert most_telling([last], 2) == [("its best", [1, 4]), ("its worst", [3, 2])]
+
+
+def test_masks_are_drawn_where_there_are_some():
+    image = Image.new("RGB", (40, 30), "white")
+    square = [[10, 10, 20, 10, 20, 20, 10, 20]]
+    box = {"bbox": [10, 10, 10, 10], "category_id": 1}
+    drawn = with_masks(image, [box | {"segmentation": square}, box], [0, 0])
+    changed = (np.array(drawn) != np.array(image)).any(axis=2)
+    assert changed[10:20, 10:20].all()
+    assert changed.sum() == 100
+    assert with_masks(image, [box], [0]) is image
 
 
 def test_no_run_is_one_sentence(tmp_path, capsys, monkeypatch):
