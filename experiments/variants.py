@@ -89,7 +89,6 @@ class VariantBoxDomain(BoxDomain):
             features1 = self.backbone(view1["images"])
         with torch.no_grad():
             features2 = self.backbone(view2["images"])
-            target = self.target(features2, view2, ids, with_losses=False)
             instances = None
             if variant.likeness is not None or variant.classes:
                 features = (features1, features2)
@@ -100,6 +99,8 @@ class VariantBoxDomain(BoxDomain):
             labels = self.clusters.assign(instances).split([len(b) for b in view1["boxes"]])
             view1 = {**view1, "labels": labels}
         online = self.online(features1, view1, ids, with_losses=True)
+        with torch.no_grad():
+            target = self.target(features2, view2, ids, with_losses=False, online=online)
         embeddings = online.embeddings
         if self.predictor is not None:
             embeddings = F.normalize(self.predictor(embeddings).float(), dim=1)
