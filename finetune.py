@@ -24,6 +24,7 @@ from aligndet.config import Config, load_config
 from aligndet.determinism import deterministic
 from aligndet.evaluate import Evaluation, evaluate
 from aligndet.fine_tuning import FineTuning
+from aligndet.report import report_run
 from aligndet.resumable import check_resumable
 from aligndet.run_directory import RunDirectory, inputs_of
 from aligndet.start_block import label_lines, print_start, resumed_from, shortened
@@ -121,6 +122,8 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
             f"weights: {run.weights}\nnext: python -m aligndet.predict --weights {weights} "
             f"--images {images} --output {output}"
         )
+        if config.loop.report:
+            report_run(run.path)
 
 
 def start_weights(

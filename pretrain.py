@@ -26,6 +26,7 @@ from aligndet.determinism import deterministic
 from aligndet.image_domain import build_image_domain
 from aligndet.moco import MoCo
 from aligndet.probe import ProbeData, probe
+from aligndet.report import report_run
 from aligndet.resumable import check_resumable
 from aligndet.run_directory import RunDirectory, inputs_of
 from aligndet.start_block import backbone_lines, print_start, proposal_lines, resumed_from
@@ -88,6 +89,8 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
             f"weights: {run.weights}\nnext: python finetune.py --config CONFIG --init {run.path} "
             "output_dir=..."
         )
+        if config.loop.report:
+            report_run(run.path)
 
 
 def pseudo_classes(config: Config, dataset: TwoViewDataset) -> int:

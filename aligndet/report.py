@@ -26,8 +26,10 @@ from aligndet.verdict import Group, groups_of, sentence
 from data.atomic_files import open_atomic
 from data.errors import DataError
 from data.json_files import read_json
+from data.plain_text import say
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "segm_AP")
+REPORT = "report.html"
 EACH = 3  # pictures of a kind
 MOST_BYTES = 50_000_000  # of an annotation file that is counted; COCO's would take half a minute
 PAGE_STYLE = """
@@ -60,6 +62,32 @@ def main() -> None:
         runs = [RunFiles.read(path) for path in (*args.runs, *args.pretrain)]
         write(page(runs), args.output)
     print(f"report: {args.output}")
+
+
+def report_run(path: Path) -> None:
+    """Write `report.html` of a run that has ended into its directory, together with the
+    pre-training that it started from, if that is still there.
+
+    The run is done: what keeps the page from being written is said, but is no error.
+    """
+    try:
+        run = RunFiles.read(path)
+        runs = [run, *pre_training_of(run)]
+        write(page(runs), path / REPORT)
+    except (ValueError, DataError, OSError) as error:
+        say(f"report: could not be written: {error}")
+    else:
+        say(f"report: {path / REPORT}")
+
+
+def pre_training_of(run: RunFiles) -> list[RunFiles]:
+    """The run whose weights a fine-tuning started from, if it is one of box-domain pre-training."""
+    source = Path(run.manifest.get("source") or "")
+    folder = source if source.is_dir() else source.parent
+    if not run.manifest.get("source") or not (folder / "metrics.jsonl").is_file():
+        return []
+    start = RunFiles.read(folder)
+    return [start] if start.pre_trains else []
 
 
 def write(text: str, path: str | Path) -> None:

@@ -147,7 +147,7 @@ def content(dataset):
             "model": {"backbone": "resnet18", "options": {"channels": 32, "num_convs": 1}},
             "optim": {"lr": 0.01},
             "schedule": {"iterations": 4, "warmup_iterations": 0},
-            "loop": {"log_every": 1, "checkpoint_every": 2},
+            "loop": {"log_every": 1, "checkpoint_every": 2, "report": False},
             "box_domain": {"embedding_width": 32},
         }
         for key, value in changes.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from aligndet.config import load_config
 from aligndet.reading_curves import readings, warnings_of
-from aligndet.report import main, page
+from aligndet.report import main, page, report_run
 from aligndet.report_pictures import by_image, f1, most_telling, with_masks
 from aligndet.run_files import RunFiles
 
@@ -222,6 +223,31 @@ def test_masks_are_drawn_where_there_are_some():
     assert changed[10:20, 10:20].all()
     assert changed.sum() == 100
     assert with_masks(image, [box], [0]) is image
+
+
+def test_every_run_ends_with_its_report(tmp_path, write_config, script, capsys):
+    """That of fine-tuning tells of the pre-training too, as long as its run is there."""
+    pretrain = write_config(tmp_path / "first", loop__report=True)
+    script("pretrain", "--config", pretrain)
+    text, _ = read((tmp_path / "first" / "report.html").read_text(encoding="utf-8"))
+    assert "Pre-training: first" in text
+    finetune = write_config(tmp_path / "second", loop__report=True)
+    script("finetune", "--config", finetune, "--init", tmp_path / "first" / "weights.pt")
+    assert f"report: {tmp_path / 'second' / 'report.html'}" in capsys.readouterr().out
+    text, pictures = read((tmp_path / "second" / "report.html").read_text(encoding="utf-8"))
+    assert "Pre-training: first" in text
+    assert "AP per class" in text
+    assert pictures
+    shutil.rmtree(tmp_path / "first")
+    report_run(tmp_path / "second")
+    assert "Pre-training" not in (tmp_path / "second" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_that_cannot_be_written_is_no_error(tmp_path, val, capsys):
+    path = fine_tuned(tmp_path, "run", val, 5.0)
+    (path / "detections.json").write_text("{")
+    report_run(path)
+    assert capsys.readouterr().out.startswith("report: could not be written: ")
 
 
 def test_no_run_is_one_sentence(tmp_path, capsys, monkeypatch):
