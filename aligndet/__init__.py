@@ -5,10 +5,10 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 `published_detr`; `image_domain` with its methods `moco` and `supervised`; `fine_tuning`.
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `saved_content`,
-`last_checkpoint`, `resumable`, `best_weights`, `run_directory`, `run_lock`, `skipped_images`,
-`start_block`, `dist`, `amp`, `compiling`, `determinism`, `nonfinite`, `health`, `evaluate` (with
-`coco_scores`, `mask_evaluation` and `mask_results`), `cli`, which the scripts share, and
-`siblings`, which finds foreign packages called like ours.
+`last_checkpoint`, `resumable`, `best_weights`, `run_directory`, `event_files`, `run_lock`,
+`skipped_images`, `start_block`, `dist`, `amp`, `compiling`, `determinism`, `nonfinite`, `health`,
+`evaluate` (with `coco_scores`, `mask_evaluation` and `mask_results`), `cli`, which the scripts
+share, and `siblings`, which finds foreign packages called like ours.
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,
 `export_backbone`, `demo`; `report` (with `run_files`, `verdict`, `reading_curves`, `charts` and

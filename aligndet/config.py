@@ -43,6 +43,7 @@ class LoopConfig:
     log_every: int = 20  # steps between lines of metrics.jsonl
     checkpoint_every: int = 500  # steps between writes of last.pt
     checkpoint_minutes: float | None = None  # write it after so many minutes too
+    tensorboard: bool = False  # write event files for TensorBoard too, if it is installed
     report: bool = True  # write report.html when the run ends, see aligndet/report.py
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from aligndet import checkpoint, dist, last_checkpoint
 from aligndet.config import Config, differences, dump_yaml, merged, plain
 from aligndet.evaluate import Evaluation, class_table
+from aligndet.event_files import EventFiles, check_tensorboard
 from aligndet.run_lock import RunLock, machines_without
 from aligndet.skipped_images import SkippedImages
 from data.atomic_files import cannot_write, open_atomic, remove_leftovers
@@ -50,6 +51,7 @@ class RunDirectory:
         self.skipped = SkippedImages(self.path / "skipped_images.jsonl")
         self.inputs: dict[str, str | None] = {}  # digests of what the run was started from
         self._lock: RunLock | None = None
+        self._events: EventFiles | None = None
         self._resume = "auto"
 
     @property
@@ -71,8 +73,10 @@ class RunDirectory:
                 file that is gone, which resuming does not need. They are saved in last.pt.
 
         Raises:
-            ValueError: the checkpoint is unreadable or was made with other settings or inputs.
+            ValueError: the checkpoint is unreadable or was made with other settings or inputs; or
+                a file that is wanted cannot be written.
         """
+        check_tensorboard(config.loop.tensorboard)
         self.inputs, self._resume = dict(inputs or {}), resume
         found = last_checkpoint.find_checkpoint(resume, self.path)
         if found is None:
@@ -137,7 +141,10 @@ class RunDirectory:
             raise cannot_write(self.path, error) from None
         with open_atomic(self.path / "config.yaml") as file:
             file.write(dump_yaml(config))
-        self._keep_metrics_before(state["step"] if state else 0)
+        step = state["step"] if state else 0
+        self._keep_metrics_before(step)
+        if config.loop.tensorboard:
+            self._events = EventFiles(self.path, step)
         self.skipped.note(bad)
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -175,6 +182,8 @@ class RunDirectory:
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(clean) + "\n")
+            if self._events:
+                self._events.write(clean)
         except OSError as error:
             raise cannot_write(self.metrics, error) from None
 
