@@ -11,8 +11,8 @@ The run: `config` (with `overrides` and `strict_yaml`), `optim`, `checkpoint`, `
 share, and `siblings`, which finds foreign packages called like ours.
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`,
-`export_backbone`, `demo`; `report` (with `run_files`, `verdict`, `reading_curves`, `charts` and
-`report_pictures`); `replay` (with `first_nonfinite`); `check_data` (behind
+`export_backbone`, `demo`; `report` (with `run_files`, `verdict`, `reading_curves`, `charts`,
+`precision_curves` and `report_pictures`); `replay` (with `first_nonfinite`); `check_data` (behind
 `python -m data.check`) with `refused`, `positives` and `data_page`; `cluster_command` (behind
 `python -m data.clusters`) with `cluster_options` and `cluster_sheet`, `clusters` (with
 `cluster_state`), `box_features`, `kmeans`; `shadowed`, which explains packages of others that are

@@ -17,8 +17,9 @@ from statistics import median
 from typing import Any
 
 from aligndet import cli
-from aligndet.charts import STYLE, Line, line_chart
+from aligndet.charts import STYLE, Line, line_chart, sparkline
 from aligndet.config import load_config
+from aligndet.precision_curves import precision_curves
 from aligndet.reading_curves import readings, warnings_of
 from aligndet.report_pictures import Validation, by_image, f1, most_telling, picture
 from aligndet.run_files import SEED_KEYS, RunFiles
@@ -31,6 +32,8 @@ from data.plain_text import say
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "segm_AP")
 REPORT = "report.html"
 EACH = 3  # pictures of a kind
+MOST_TO_SCORE = 100_000  # images times classes: about ten seconds
+PRECISION = "precision over recall"
 MOST_BYTES = 50_000_000  # of an annotation file that is counted; COCO's would take half a minute
 PAGE_STYLE = """
 :root { color-scheme: light dark; }
@@ -227,6 +230,7 @@ def per_class(groups: Sequence[Group]) -> str:
     if not any(of_groups):
         return ""
     names = dict.fromkeys(name for runs in of_groups for run in runs for name in run)
+    curves = [recall_curves(next(iter(group.runs.values()))) for group in groups]
     rows = []
     for name in names:
         means = [_mean(run.get(name) for run in runs) for runs in of_groups]
@@ -234,9 +238,26 @@ def per_class(groups: Sequence[Group]) -> str:
         if len(means) > 1 and None not in (means[0], means[-1]):
             gain = means[-1] - means[0]
         gained = [f"{gain:+.1f}" if gain is not None else "–"] if len(means) > 1 else []
-        rows.append([name, *(_number(m) for m in means), *gained])
+        lines = [of_run.get(name) for of_run in curves]
+        drawn = "".join(sparkline(line, index) for index, line in enumerate(lines) if line)
+        rows.append([name, *(_number(m) for m in means), *gained, Markup(drawn)])
     titles = [group.title for group in groups] + ["difference"] * (len(groups) > 1)
-    return "<h2>AP per class</h2>" + _table(["class", *titles], rows)
+    return "<h2>AP per class</h2>" + _table(["class", *titles, PRECISION], rows)
+
+
+def recall_curves(run: RunFiles) -> Mapping[str, Sequence[tuple[float, float]]]:
+    """Precision over recall of each class, where it can be found in a few seconds."""
+    source = load_config(run.path / "config.yaml").data.val.annotations
+    if not _detections(run).is_file() or not Path(source or "").is_file():
+        return {}
+    content = read_json(Path(source))
+    if len(content["images"]) * len(content["categories"]) > MOST_TO_SCORE:
+        return {}
+    return precision_curves(content, read_json(_detections(run)))
+
+
+class Markup(str):
+    """A cell of a table that is HTML already."""
 
 
 def pictures(groups: Sequence[Group]) -> str:
@@ -282,10 +303,12 @@ def _number(value: float | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    top = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in head)
+    def text(cell: Any) -> str:
+        return cell if isinstance(cell, Markup) else html.escape(str(cell))
+
+    top = "".join(f"<th>{text(cell)}</th>" for cell in head)
     lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="wide"><table><tr>{top}</tr>{lines}</table></div>'
 

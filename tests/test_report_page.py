@@ -132,7 +132,7 @@ def test_two_starts_and_their_pre_training(tmp_path, val, monkeypatch):
     main()
     text, pictures = read(output.read_text(encoding="utf-8"))
     assert "pre-trained detector: AP 23.0, 3.0 more than backbone only (20.0). One seed" in text
-    assert "AP per class class backbone only pre-trained detector difference" in text
+    assert "AP per class class backbone only pre-trained detector difference precision" in text
     assert "cat & dog 20.0 23.0 +3.0" in text
     assert "val 2 0 2 1 20 px" in text
     assert "plain backbone only 0 20.0 40.0 –" in text
