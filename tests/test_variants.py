@@ -48,6 +48,26 @@ def task(monkeypatch):
     return build
 
 
+def test_the_targets_own_match_leaves_the_online_branch_as_it_is(task):
+    """Its boxes are mirrored here, so that other queries answer for them."""
+    seen = []
+    for own in (False, True):
+        model = task("detr", Variant(own_match=own))
+        model.target.register_forward_hook(lambda m, args, output: seen.append(output))
+        view1, view2 = batch()
+        flip = torch.tensor([96.0, 0, 96, 0]), torch.tensor([2, 1, 0, 3])
+        mirrored = [
+            (flip[0] - b * torch.tensor([1.0, -1, 1, -1]))[:, flip[1]] for b in view2["boxes"]
+        ]
+        found, _ = model((view1, {**view2, "boxes": mirrored}))
+        seen.append({k: v.item() for k, v in found.items()})
+    given, losses_given, own, losses_own = seen
+    assert losses_given["loss_box"] == losses_own["loss_box"]
+    assert losses_given["loss_contrast"] != losses_own["loss_contrast"]
+    assert sorted(given.ids.tolist()) == sorted(own.ids.tolist())
+    assert any(not torch.equal(a, b) for a, b in zip(given.matched, own.matched, strict=True))
+
+
 def batch(seed=1):
     generator = torch.Generator().manual_seed(seed)
     boxes = [torch.tensor([[4.0, 4, 60, 60], [20, 30, 90, 90]]), torch.tensor([[10.0, 10, 80, 50]])]
@@ -69,7 +89,7 @@ def losses(task, steps=1):
     return found
 
 
-@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "detr"])
 def test_a_variant_that_changes_nothing(task, name):
     expected, found = losses(task(name)), losses(task(name, Variant()))
     assert found.keys() == expected.keys()
