@@ -106,8 +106,10 @@ def folders_of(data: DataSet, start: Start) -> tuple[str, ...]:
 
 
 def _searched(root: Path, work: Path, folder: str, with_masks: bool) -> Path:
+    """The boxes of one folder, whose file names are relative to it; apart from `proposals_file`,
+    which may have the same name."""
     name = f"{folder.replace('/', '_')}{'_masks' if with_masks else ''}.json"
-    output = work / "proposals" / name
+    output = work / "searched" / name
     if not output.exists():
         command = ["-m", "data.proposals", "--images", str(root / folder), "--output", str(output)]
         command += ["--masks"] if with_masks else []

@@ -82,12 +82,21 @@ def test_the_file_of_all_photographs_is_made_of_the_searched_folders(tmp_path, d
     root, work = tmp_path / "data", tmp_path / "work"
     for name, image in (("set_images", "x.jpg"), ("more", "y.jpg")):
         one = coco([(1, image, 100, 100)], [(1, [0, 0, 10, 10])])
-        write_json_atomic(one, work / "proposals" / f"{name}.json")
+        write_json_atomic(one, work / "searched" / f"{name}.json")
     search, placed = (made(root, work, data, proposals=kind) for kind in ("search", "random"))
     for result in (search, placed):
         assert [i["file_name"] for i in result["images"]] == ["set/images/x.jpg", "more/y.jpg"]
     assert [a["bbox"] for a in search["annotations"]] == [[0, 0, 10, 10]] * 2
     assert all(a["bbox"][:2] != [0, 0] for a in placed["annotations"])
+
+
+def test_masks_of_one_folder_are_named_from_the_root_too(tmp_path, data):
+    """A folder beside it, such as that of validation, may hold files of the same names."""
+    root, work = tmp_path / "data", tmp_path / "work"
+    one = coco([(1, "x.jpg", 100, 100)], [(1, [0, 0, 10, 10])])
+    write_json_atomic(one, work / "searched" / "set_images_masks.json")
+    result = made(root, work, data, proposals="masks", unlabelled=False)
+    assert [i["file_name"] for i in result["images"]] == ["set/images/x.jpg"]
 
 
 def test_each_seed_has_its_own_fold_of_the_labels(tmp_path, data):
@@ -116,9 +125,9 @@ def hundred(tmp_path, data):
     labelled = coco(images, [(i, [1, 1, 5, 5]) for i, *_ in images])
     write_json_atomic(labelled, root / "set/train.json")
     searched = coco(images, [(i, [0, 0, 9, 9]) for i, *_ in images])
-    write_json_atomic(searched, work / "proposals" / "set_images.json")
+    write_json_atomic(searched, work / "searched" / "set_images.json")
     other = coco([(1, "y.jpg", 10, 10)], [(1, [0, 0, 9, 9])])
-    write_json_atomic(other, work / "proposals" / "more.json")
+    write_json_atomic(other, work / "searched" / "more.json")
     return root, work, data
 
 
