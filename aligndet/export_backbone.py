@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aligndet import checkpoint, cli
 from aligndet.transfer import first_misfit
-from models.backbone import build_backbone
-from models.backbone_fit import first_problem
+from models.backbone import BACKBONES
+from models.backbone_fit import OUTPUT_NORMS, first_problem
 
 
 def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
@@ -36,14 +36,15 @@ def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
         weights = without_prefix(weights, "backbone.")
     name = content["config"]["backbone"]
     with torch.device("meta"):
-        ours = build_backbone(name, "bn").state_dict()
+        ours = BACKBONES[name](norm=nn.BatchNorm2d).state_dict()
     theirs = {key: value for key, value in weights.items() if key in ours}
     if problem := first_problem(weights, ours) or first_misfit(theirs, ours):
         raise ValueError(
             f"{path}: its weights are not those of the {name} in its config ({problem}); give "
             "--weights another weights.pt"
         )
-    return dict(weights)
+    # torchvision's classifiers have no norms there.
+    return {k: v for k, v in weights.items() if not k.startswith(OUTPUT_NORMS)}
 
 
 def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from models.checks import require_choice
 from models.mobilenet_v2 import MobileNetV2
 from models.norm import FrozenBatchNorm2d
 from models.resnet import ResNet
+from models.swin import SIZES, SwinTransformer
 
 BACKBONES = {
     "resnet18": partial(ResNet, 18),
@@ -18,6 +19,7 @@ BACKBONES = {
     "resnet50": partial(ResNet, 50),
     "resnet101": partial(ResNet, 101),
     "mobilenet_v2": MobileNetV2,
+    **{name: partial(SwinTransformer, size) for name, size in SIZES.items()},
 }
 NORMS = {"frozen_bn": FrozenBatchNorm2d, "bn": nn.BatchNorm2d}
 
@@ -27,14 +29,21 @@ def build_backbone(name: str, norm: str = "frozen_bn", frozen_stages: int = 2) -
 
     Args:
         name: a key of `BACKBONES`.
-        norm: "frozen_bn" keeps the loaded statistics in all stages, "bn" trains BatchNorm.
+        norm: "frozen_bn" keeps the loaded statistics in all stages, "bn" trains BatchNorm. A Swin
+            has none, and takes only the default.
         frozen_stages: how many stages, starting with the stem, are not trained (0 none, 5 all).
 
     Raises:
-        ValueError: for an unknown name or norm, or a number of stages outside 0..5.
+        ValueError: for an unknown name or norm, a norm that the backbone does not have, or a number
+            of stages outside 0..5.
     """
     require_choice("model.backbone", name, BACKBONES)
     require_choice("model.norm", norm, NORMS)
+    if name in SIZES and norm != "frozen_bn":
+        raise ValueError(
+            f"model.norm is {norm!r}, but {name} has no BatchNorm; leave model.norm at frozen_bn, "
+            "which changes nothing there"
+        )
     backbone = BACKBONES[name](norm=NORMS[norm])
     backbone.freeze(frozen_stages)
     return backbone

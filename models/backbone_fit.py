@@ -7,15 +7,21 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from models.swin import relative_position_index
+
 STEP_COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it
+WINDOW_INDEX = "relative_position_index"  # of a Swin; a constant, which some files lack
+WHOLE_NUMBERS = (STEP_COUNTER, WINDOW_INDEX)
+# Norms of a Swin's C2 to C4: detectors need them, classifiers do not have them.
+OUTPUT_NORMS = ("norm_c2.", "norm_c3.", "norm_c4.")
 COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 
 
 def first_problem(given: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str | None:
     """In a few words, why the weights are not exactly those of a backbone; None if they are."""
     for name in ours:
-        counter = name.endswith(STEP_COUNTER)
-        if name not in given and counter:
+        counter = name.endswith(WHOLE_NUMBERS)
+        if name not in given and optional(name):
             continue
         if name not in given:
             return f"{name} is missing"
@@ -40,14 +46,19 @@ def fitting_part(given: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dic
         for name in ours
         if name in given
         and given[name].shape == ours[name].shape
-        and (given[name].is_floating_point() or name.endswith(STEP_COUNTER))
+        and (given[name].is_floating_point() or name.endswith(WHOLE_NUMBERS))
     }
     return {n: given[n] for n in ours if n in same and layer_weight(n) in same}
 
 
 def required(ours: Mapping[str, Tensor]) -> list[str]:
-    """Names that a file must have: all but step counters."""
-    return [name for name in ours if not name.endswith(STEP_COUNTER)]
+    """Names that a file must have."""
+    return [name for name in ours if not optional(name)]
+
+
+def optional(name: str) -> bool:
+    """Whether a file of the whole backbone may lack a tensor."""
+    return name.endswith(WHOLE_NUMBERS) or name.startswith(OUTPUT_NORMS)
 
 
 def layer_weight(name: str) -> str:
@@ -67,6 +78,10 @@ def first_bad_value(given: Mapping[str, Tensor]) -> str | None:
             return f"{name} has {int((values < 0).sum())} negative variances (of {values.numel()})"
         if name.endswith(STEP_COUNTER) and bool((values < 0).any()):
             return f"{name} has counted a negative number of steps"
+        if name.endswith(WINDOW_INDEX):
+            window = round(tensor.numel() ** 0.25)
+            if not torch.equal(tensor.flatten().cpu(), relative_position_index(window)):
+                return f"{name} is not the index of a window of {window} x {window} cells"
     return None
 
 
