@@ -62,6 +62,7 @@ class Encoder(nn.Module):
         super().__init__()
         channels = backbone.channels[-1]
         self.backbone = backbone
+        backbone.skip_maps(3)
         self.head = nn.Sequential(
             nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, width)
         )

@@ -43,6 +43,10 @@ class StagedBackbone(nn.Module):
             module.requires_grad_(False)
         self.train(self.training)
 
+    def skip_maps(self, count: int) -> None:
+        """Freeze what only the first `count` maps need, as nothing reads them: distributed training
+        rejects parameters that never get a gradient. Here, deeper maps need everything."""
+
     def train(self, mode: bool = True) -> StagedBackbone:
         """Put the trained stages in `mode`; the frozen ones stay in eval mode."""
         super().train(mode)

@@ -26,6 +26,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: StagedBackbone, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
+        backbone.skip_maps(3)
         self.linear = nn.Linear(backbone.channels[-1], num_classes)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)

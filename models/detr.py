@@ -99,6 +99,7 @@ class DETR(nn.Module):
         self.backbone = backbone
         self.strides = (config.stride,)
         self.level = backbone.strides.index(config.stride)
+        backbone.skip_maps(self.level)
         for module in (m for stage in backbone.stages[self.level + 2 :] for m in stage):
             module.requires_grad_(False)  # nothing reads them: they would never get a gradient
         width = config.width

@@ -151,6 +151,7 @@ class FCOS(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.backbone = backbone
+        backbone.skip_maps(1)
         self.neck = FPN(backbone.channels[1:], FPNConfig(config.channels, config.fpn_extra))
         self.strides = tuple(
             backbone.strides[1] * 2**level for level in range(self.neck.num_levels)

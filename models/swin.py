@@ -84,6 +84,11 @@ class SwinTransformer(StagedBackbone):
             [*layers[6:8], self.norm],
         ]
 
+    def skip_maps(self, count: int) -> None:
+        """Freeze the norms of the first `count` maps, see the base class."""
+        for norm in (self.norm_c2, self.norm_c3, self.norm_c4)[:count]:
+            norm.requires_grad_(False)
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W) to [C2, C3, C4, C5]."""
         (patches,), *stages = self.stages

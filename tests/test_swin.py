@@ -5,6 +5,7 @@ import torchvision
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformer as Theirs
 
+from aligndet.moco import MoCo, MoCoConfig
 from models.backbone import BACKBONES, build_backbone
 from models.backbone_weights import load_backbone_weights
 from models.classifier import Classifier
@@ -12,6 +13,7 @@ from models.detector import DETECTORS, ModelConfig, build_detector
 from models.swin import SIZES, SwinConfig, SwinTransformer, stochastic_depth
 
 NARROW = SwinConfig("narrow", 24, (2, 2, 2, 2), (1, 2, 4, 8), drop=0.0)
+MOCO = MoCoConfig(queue=4, embedding_width=8)
 STAGES = (1, 3, 5, 7)  # torchvision's features[i] that end at stride 4, 8, 16, 32
 OUTPUT_NORMS = {
     f"norm_{level}.{kind}" for level in ("c2", "c3", "c4") for kind in ("weight", "bias")
@@ -174,13 +176,25 @@ def test_a_norm_that_is_not_there():
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_every_detector_takes_it(detector, monkeypatch):
     monkeypatch.setitem(BACKBONES, "swin_t", lambda norm: SwinTransformer(NARROW, norm))
-    config = ModelConfig(detector=detector, backbone="swin_t")
+    config = ModelConfig(detector=detector, backbone="swin_t", frozen_stages=0)
     model = build_detector(config, num_classes=2).train()
     targets = [{"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}]
     if detector == "mask_rcnn":
         targets[0]["masks"] = torch.ones(1, 64, 64, dtype=torch.bool)
     losses = model(torch.randn(1, 3, 64, 64), torch.tensor([[64, 64]]), targets)
     sum(losses.values()).backward()
-    gradients = [p.grad for p in model.backbone.parameters() if p.grad is not None]
-    assert gradients
-    assert all(g.isfinite().all() for g in gradients)
+    for name, parameter in model.backbone.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    trained = {name for name, p in model.backbone.named_parameters() if p.requires_grad}
+    unread = {"fcos": 1, "retinanet": 1, "detr": 3}.get(detector, 0)
+    assert OUTPUT_NORMS - trained == {n for n in OUTPUT_NORMS if int(n[6]) < 2 + unread}
+
+
+@pytest.mark.parametrize("build", [lambda b: Classifier(b, 3), lambda b: MoCo(b, MOCO).online])
+def test_the_image_stage_leaves_no_trained_parameter_without_gradient(build):
+    task = build(SwinTransformer(NARROW)).train()
+    task(torch.randn(2, 3, 64, 64))[:, 0].sum().backward()
+    for name, parameter in task.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
