@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aligndet import dist
 from aligndet.image_domain import build_trained_backbone
 from aligndet.moco import KeyQueue, MoCo, MoCoConfig
+from models.backbone_base import StagedBackbone
 from models.grouped_batch_norm import GroupedBatchNorm2d
 from tests.helpers.double_precision import double_precision
 from train import step_seed
@@ -23,10 +24,11 @@ QUEUE, WIDTH, BATCH, TEMPERATURE, MOMENTUM = 10, 6, 4, 0.2, 0.9
 CONFIG = MoCoConfig(WIDTH, QUEUE, TEMPERATURE, MOMENTUM)
 
 
-class TinyBackbone(nn.Module):
+class TinyBackbone(StagedBackbone):
     """One 1x1 convolution instead of a backbone: its pooled output is linear."""
 
     channels = (8,)
+    stages = []
 
     def __init__(self):
         super().__init__()
