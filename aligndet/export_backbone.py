@@ -63,7 +63,7 @@ def main() -> None:
             raise ValueError(f"{args.output}: is --weights itself; give --output another name")
         weights = torchvision_backbone(args.weights)
         checkpoint.save_state_dict(weights, args.output)
-    classifier = any(name.startswith(("fc.", "classifier.")) for name in weights)
+    classifier = any(name.startswith(("fc.", "classifier.", "head.")) for name in weights)
     what = "the whole classifier" if classifier else "a backbone without the classification layer"
     print(f"{what}, {len(weights)} tensors under torchvision's names: {args.output}")
 

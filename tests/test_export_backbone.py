@@ -38,7 +38,7 @@ def image_stage(method, name):
     return backbone_file(task.weights(), model, IMAGES.classes), task
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet101", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet101", "mobilenet_v2", "swin_t"])
 def test_a_classifier_is_torchvisions_whole_model(tmp_path, script, capsys, name):
     content, task = image_stage("supervised", name)
     checkpoint.save(content, tmp_path / "weights.pt")
