@@ -90,7 +90,8 @@ def test_every_backbone_learns_by_both_methods(name):
         trained = [p for p in task.parameters() if p.requires_grad]
         assert all(p.grad is not None for p in trained)
         norms = [m for m in task.backbone.modules() if isinstance(m, GroupedBatchNorm2d)]
-        assert {norm.groups for norm in norms} == {2}
+        # A Swin has no BatchNorm.
+        assert {norm.groups for norm in norms} == (set() if name.startswith("swin") else {2})
         assert task.backbone.training
 
 
