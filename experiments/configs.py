@@ -53,6 +53,7 @@ def common_overrides(study: Study, place: Place, run: Run) -> dict[str, Any]:
     return {
         "output_dir": str(place.folder(run)),
         "device": place.device,
+        "loop.report": False,  # the study has a page of its own
         **study.config,
         **study.sets[run.data].config,
         **(study.finetuning if isinstance(run, Cell) else study.pretraining),
