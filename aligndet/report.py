@@ -14,21 +14,21 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 from aligndet import cli
 from aligndet.charts import STYLE, Line, line_chart, sparkline
-from aligndet.config import load_config
 from aligndet.precision_curves import precision_curves
 from aligndet.reading_curves import readings, warnings_of
 from aligndet.report_pictures import Validation, by_image, f1, most_telling, picture
 from aligndet.run_files import SEED_KEYS, RunFiles
 from aligndet.verdict import Group, groups_of, sentence
 from data.atomic_files import open_atomic
+from data.coco_json import load_coco
 from data.errors import DataError
-from data.json_files import read_json
 from data.plain_text import say
 
+Labels: TypeAlias = "Mapping[str, Mapping[str, Any]]"  # dicts of `load_coco`, by their file
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "segm_AP")
 REPORT = "report.html"
 EACH = 3  # pictures of a kind
@@ -57,7 +57,7 @@ def main() -> None:
     add = parser.add_argument
     add("runs", nargs="*", metavar="RUN", help="output_dir of finetune.py, or of pretrain.py")
     add("--pretrain", nargs="+", default=[], metavar="RUN", help="more runs of pretrain.py")
-    add("--output", default="report.html", metavar="FILE", help="page to write (report.html)")
+    add("--output", default=REPORT, metavar="FILE", help=f"page to write ({REPORT})")
     args = parser.parse_intermixed_args()
     if not args.runs + args.pretrain:
         parser.error("give at least one run")
@@ -104,14 +104,15 @@ def page(runs: Sequence[RunFiles]) -> str:
     pre_training = [run for run in runs if run.pre_trains]
     fine_tuning = [run for run in runs if not run.pre_trains]
     groups = groups_of(fine_tuning)
+    labels = val_labels(groups)
     sections = [
         verdict(groups),
         what_differed(groups),
         *(health(run) for run in pre_training),
         curves(groups),
-        data(groups),
-        per_class(groups),
-        pictures(groups),
+        amounts(groups, labels),
+        per_class(groups, labels),
+        pictures(groups, labels),
     ]
     title = " and ".join([group.title for group in groups] or [run.name for run in runs])
     head = (
@@ -121,6 +122,16 @@ def page(runs: Sequence[RunFiles]) -> str:
     )
     body = "\n".join(section for section in sections if section)
     return f"{head}<body><h1>{html.escape(title)}</h1>\n{body}</body></html>\n"
+
+
+def val_labels(groups: Sequence[Group]) -> Labels:
+    """What the first run of each start was evaluated on; each file is read once."""
+    found: dict[str, dict[str, Any]] = {}
+    for config in (group.first.data for group in groups):
+        path = config.val.annotations
+        if path and path not in found and Path(path).is_file():
+            found[path] = load_coco(path, config.crowd)
+    return found
 
 
 def verdict(groups: Sequence[Group]) -> str:
@@ -145,7 +156,7 @@ def what_differed(groups: Sequence[Group]) -> str:
     """The keys in which the groups differ, of their first runs."""
     if len(groups) < 2:
         return ""
-    first = [next(iter(group.runs.values())) for group in groups]
+    first = [group.first for group in groups]
     flat = [run.flat() | {"--init": run.manifest.get("source")} for run in first]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if k not in SEED_KEYS]
     rows = [
@@ -197,23 +208,24 @@ def curves(groups: Sequence[Group]) -> str:
     return f'<h2>Fine-tuning</h2><div class="charts">{figures}</div>'
 
 
-def data(groups: Sequence[Group]) -> str:
+def amounts(groups: Sequence[Group], labels: Labels) -> str:
     """How much there was to learn from and to be measured on, by the first run."""
     if not groups:
         return ""
-    config = load_config(next(iter(groups[0].runs.values())).path / "config.yaml").data
+    config = groups[0].first.data
     rows = []
     for title, source in (("train", config.train), ("val", config.val)):
         path = Path(source.annotations or "")
         if path.is_file() and path.stat().st_size <= MOST_BYTES:
-            rows.append([title, *amounts(read_json(path))])
+            content = labels.get(source.annotations) or load_coco(path, config.crowd)
+            rows.append([title, *counts(content)])
     if not rows:
         return ""
     head = ["", "images", "without an object", "objects", "classes", "size of an object (median)"]
     return "<h2>Data</h2>" + _table(head, rows)
 
 
-def amounts(content: Mapping[str, Any]) -> list[str]:
+def counts(content: Mapping[str, Any]) -> list[str]:
     """Images, those without an object, objects, classes, and the median of the root of the objects'
     areas in pixels of the files, of a COCO dict; crowds are no objects."""
     objects = [a for a in content["annotations"] if not a.get("iscrowd")]
@@ -224,13 +236,13 @@ def amounts(content: Mapping[str, Any]) -> list[str]:
     return [*(f"{number:,}" for number in numbers), size]
 
 
-def per_class(groups: Sequence[Group]) -> str:
+def per_class(groups: Sequence[Group], labels: Labels) -> str:
     """AP of each class, as the mean over the seeds of each start."""
     of_groups = [[r.per_class for r in group.runs.values() if r.per_class] for group in groups]
     if not any(of_groups):
         return ""
     names = dict.fromkeys(name for runs in of_groups for run in runs for name in run)
-    curves = [recall_curves(next(iter(group.runs.values()))) for group in groups]
+    curves = [recall_curves(group.first, labels) for group in groups]
     rows = []
     for name in names:
         means = [_mean(run.get(name) for run in runs) for runs in of_groups]
@@ -245,39 +257,35 @@ def per_class(groups: Sequence[Group]) -> str:
     return "<h2>AP per class</h2>" + _table(["class", *titles, PRECISION], rows)
 
 
-def recall_curves(run: RunFiles) -> Mapping[str, Sequence[tuple[float, float]]]:
+def recall_curves(run: RunFiles, labels: Labels) -> Mapping[str, Sequence[tuple[float, float]]]:
     """Precision over recall of each class, where it can be found in a few seconds."""
-    source = load_config(run.path / "config.yaml").data.val.annotations
-    if not _detections(run).is_file() or not Path(source or "").is_file():
+    content = labels.get(run.data.val.annotations)
+    if content is None or run.detections is None:
         return {}
-    content = read_json(Path(source))
     if len(content["images"]) * len(content["categories"]) > MOST_TO_SCORE:
         return {}
-    return precision_curves(content, read_json(_detections(run)))
+    return precision_curves(content, run.detections)
 
 
 class Markup(str):
     """A cell of a table that is HTML already."""
 
 
-def pictures(groups: Sequence[Group]) -> str:
+def pictures(groups: Sequence[Group], labels: Labels) -> str:
     """Images with what is there and what the first run of each start found."""
-    runs = [next(iter(group.runs.values())) for group in groups]
-    found = [(g, r) for g, r in zip(groups, runs, strict=True) if _detections(r).is_file()]
-    if not found:
+    found = [group for group in groups if group.first.detections is not None]
+    config = found[-1].first.data if found else None
+    if config is None or config.val.annotations not in labels:
         return ""
-    config = load_config(found[-1][1].path / "config.yaml").data
-    if not Path(config.val.annotations).is_file():
-        return ""
-    data = Validation.read(config.val.annotations, config.val.images, config.reading)
-    entries = [by_image(read_json(_detections(run))) for _, run in found]
+    data = Validation.of(labels[config.val.annotations], config.val.images, config.reading)
+    entries = [by_image(group.first.detections) for group in found]
     scores = [{i: f1(data.objects[i], of_run.get(i, [])) for i in data.files} for of_run in entries]
     parts = []
     for title, images in most_telling(scores, EACH):
         parts.append(f"<h3>{html.escape(title)}</h3>")
         for image in images:
             row = [("labels", picture(data, image, data.objects[image], with_scores=False))]
-            for (group, _), of_run in zip(found, entries, strict=True):
+            for group, of_run in zip(found, entries, strict=True):
                 row.append((group.title, picture(data, image, of_run.get(image, []), True)))
             shown = "".join(_figure(name, uri, data.files[image]) for name, uri in row if uri)
             parts.append(f'<div class="row">{shown}</div>')
@@ -287,10 +295,6 @@ def pictures(groups: Sequence[Group]) -> str:
 def _figure(name: str, uri: str, file: str) -> str:
     caption = html.escape(f"{name}, {Path(file).name}")
     return f'<figure><img src="{uri}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-
-
-def _detections(run: RunFiles) -> Path:
-    return run.path / "detections.json"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -17,7 +17,6 @@ from aligndet.image_inputs import as_image
 from aligndet.visual import draw_boxes
 from data.drawing import class_colour
 from data.images import AS_STORED, ImageReading
-from data.json_files import read_json
 from data.mask_drawing import draw_masks
 from data.masks import encode
 
@@ -38,15 +37,10 @@ class Validation:
     names: Mapping[int, str]  # of the categories, by id
 
     @classmethod
-    def read(
-        cls, annotations: str | Path, images: str | Path, reading: ImageReading = AS_STORED
+    def of(
+        cls, content: Mapping[str, Any], images: str | Path, reading: ImageReading = AS_STORED
     ) -> Validation:
-        """Read a COCO JSON.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        content = read_json(Path(annotations))
+        """Those of a dict of `load_coco`, whose image files are in the folder `images`."""
         objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             if not annotation.get("iscrowd"):
@@ -95,14 +89,13 @@ def most_telling(scores: Sequence[Mapping[int, float]], count: int) -> list[tupl
     if len(scores) > 1:
         gain = {image: last[image] - first[image] for image in last}
         kinds.append(("where the last gains most", sorted(gain, key=lambda i: -gain[i])))
-        kinds.append(("where it loses most", sorted(gain, key=gain.get)))
+        lost = (image for image in gain if gain[image] < 0)
+        kinds.append(("where it loses most", sorted(lost, key=gain.get)))
     kinds.append(("its best", sorted(last, key=lambda i: -last[i])))
     kinds.append(("its worst", sorted(last, key=last.get)))
     seen: set[int] = set()
     chosen = []
     for title, ordered in kinds:
-        if title.startswith("where it loses"):
-            ordered = [image for image in ordered if last[image] < first[image]]
         images = [image for image in ordered if image not in seen][:count]
         seen.update(images)
         if images:

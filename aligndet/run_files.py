@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from aligndet.config import load_config
+from data.build import DataConfig
 from data.json_files import read_json
 
 SEED_KEYS = ("seed", "output_dir")  # what runs that are repeated with other seeds differ in
@@ -52,6 +55,17 @@ class RunFiles:
     def name(self) -> str:
         """The last part of its path."""
         return self.path.resolve().name
+
+    @cached_property
+    def data(self) -> DataConfig:
+        """The `data` section of its config, with the defaults of keys that it does not name."""
+        return load_config(self.path / "config.yaml").data
+
+    @cached_property
+    def detections(self) -> list[dict[str, Any]] | None:
+        """COCO results entries of the final evaluation; None if there are none."""
+        path = self.path / "detections.json"
+        return read_json(path) if path.is_file() else None
 
     @property
     def pre_trains(self) -> bool:

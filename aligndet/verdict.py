@@ -23,6 +23,11 @@ class Group:
     title: str
     runs: dict[int, RunFiles]
 
+    @property
+    def first(self) -> RunFiles:
+        """The run that stands for all where one is enough."""
+        return next(iter(self.runs.values()))
+
     def mean(self, key: str = "AP") -> float | None:
         """Of the final score, over the seeds that have one."""
         values = [run.results.get(key) for run in self.runs.values()]

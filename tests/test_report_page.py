@@ -18,6 +18,7 @@ from aligndet.reading_curves import readings, warnings_of
 from aligndet.report import main, page, report_run
 from aligndet.report_pictures import by_image, f1, most_telling, with_masks
 from aligndet.run_files import RunFiles
+from data import json_files
 
 VOID = {"meta", "img"}
 
@@ -164,6 +165,17 @@ def test_the_report_of_a_broken_run_says_what_is_wrong(tmp_path):
     healthy = RunFiles.read(pre_trained(tmp_path))
     assert warnings_of(healthy) == []
     assert all(found.looks_well for found in readings(healthy))
+
+
+def test_each_file_is_read_once(tmp_path, val, monkeypatch):
+    runs = [fine_tuned(tmp_path, "b", val, 20.0, started=False), fine_tuned(tmp_path, "a", val, 22)]
+    opened, real = [], json_files.Path.read_bytes
+    monkeypatch.setattr(
+        json_files.Path, "read_bytes", lambda path: opened.append(path.name) or real(path)
+    )
+    page([RunFiles.read(run) for run in runs])
+    assert opened.count("val.json") == 1
+    assert opened.count("detections.json") == 2  # of two runs
 
 
 def test_a_run_that_has_just_begun(tmp_path, val):
