@@ -5,6 +5,7 @@ The bounds lie where `aligndet.health` has them, which warns in the run itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -36,9 +37,11 @@ def readings(run: RunFiles) -> list[Reading]:
     start, end = (averages(part) for part in (logged[:count], logged[-count:]))
     found = []
     for title, keys, advice, judge in CURVES:
-        there = tuple(key for key in keys if key in end)
-        if there:
-            found.append(Reading(title, there, advice, *judge(start, end)))
+        if not all(key in logged[-1] for key in keys):
+            continue
+        finite = all(key in part for key in keys for part in (start, end))
+        judged = judge(start, end) if finite else NOT_FINITE
+        found.append(Reading(title, keys, advice, *judged))
     losses = tuple(key for key in end if key.startswith("loss_") and key != "loss_contrast")
     if losses:
         found.append(Reading("the detector's own losses", losses, LOSSES, *_losses(start, end)))
@@ -47,8 +50,8 @@ def readings(run: RunFiles) -> list[Reading]:
 
 def averages(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The mean of every number that all of the lines have."""
-    keys = [k for k, v in lines[-1].items() if isinstance(v, (int, float))]
-    return {k: mean(line[k] for line in lines) for k in keys if all(k in line for line in lines)}
+    keys = [k for k in lines[-1] if all(_is_number(line.get(k)) for line in lines)]
+    return {k: mean(line[k] for line in lines) for k in keys}
 
 
 def warnings_of(run: RunFiles) -> list[str]:
@@ -61,9 +64,14 @@ def warnings_of(run: RunFiles) -> list[str]:
     health = Health(round(warmup if warmup >= 1 else warmup * total), total)
     found = []
     for line in logged:
-        values = {k: v for k, v in line.items() if isinstance(v, (int, float))}
+        # In the file, null stands for what was not finite.
+        values = {k: math.nan if v is None else v for k, v in line.items()}
         found += health.warnings(int(line["step"]), values)
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
 
 
 Values = Mapping[str, float]
@@ -109,6 +117,7 @@ def _losses(start: Values, end: Values) -> Judged:
     return b < a, f"their sum from {a:.2f} to {b:.2f}"
 
 
+NOT_FINITE: Judged = (False, "not finite at its start or end")
 LOSSES = "They fall while the detector learns to find the proposals; slowly, as no box is wrong."
 CURVES: tuple[tuple[str, tuple[str, ...], str, Callable[[Values, Values], Judged]], ...] = (
     (

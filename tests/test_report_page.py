@@ -167,6 +167,23 @@ def test_the_report_of_a_broken_run_says_what_is_wrong(tmp_path):
     assert all(found.looks_well for found in readings(healthy))
 
 
+def test_values_that_were_not_finite_are_said_and_do_not_end_the_report(tmp_path):
+    """They are null in the file."""
+    path = pre_trained(tmp_path)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    lines[-2] |= {"retrieval": None, "loss_box": None}
+    lines[0]["cos_negative"] = None
+    (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run = RunFiles.read(path)
+    judged = {found.title: (found.looks_well, found.finding) for found in readings(run)}
+    not_finite = (False, "not finite at its start or end")
+    assert judged["retrieval"] == judged["cosines"] == not_finite
+    assert judged["positives"][0] is True
+    assert warnings_of(run) == []
+    text, _ = read(page([run]))
+    assert "not finite at its start or end" in text
+
+
 def test_each_file_is_read_once(tmp_path, val, monkeypatch):
     runs = [fine_tuned(tmp_path, "b", val, 20.0, started=False), fine_tuned(tmp_path, "a", val, 22)]
     opened, real = [], json_files.Path.read_bytes
