@@ -20,7 +20,8 @@ GROUPS = {
     },
     "results": {
         "aligndet.predict": "draw detections on images",
-        "aligndet.report": "one page about runs: verdict, curves, classes, pictures",
+        "aligndet.report": "one page about runs: verdict, curves, errors, pictures",
+        "aligndet.errors": "what a detector gets wrong, and what it costs",
         "aligndet.probe": "how well a backbone's features tell classes apart",
         "aligndet.export_backbone": "a backbone for other code",
         "aligndet.replay": "the step again whose numbers were not finite",

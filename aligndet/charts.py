@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 480, 240  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 30, 36  # margins
+LETTER, ROW = 7.4, 15  # about the width of a letter, and the height of a row of names
 TICKS = 5  # about so many per axis
 MOST_POINTS = 400  # of a line; of a longer one, points are left out at equal distances
 COLOURS = 6
@@ -24,7 +25,8 @@ svg.chart { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 svg.chart text { fill: currentColor; }
 svg.chart .axis { stroke: currentColor; opacity: 0.6; }
 svg.chart .grid { stroke: currentColor; opacity: 0.15; }
-svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+svg .dot { stroke-width: 8; } svg .bar { stroke-width: 9; stroke-linecap: butt; }
 """ + "\n".join(
     f"svg .c{i} {{ stroke: var(--c{i}); }} svg text.c{i} {{ stroke: none; fill: var(--c{i}); }}"
     for i in range(COLOURS)
@@ -35,8 +37,9 @@ svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 class Line:
     """One line of a chart."""
 
-    name: str
+    name: str  # without one, it has none in the chart: of several lines of a colour, one has it
     points: Sequence[tuple[float, float | None]]  # x ascending; without y, the line is interrupted
+    colour: int | None = None  # of COLOURS; None: by its place among the lines
 
 
 def line_chart(lines: Sequence[Line], title: str, x_label: str = "step") -> str:
@@ -47,12 +50,13 @@ def line_chart(lines: Sequence[Line], title: str, x_label: str = "step") -> str:
     values = [(x, y) for line in lines for x, y in line.points if _shown(y)]
     if not values:
         return ""
+    names, top = _names(lines)
     x_low, x_high = _range([x for x, _ in values])
     y_low, y_high = _range([y for _, y in values])
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        up = (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        up = (y - y_low) / (y_high - y_low) * (HEIGHT - top - BOTTOM)
         return round(LEFT + across, 1), round(HEIGHT - BOTTOM - up, 1)
 
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
@@ -71,11 +75,10 @@ def line_chart(lines: Sequence[Line], title: str, x_label: str = "step") -> str:
     corner = f'x="{WIDTH - RIGHT}" y="{HEIGHT - 4}"'
     parts.append(f'<text {corner} text-anchor="end">{html.escape(x_label)}</text>')
     for index, line in enumerate(lines):
-        colour = f"c{index % COLOURS}"
-        parts.append(f'<path class="line {colour}" d="{_path(line.points, place)}"/>')
-    if len(lines) > 1:
-        parts.append(_names(lines))
-    return "".join([*parts, "</svg>"])
+        kind = "line dot" if sum(_shown(y) for _, y in line.points) == 1 else "line"
+        path = _path(line.points, place)
+        parts.append(f'<path class="{kind} {_colour(line, index)}" d="{path}"/>')
+    return "".join([*parts, names, "</svg>"])
 
 
 def sparkline(points: Sequence[tuple[float, float | None]], colour: int = 0) -> str:
@@ -129,17 +132,27 @@ def _path(points, place) -> str:
         if _shown(y):
             path.append("{}{} {}".format("M" if pen_is_up else "L", *place(x, y)))
         pen_is_up = not _shown(y)
-    return "".join(path)
+    return "".join(path) + "h0" * (len(path) == 1)  # a length of 0 shows as a dot
 
 
-def _names(lines: Sequence[Line]) -> str:
-    """The names of the lines, one after the other at the top right, the last one first."""
-    x, parts = float(WIDTH - RIGHT), []
-    for index, line in reversed(list(enumerate(lines))):
-        name = html.escape(line.name)
+def _names(lines: Sequence[Line]) -> tuple[str, float]:
+    """The names of the lines, if there are several, in rows below the title; and where the axes
+    begin below them."""
+    named = [(index, line) for index, line in enumerate(lines) if line.name]
+    if len(named) < 2:
+        return "", TOP
+    x, y, parts = float(LEFT), float(TOP - 2), []
+    for index, line in named:
+        width = LETTER * len(line.name) + 10
+        if x > LEFT and x + width > WIDTH:
+            x, y = float(LEFT), y + ROW
         parts.append(
-            f'<text class="c{index % COLOURS}" x="{x:g}" y="{TOP - 2}" text-anchor="end" '
-            f'font-weight="600">{name}</text>'
+            f'<text class="{_colour(line, index)}" x="{x:g}" y="{y:g}" font-weight="600">'
+            f"{html.escape(line.name)}</text>"
         )
-        x -= 7.4 * len(line.name) + 10  # about the width of the text
-    return "".join(parts)
+        x += width
+    return "".join(parts), y + 2
+
+
+def _colour(line: Line, index: int) -> str:
+    return f"c{(index if line.colour is None else line.colour) % COLOURS}"

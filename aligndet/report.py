@@ -11,18 +11,20 @@ from __future__ import annotations
 import argparse
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
 
 from aligndet import cli
 from aligndet.charts import STYLE, Line, line_chart, sparkline
+from aligndet.markup import Markup, figure, table
 from aligndet.precision_curves import precision_curves
 from aligndet.reading_curves import readings, warnings_of
+from aligndet.report_errors import errors_section
 from aligndet.report_pictures import Validation, by_image, f1, most_telling, picture
 from aligndet.run_files import SEED_KEYS, RunFiles
-from aligndet.verdict import Group, groups_of, sentence
+from aligndet.verdict import Group, groups_of, sentence, told_apart
 from data.atomic_files import open_atomic
 from data.coco_json import load_coco
 from data.errors import DataError
@@ -112,6 +114,7 @@ def page(runs: Sequence[RunFiles]) -> str:
         curves(groups),
         amounts(groups, labels),
         per_class(groups, labels),
+        errors(groups, labels),
         pictures(groups, labels),
     ]
     title = " and ".join([group.title for group in groups] or [run.name for run in runs])
@@ -140,16 +143,17 @@ def verdict(groups: Sequence[Group]) -> str:
         return ""
     words = [sentence(groups[0], other) for other in groups[1:]]
     keys = [k for k in SCORES if any(k in r.results for g in groups for r in g.runs.values())]
+    runs = [(group, *of_seed) for group in groups for of_seed in sorted(group.runs.items())]
+    names = told_apart([run.path for _, _, run in runs])
     rows = [
-        [run.name, group.title, seed, *(_number(run.results.get(key)) for key in keys)]
-        for group in groups
-        for seed, run in sorted(group.runs.items())
+        [name, group.title, seed, *(_number(run.results.get(key)) for key in keys)]
+        for name, (group, seed, run) in zip(names, runs, strict=True)
     ]
     unfinished = [str(row[0]) for row in rows if row[3] == "–"] if keys else [r[0] for r in rows]
     if unfinished:
         words.append(f"Without a final score so far: {', '.join(unfinished)}.")
     lines = "".join(f'<p class="verdict">{html.escape(line)}</p>' for line in words)
-    return lines + _table(["run", "start", "seed", *keys], rows)
+    return lines + table(["run", "start", "seed", *keys], rows)
 
 
 def what_differed(groups: Sequence[Group]) -> str:
@@ -166,7 +170,7 @@ def what_differed(groups: Sequence[Group]) -> str:
     ]
     if not rows:
         return ""
-    return "<h2>What differed</h2>" + _table(["key", *(group.title for group in groups)], rows)
+    return "<h2>What differed</h2>" + table(["key", *(group.title for group in groups)], rows)
 
 
 def health(run: RunFiles) -> str:
@@ -190,22 +194,29 @@ def health(run: RunFiles) -> str:
 
 def curves(groups: Sequence[Group]) -> str:
     """AP, losses, learning rate and speed of fine-tuning, all runs on the same axes."""
-    runs = [(run.name, run) for group in groups for run in group.runs.values()]
-    if not runs:
+    if not groups:
         return ""
-    charts = [line_chart([Line(name, run.scores()) for name, run in runs], "AP")]
+    charts = [line_chart(list(_lines(groups, RunFiles.scores)), "AP")]
     for key, title in (
         ("loss", "loss"),
         ("lr", "learning rate"),
         ("images_per_second", "images per second"),
     ):
-        charts.append(line_chart([Line(name, run.curve(key)) for name, run in runs], title))
-    for name, run in runs:
+        charts.append(line_chart(list(_lines(groups, RunFiles.curve, key)), title))
+    for group in groups:
+        run = group.first
         terms = dict.fromkeys(k for line in run.lines for k in line if k.startswith("loss_"))
         lines = [Line(key.removeprefix("loss_"), run.curve(key)) for key in terms]
-        charts.append(line_chart(lines, f"losses of {name}"))
+        charts.append(line_chart(lines, f"losses of {group.title}, seed {next(iter(group.runs))}"))
     figures = "".join(f"<figure>{chart}</figure>" for chart in charts if chart)
     return f'<h2>Fine-tuning</h2><div class="charts">{figures}</div>'
+
+
+def _lines(groups: Sequence[Group], values: Callable[..., Any], *key: str) -> Iterator[Line]:
+    """A line per run, in the colour of its start, which is named once."""
+    for colour, group in enumerate(groups):
+        for number, run in enumerate(group.runs.values()):
+            yield Line("" if number else group.title, values(run, *key), colour)
 
 
 def amounts(groups: Sequence[Group], labels: Labels) -> str:
@@ -222,7 +233,7 @@ def amounts(groups: Sequence[Group], labels: Labels) -> str:
     if not rows:
         return ""
     head = ["", "images", "without an object", "objects", "classes", "size of an object (median)"]
-    return "<h2>Data</h2>" + _table(head, rows)
+    return "<h2>Data</h2>" + table(head, rows)
 
 
 def counts(content: Mapping[str, Any]) -> list[str]:
@@ -254,21 +265,34 @@ def per_class(groups: Sequence[Group], labels: Labels) -> str:
         drawn = "".join(sparkline(line, index) for index, line in enumerate(lines) if line)
         rows.append([name, *(_number(m) for m in means), *gained, Markup(drawn)])
     titles = [group.title for group in groups] + ["difference"] * (len(groups) > 1)
-    return "<h2>AP per class</h2>" + _table(["class", *titles, PRECISION], rows)
+    return "<h2>AP per class</h2>" + table(["class", *titles, PRECISION], rows)
 
 
 def recall_curves(run: RunFiles, labels: Labels) -> Mapping[str, Sequence[tuple[float, float]]]:
     """Precision over recall of each class, where it can be found in a few seconds."""
+    content = scored_soon(run, labels)
+    return precision_curves(content, run.detections) if content else {}
+
+
+def scored_soon(run: RunFiles, labels: Labels) -> Mapping[str, Any] | None:
+    """The labels that a run was evaluated on, if its detections are there and comparing the two
+    takes a few seconds."""
     content = labels.get(run.data.val.annotations)
     if content is None or run.detections is None:
-        return {}
-    if len(content["images"]) * len(content["categories"]) > MOST_TO_SCORE:
-        return {}
-    return precision_curves(content, run.detections)
+        return None
+    few = len(content["images"]) * len(content["categories"]) <= MOST_TO_SCORE
+    return content if few else None
 
 
-class Markup(str):
-    """A cell of a table that is HTML already."""
+def errors(groups: Sequence[Group], labels: Labels) -> str:
+    """What the first run of each start gets wrong, of those with the same labels."""
+    found = [(group, scored_soon(group.first, labels)) for group in groups]
+    found = [(group, content) for group, content in found if content]
+    if not found:
+        return ""
+    last = found[-1][1]
+    same = {group.title: group.first.detections for group, content in found if content is last}
+    return errors_section(last, same)
 
 
 def pictures(groups: Sequence[Group], labels: Labels) -> str:
@@ -287,14 +311,10 @@ def pictures(groups: Sequence[Group], labels: Labels) -> str:
             row = [("labels", picture(data, image, data.objects[image], with_scores=False))]
             for group, of_run in zip(found, entries, strict=True):
                 row.append((group.title, picture(data, image, of_run.get(image, []), True)))
-            shown = "".join(_figure(name, uri, data.files[image]) for name, uri in row if uri)
+            file = Path(data.files[image]).name
+            shown = "".join(figure(uri, f"{name}, {file}") for name, uri in row if uri)
             parts.append(f'<div class="row">{shown}</div>')
     return "<h2>Pictures</h2>" + "".join(parts)
-
-
-def _figure(name: str, uri: str, file: str) -> str:
-    caption = html.escape(f"{name}, {Path(file).name}")
-    return f'<figure><img src="{uri}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -304,17 +324,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    def text(cell: Any) -> str:
-        return cell if isinstance(cell, Markup) else html.escape(str(cell))
-
-    top = "".join(f"<th>{text(cell)}</th>" for cell in head)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="wide"><table><tr>{top}</tr>{lines}</table></div>'
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 
 from aligndet.run_files import RunFiles
@@ -50,13 +51,27 @@ def groups_of(runs: Sequence[RunFiles]) -> list[Group]:
     for run in runs:
         found.setdefault(run.repeated(), []).append(run)
     starts = [of_group[0].start for of_group in found.values()]
+    folders = told_apart([of_group[0].path for of_group in found.values()])
     groups = []
-    for of_group in found.values():
+    for of_group, folder in zip(found.values(), folders, strict=True):
         title = of_group[0].start
         if starts.count(title) > 1:  # they differ in settings
-            title = of_group[0].name
+            title = folder
         groups.append(Group(title, {int(run.config.get("seed", 0)): run for run in of_group}))
     return sorted(groups, key=lambda group: group.title != "backbone only")
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """Short names of different paths: the last parts that tell them apart, without the end that
+    they share: of a/run and b/run these are a and b."""
+    parts = [path.resolve().parts for path in paths]
+    length = 1
+    while len({of_path[-length:] for of_path in parts}) < len(set(parts)):
+        length += 1
+    tails = [of_path[-length:] for of_path in parts]
+    while len(tails) > 1 and min(map(len, tails)) > 1 and len({tail[-1] for tail in tails}) == 1:
+        tails = [tail[:-1] for tail in tails]
+    return ["/".join(tail) for tail in tails]
 
 
 def difference(base: Group, other: Group, key: str = "AP") -> Difference | None:

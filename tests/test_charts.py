@@ -102,6 +102,26 @@ def test_numbers_are_short():
     ]
 
 
+def test_names_go_on_in_the_next_row_and_the_axes_below():
+    lines = [Line(name * 20, [(0, 0), (1, 1)]) for name in "abcd"]
+    root = ET.fromstring(line_chart(lines, "AP"))
+    names = [text for text in root.iter("text") if text.get("class")]
+    assert [(name.get("x"), name.get("y")) for name in names] == [
+        (x, y) for y in ("28", "43") for x in ("54", "212")
+    ]
+    assert {min(y for _, y in line[0]) for line in drawn(line_chart(lines, "AP"))} == {TOP + 15}
+
+
+def test_lines_of_a_colour_have_one_name_and_a_single_value_is_a_dot():
+    lines = [Line("a", [(0, 1), (9, 2)], 3), Line("", [(0, 1.5)], 3), Line("b", [(0, 1)], 4)]
+    svg = line_chart(lines, "AP")
+    root = ET.fromstring(svg)
+    assert [text.text for text in root.iter("text") if text.get("class")] == ["a", "b"]
+    kinds = [path.get("class") for path in root.iter("path") if "line" in path.get("class")]
+    assert kinds == ["line c3", "line dot c3", "line dot c4"]
+    assert svg.count("h0") == 2
+
+
 def test_names_are_text_whatever_they_contain():
     root = ET.fromstring(line_chart([Line("<a> & b", [(0, 1)]), Line("c", [(1, 2)])], "AP < 5"))
     texts = [text.text for text in root.iter("text")]

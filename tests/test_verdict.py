@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 from scipy import stats
 
 from aligndet.run_files import RunFiles
-from aligndet.verdict import T, difference, groups_of, interval, sentence
+from aligndet.verdict import T, difference, groups_of, interval, sentence, told_apart
 
 
 def run(folder, name, start="backbone", ap=10.0, **config):
@@ -83,6 +84,15 @@ def test_one_seed_is_no_interval(tmp_path):
 def test_other_settings_are_another_group_and_named_by_their_run(tmp_path):
     runs = [run(tmp_path, "slow"), run(tmp_path, "fast", optim={"lr": 1.0})]
     assert [group.title for group in groups_of(runs)] == ["slow", "fast"]
+
+
+def test_short_names_tell_paths_apart():
+    assert told_apart([Path("x/a/run"), Path("x/b/run")]) == ["a", "b"]
+    assert told_apart([Path("a/one"), Path("b/two")]) == ["one", "two"]
+    assert told_apart([Path("x/run"), Path("x/run/deeper")]) == ["run", "deeper"]
+    assert told_apart([Path("x/run")]) == ["run"]
+    assert told_apart([Path("x/run"), Path("x/run")]) == ["run", "run"]
+    assert told_apart([]) == []
 
 
 def test_starts_without_a_common_seed_are_not_compared(tmp_path):
