@@ -69,7 +69,7 @@ def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], pic
         axis.set_ylim(len(mine) - 0.5, -0.5)
         axis.axvline(0.0, color="black", linewidth=0.8)
         baseline = study.starts[block.starts[0]].title
-        axis.set(title=panel, xlabel=f"gain in AP over {baseline}")
+        axis.set(title=panel, xlabel=f"gain in {block.measure} over {baseline}")
         axis.grid(alpha=0.3, axis="x")
     _save(figure, picture)
 
@@ -96,7 +96,7 @@ def lengths(
         axis.minorticks_off()
         baseline = study.starts[block.starts[0]].title
         axis.set(title=" ".join(panel), xlabel="steps of pre-training")
-        axis.set_ylabel(f"gain in AP over {baseline}")
+        axis.set_ylabel(f"gain in {block.measure} over {baseline}")
         axis.grid(alpha=0.3)
     _save(figure, picture)
 

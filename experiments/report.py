@@ -38,7 +38,7 @@ def block_table(study: Study, results: Results, block: Block, rows: list[Row]) -
     timed = len(block.iterations) > 1
     header = ["photographs", "detector", "labels", "steps"]
     header += ["recipe"] if len(block.recipes) > 1 else []
-    header += ["start", "AP" if block.metric == "AP" else "AP of masks", "gain", "seeds"]
+    header += ["start", block.measure, "gain", "seeds"]
     lines = []
     for row in rows:
         of = row.setting

@@ -110,6 +110,11 @@ class Block:
     decide: bool = False  # whether its rows are in the table to decide by
     recipes: tuple[str, ...] = (OWN,)  # OWN, COMMON, or the start whose recipe all take
 
+    @property
+    def measure(self) -> str:
+        """The name of its metric in tables and figures."""
+        return "AP of masks" if self.metric == "segm_AP" else "AP"
+
 
 @dataclass(frozen=True)
 class Pretraining:
