@@ -1,18 +1,22 @@
-# Four commands: `make demo`, `make test`, `make lint` and `make study-smoke` (the machinery of
-# experiments/ on the built-in dataset). Each sets up .venv on its first run.
+# Five commands: `make demo`, `make test`, `make docs-check` (the part of the tests that types what
+# README and docs give), `make lint` and `make study-smoke` (the machinery of experiments/ on the
+# built-in dataset). Each sets up .venv on its first run.
 
 PYTHON ?= python3
 DETECTOR ?= fcos
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint study-smoke
+.PHONY: demo test lint docs-check study-smoke
 
 demo: $(VENV)/installed
 	$(RUN) -m aligndet.demo --detector $(DETECTOR)
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+docs-check: $(VENV)/installed-dev
+	$(RUN) -m pytest tests/test_documented_commands.py tests/test_python_docs.py
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
