@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 480, 240  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 30, 36  # margins
-LETTER, ROW = 7.4, 15  # about the width of a letter, and the height of a row of names
+LETTER, ROW = 8.2, 15  # about the width of a letter, and the height of a row of names
 TICKS = 5  # about so many per axis
 MOST_POINTS = 400  # of a line; of a longer one, points are left out at equal distances
 COLOURS = 6

@@ -10,7 +10,7 @@ from PIL import Image
 
 from aligndet.detection_errors import Errors, Judged
 from aligndet.image_inputs import as_image
-from aligndet.report_pictures import SHOWN, Validation
+from aligndet.report_pictures import SHOWN, Validation, scaled
 from aligndet.visual import sheet
 from data.drawing import Colour, draw_boxes
 from data.fonts import CaptionFont
@@ -67,8 +67,7 @@ def error_picture(
     Args:
         names: of the classes by category id.
     """
-    scale = SIDE / max(image.size)  # small ones are enlarged: captions do not shrink
-    image = image.resize([max(1, round(side * scale)) for side in image.size])
+    image, scale = scaled(image, SIDE)
     shown = [one for one in judged if _shown(one)]
     boxes = np.array([one.entry["bbox"] for one in shown], float).reshape(-1, 4) * scale
     boxes[:, 2:] += boxes[:, :2]

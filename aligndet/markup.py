@@ -8,6 +8,8 @@ from typing import Any
 
 from aligndet.charts import COLOURS
 
+LONG = 28  # characters
+
 
 class Markup(str):
     """Text that is HTML already."""
@@ -24,6 +26,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         "<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="wide"><table><tr>{top}</tr>{lines}</table></div>'
+
+
+def value(text: str) -> Markup:
+    """A value that may be long, such as a path, which is then broken anywhere."""
+    escaped = html.escape(text)
+    return Markup(f'<span class="long">{escaped}</span>' if len(text) > LONG else escaped)
 
 
 def figure(uri: str, caption: str) -> str:

@@ -18,11 +18,12 @@ from typing import Any, TypeAlias
 
 from aligndet import cli
 from aligndet.charts import STYLE, Line, line_chart, sparkline
-from aligndet.markup import Markup, figure, table
+from aligndet.markup import Markup, figure, table, value
 from aligndet.precision_curves import precision_curves
 from aligndet.reading_curves import readings, warnings_of
 from aligndet.report_errors import errors_section
 from aligndet.report_pictures import Validation, by_image, f1, most_telling, picture
+from aligndet.report_proposals import proposals_section
 from aligndet.run_files import SEED_KEYS, RunFiles
 from aligndet.verdict import Group, groups_of, sentence, told_apart
 from data.atomic_files import open_atomic
@@ -46,10 +47,17 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 0.15rem 0.7rem; border-bottom: 1px solid #8884; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+td:first-child { min-width: 6rem; } .figures { white-space: nowrap; }
+.long { display: inline-block; width: 14rem; overflow-wrap: anywhere; }
 figure { margin: 0; } figcaption { font-size: 0.85rem; } img { max-width: 100%; height: auto; }
 .row { display: grid; gap: 0.5rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .well { color: var(--c2); } .badly { color: var(--c1); font-weight: 600; }
-code { overflow-wrap: anywhere; } @media print { h2 { break-after: avoid; } figure { break-inside: avoid; } }
+code { overflow-wrap: anywhere; }
+@media print {
+  body { font-size: 11px; max-width: none; } h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; }
+  .charts { grid-template-columns: 1fr 1fr; } .wide { overflow: visible; } .long { width: 11rem; }
+  th, td { padding: 0.15rem 0.35rem; }
+}
 """  # noqa: E501
 
 
@@ -164,7 +172,7 @@ def what_differed(groups: Sequence[Group]) -> str:
     flat = [run.flat() | {"--init": run.manifest.get("source")} for run in first]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if k not in SEED_KEYS]
     rows = [
-        [key, *(str(f.get(key, "–")) for f in flat)]
+        [key, *(value(str(f.get(key, "–"))) for f in flat)]
         for key in keys
         if len({str(f.get(key, "–")) for f in flat}) > 1
     ]
@@ -189,7 +197,8 @@ def health(run: RunFiles) -> str:
         f'<p class="badly">{html.escape(text)}</p>' for text in dict.fromkeys(warnings_of(run))
     )
     title = f"Pre-training: {html.escape(run.name)}"
-    return f'<h2>{title}</h2>{warned}<div class="charts">{"".join(figures)}</div>'
+    charts = f'<div class="charts">{"".join(figures)}</div>'
+    return f"<h2>{title}</h2>{warned}{charts}{proposals_section(run)}"
 
 
 def curves(groups: Sequence[Group]) -> str:
@@ -263,7 +272,8 @@ def per_class(groups: Sequence[Group], labels: Labels) -> str:
         gained = [f"{gain:+.1f}" if gain is not None else "–"] if len(means) > 1 else []
         lines = [of_run.get(name) for of_run in curves]
         drawn = "".join(sparkline(line, index) for index, line in enumerate(lines) if line)
-        rows.append([name, *(_number(m) for m in means), *gained, Markup(drawn)])
+        kept_together = Markup(f'<span class="figures">{drawn}</span>')
+        rows.append([name, *(_number(m) for m in means), *gained, kept_together])
     titles = [group.title for group in groups] + ["difference"] * (len(groups) > 1)
     return "<h2>AP per class</h2>" + table(["class", *titles, PRECISION], rows)
 

@@ -15,7 +15,7 @@ ADVICE = {
     "location": "the box is near an object, but not near enough",
     "both": "wrong class and not near enough",
     "duplicate": "the object was found before",
-    "background": "there is nothing",
+    "background": "there is no object",
     "missed": "an object without any detection that could be mended",
 }
 
@@ -33,22 +33,25 @@ def errors_section(
     if not errors or any(one.ap is None for one in errors.values()):
         return ""
     most = max(cost for one in errors.values() for kind, cost in one.cost.items() if kind in KINDS)
-    head = ["kind", "what it is", *(f"{name}: AP50 lost" for name in errors)]
+    head = ["AP50 lost (errors)", *errors]
     rows = [
-        [kind, ADVICE[kind], *(_cell(one, kind, most, n) for n, one in enumerate(errors.values()))]
+        [
+            f"{kind}: {ADVICE[kind]}",
+            *(_cell(one, kind, most, n) for n, one in enumerate(errors.values())),
+        ]
         for kind in KINDS
     ]
     text = (
         "<p>What AP50 each kind of error costs: how much higher it would be if these errors alone "
         "were mended, and how many there are (TIDE, Bolya et al. 2020).</p>"
     )
-    return f"<h2>Errors</h2>{text}{table(head, rows)}{_confused(annotations, errors)}"
+    return f"<h2>Errors</h2>{text}{table(head, rows)}<p></p>{_confused(annotations, errors)}"
 
 
 def _cell(errors: Errors, kind: str, most: float, colour: int) -> Markup:
     cost = errors.cost[kind]
     drawn = bar(cost / most if most else 0.0, colour)
-    return Markup(f"{drawn} {cost:.1f} ({errors.count[kind]:,})")
+    return Markup(f'<span class="figures">{cost:.1f} ({errors.count[kind]:,}) {drawn}</span>')
 
 
 def _confused(annotations: Mapping[str, Any], errors: Mapping[str, Errors]) -> str:

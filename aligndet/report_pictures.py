@@ -113,12 +113,18 @@ def picture(
     order = {category: label for label, category in enumerate(sorted(data.names))}
     labels = torch.tensor([order[entry["category_id"]] for entry in entries], dtype=torch.int64)
     image = with_masks(as_image(path, data.reading), entries, labels.tolist())
-    scale = SIDE / max(image.size)  # small ones are enlarged: captions do not shrink
-    image = image.resize([max(1, round(side * scale)) for side in image.size])
+    image, scale = scaled(image)
     scores = torch.tensor([entry["score"] for entry in entries]) if with_scores else None
     names = [data.names[category] for category in sorted(data.names)]
     drawn = draw_boxes(image, _corners(entries) * scale, labels, names, scores)
     return data_uri(drawn)
+
+
+def scaled(image: Image.Image, side: int = SIDE) -> tuple[Image.Image, float]:
+    """The image with a longer side of `side` pixels, and the factor: small ones are enlarged, so
+    that captions are as easy to read on all."""
+    scale = side / max(image.size)
+    return image.resize([max(1, round(length * scale)) for length in image.size]), scale
 
 
 def with_masks(

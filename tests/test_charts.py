@@ -107,7 +107,7 @@ def test_names_go_on_in_the_next_row_and_the_axes_below():
     root = ET.fromstring(line_chart(lines, "AP"))
     names = [text for text in root.iter("text") if text.get("class")]
     assert [(name.get("x"), name.get("y")) for name in names] == [
-        (x, y) for y in ("28", "43") for x in ("54", "212")
+        (x, y) for y in ("28", "43") for x in ("54", "228")
     ]
     assert {min(y for _, y in line[0]) for line in drawn(line_chart(lines, "AP"))} == {TOP + 15}
 

@@ -99,7 +99,7 @@ def test_the_images_with_the_most_to_correct_and_their_colours(val):
 def test_the_section_of_a_report(val):
     content = load_coco(val / "val.json")
     section = errors_section(content, {"first <b>": FOUND[:1], "second": FOUND})
-    assert "first &lt;b&gt;: AP50 lost" in section
+    assert "<th>first &lt;b&gt;</th>" in section
     assert "32.7 (1)" in section
     assert "<td>cat</td><td>dog &amp; co</td><td>1</td><td>0.80</td>" in section
     assert errors_section(content, {}) == ""

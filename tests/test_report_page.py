@@ -21,6 +21,7 @@ from aligndet.run_files import RunFiles
 from data import json_files
 
 VOID = {"meta", "img"}
+SCHEDULE = {"iterations": 40, "warmup_iterations": 0.05}
 
 
 class Checked(HTMLParser):
@@ -101,7 +102,9 @@ def fine_tuned(folder, name, val, ap, started=True, seed=0, found=(1,)):
 def pre_trained(folder, healthy=True, steps=40):
     path = folder / ("healthy" if healthy else "broken")
     path.mkdir()
-    (path / "config.yaml").write_text(yaml.safe_dump({"schedule": {"warmup_iterations": 0.05}}))
+    (path / "config.yaml").write_text(
+        yaml.safe_dump({"output_dir": str(path), "schedule": SCHEDULE})
+    )
     lines = []
     for step in range(1, steps + 1):
         done = step / steps if healthy else 0.0
@@ -122,6 +125,32 @@ def pre_trained(folder, healthy=True, steps=40):
         )
     (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return path
+
+
+def test_what_a_pre_training_took_for_objects(tmp_path, val):
+    """Four images of those with boxes, evenly spaced; the last is no longer there."""
+    path = pre_trained(tmp_path)
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 80, "height": 60} for n in (1, 2, 3, 4)]
+    boxes = [[10, 10, 20, 20], [0, 0, 40, 40], [30, 30, 9, 9]]
+    content = {
+        "images": images,
+        "annotations": [
+            {"id": 10 * n + k, "image_id": n, "category_id": 1, "bbox": box, "area": 400}
+            for n in (2, 1, 4)
+            for k, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    (val / "proposals.json").write_text(json.dumps(content))
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    config["data"] = {"train": {"images": str(val), "proposals": str(val / "proposals.json")}}
+    config["box_domain"] = {"max_proposals": 2}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    text, pictures = read(page([RunFiles.read(path)]))
+    assert len(pictures) == 2
+    assert "1.jpg, 2 boxes 2.jpg, 2 boxes" in text
+    (val / "proposals.json").unlink()
+    assert read(page([RunFiles.read(path)]))[1] == []
 
 
 def test_two_starts_and_their_pre_training(tmp_path, val, monkeypatch):
