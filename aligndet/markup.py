@@ -15,23 +15,31 @@ class Markup(str):
     """Text that is HTML already."""
 
 
+def escaped(cell: Any) -> str:
+    """A value as HTML."""
+    return cell if isinstance(cell, Markup) else html.escape(str(cell))
+
+
+def kept_together(cell: Any) -> Markup:
+    """A value that is not broken into lines."""
+    return Markup(f'<span class="together">{escaped(cell)}</span>')
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table that scrolls where the page is too narrow; the first column is text."""
 
-    def text(cell: Any) -> str:
-        return cell if isinstance(cell, Markup) else html.escape(str(cell))
-
-    top = "".join(f"<th>{text(cell)}</th>" for cell in head)
+    top = "".join(f"<th>{escaped(cell)}</th>" for cell in head)
     lines = "".join(
-        "<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="wide"><table><tr>{top}</tr>{lines}</table></div>'
 
 
 def value(text: str) -> Markup:
     """A value that may be long, such as a path, which is then broken anywhere."""
-    escaped = html.escape(text)
-    return Markup(f'<span class="long">{escaped}</span>' if len(text) > LONG else escaped)
+    return Markup(
+        f'<span class="long">{escaped(text)}</span>' if len(text) > LONG else escaped(text)
+    )
 
 
 def figure(uri: str, caption: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from aligndet import cli
 from aligndet.charts import STYLE, Line, line_chart, sparkline
-from aligndet.markup import Markup, figure, table, value
+from aligndet.markup import Markup, figure, kept_together, table, value
 from aligndet.precision_curves import precision_curves
 from aligndet.reading_curves import readings, warnings_of
 from aligndet.report_errors import errors_section
@@ -47,7 +47,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 0.15rem 0.7rem; border-bottom: 1px solid #8884; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td:first-child { min-width: 6rem; } .figures { white-space: nowrap; }
+td:first-child { min-width: 6rem; } .together { white-space: nowrap; }
 .long { display: inline-block; width: 14rem; overflow-wrap: anywhere; }
 figure { margin: 0; } figcaption { font-size: 0.85rem; } img { max-width: 100%; height: auto; }
 .row { display: grid; gap: 0.5rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
@@ -154,7 +154,7 @@ def verdict(groups: Sequence[Group]) -> str:
     runs = [(group, *of_seed) for group in groups for of_seed in sorted(group.runs.items())]
     names = told_apart([run.path for _, _, run in runs])
     rows = [
-        [name, group.title, seed, *(_number(run.results.get(key)) for key in keys)]
+        [name, kept_together(group.title), seed, *(_number(run.results.get(k)) for k in keys)]
         for name, (group, seed, run) in zip(names, runs, strict=True)
     ]
     unfinished = [str(row[0]) for row in rows if row[3] == "–"] if keys else [r[0] for r in rows]
@@ -272,8 +272,7 @@ def per_class(groups: Sequence[Group], labels: Labels) -> str:
         gained = [f"{gain:+.1f}" if gain is not None else "–"] if len(means) > 1 else []
         lines = [of_run.get(name) for of_run in curves]
         drawn = "".join(sparkline(line, index) for index, line in enumerate(lines) if line)
-        kept_together = Markup(f'<span class="figures">{drawn}</span>')
-        rows.append([name, *(_number(m) for m in means), *gained, kept_together])
+        rows.append([name, *(_number(m) for m in means), *gained, kept_together(Markup(drawn))])
     titles = [group.title for group in groups] + ["difference"] * (len(groups) > 1)
     return "<h2>AP per class</h2>" + table(["class", *titles, PRECISION], rows)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from aligndet.detection_errors import Errors, confusions, detection_errors
 from aligndet.error_kinds import KINDS
-from aligndet.markup import Markup, bar, table
+from aligndet.markup import Markup, bar, kept_together, table
 
 PAIRS = 5  # of classes that are confused
 ADVICE = {
@@ -51,7 +51,7 @@ def errors_section(
 def _cell(errors: Errors, kind: str, most: float, colour: int) -> Markup:
     cost = errors.cost[kind]
     drawn = bar(cost / most if most else 0.0, colour)
-    return Markup(f'<span class="figures">{cost:.1f} ({errors.count[kind]:,}) {drawn}</span>')
+    return kept_together(Markup(f"{cost:.1f} ({errors.count[kind]:,}) {drawn}"))
 
 
 def _confused(annotations: Mapping[str, Any], errors: Mapping[str, Errors]) -> str:

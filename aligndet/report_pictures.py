@@ -116,6 +116,8 @@ def picture(
     image, scale = scaled(image)
     scores = torch.tensor([entry["score"] for entry in entries]) if with_scores else None
     names = [data.names[category] for category in sorted(data.names)]
+    if len(names) == 1:
+        names = None  # it says nothing, and hides small objects
     drawn = draw_boxes(image, _corners(entries) * scale, labels, names, scores)
     return data_uri(drawn)
 

@@ -21,7 +21,7 @@ def draw_boxes(
     image: Image.Image,
     boxes: Tensor,
     labels: Tensor,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     scores: Tensor | None = None,
     font: CaptionFont | None = None,
     masks: Sequence[Mapping[str, Any]] | None = None,
@@ -32,17 +32,21 @@ def draw_boxes(
         image: of any mode.
         boxes: (D, 4) xyxy in its pixels; the first are on top.
         labels: (D,) 0..K-1.
-        names: of the K classes; a class whose name cannot be shown is `class LABEL`.
+        names: of the K classes; a class whose name cannot be shown is `class LABEL`. None: boxes
+            are captioned by score alone.
         scores: (D,), if there are any.
         font: Pillow's own without one; see `CaptionFont.notice`.
         masks: of the D objects, if there are any, see `draw_masks`.
     """
     font = font or CaptionFont()
     classes = labels.tolist()
-    shown = {label: font.readable(names[label], f"class {label}") for label in set(classes)}
-    captions = [shown[label] for label in classes]
+    captions = [""] * len(classes)
+    if names is not None:
+        shown = {label: font.readable(names[label], f"class {label}") for label in set(classes)}
+        captions = [shown[label] for label in classes]
     if scores is not None:
-        captions = [f"{c} {s:.2f}" for c, s in zip(captions, scores.tolist(), strict=True)]
+        pairs = zip(captions, scores.tolist(), strict=True)
+        captions = [f"{caption} {score:.2f}".strip() for caption, score in pairs]
     colours = [class_colour(label) for label in classes]
     if masks is not None:
         image = draw_masks(image, masks, colours)

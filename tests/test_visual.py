@@ -51,6 +51,10 @@ def test_captions_by_hand(captions):
     assert captions == ["dog", "class 1", "grosse", "line break", "class 4", "class 5"]
     draw_boxes(image, boxes[:2], labels[:2], names, torch.tensor([0.916, 1.0]))
     assert captions == ["dog 0.92", "class 1 1.00"]
+    draw_boxes(image, boxes[:2], labels[:2], None, torch.tensor([0.916, 1.0]))
+    assert captions == ["0.92", "1.00"]
+    draw_boxes(image, boxes[:2], labels[:2], None)
+    assert captions == ["", ""]
 
 
 def test_a_sheet_holds_every_picture_whole():
