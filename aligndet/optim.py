@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from aligndet.parameter_groups import parameter_groups
 from data.counting import count
 from models.checks import require_choice, require_range
 
@@ -22,9 +23,12 @@ class OptimConfig:
     # Factor on the backbone's learning rate, since its weights are already trained;
     # model.frozen_stages=5 freezes it altogether.
     backbone_lr_scale: float = 1.0
+    layer_decay: float = (
+        1.0  # once more for every block of the backbone, from its last to its first
+    )
     base_batch: int | None = None  # scale lr linearly from this global batch; null: use lr as it is
     weight_decay: float = 1e-4
-    decay_norm_and_bias: bool = True  # off: no weight decay on norms and biases
+    decay_norm_and_bias: bool = True  # off: no weight decay on these, nor on position tables
     momentum: float = 0.9  # of sgd
     clip_norm: float | None = None  # cap of the gradient's norm
     accumulate: int = 1  # batches whose gradients make one step
@@ -35,6 +39,7 @@ class OptimConfig:
             require_range(f"optim.{key}", getattr(self, key), above=0)
         for key in ("accumulate", "base_batch"):
             require_range(f"optim.{key}", getattr(self, key), least=1)
+        require_range("optim.layer_decay", self.layer_decay, above=0, most=1)
         require_range("optim.weight_decay", self.weight_decay, least=0)
         require_range("optim.momentum", self.momentum, least=0, most=1)
 
@@ -140,22 +145,13 @@ def build_optimizer(
         fused: let SGD pass over the weights once instead of four times, with the same bits; not
             for use with a loss scaler, which could then not leave out a step.
     """
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        # Norms and biases are the parameters with at most one dimension.
-        free = parameter.ndim <= 1 and not config.decay_norm_and_bias
-        scale = config.backbone_lr_scale if "backbone" in name.split(".") else 1.0
-        groups.setdefault((free, scale), []).append(parameter)
-    options = [
-        {
-            "params": parameters,
-            "weight_decay": 0.0 if free else config.weight_decay,
-            "lr_scale": scale,
-        }
-        for (free, scale), parameters in sorted(groups.items(), key=lambda group: group[0][0])
-    ]
+    options = parameter_groups(
+        model,
+        config.weight_decay,
+        config.decay_norm_and_bias,
+        config.backbone_lr_scale,
+        config.layer_decay,
+    )
     if config.name == "adamw":
         return torch.optim.AdamW(options, lr=config.lr)
     return torch.optim.SGD(options, lr=config.lr, momentum=config.momentum, fused=fused)
