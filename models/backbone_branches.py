@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from models.backbone_fit import first_problem, required, same_weights
 from models.backbone_layouts import OTHERS, OURS, Naming, describe
 from models.renaming import rename
+from models.swin_layouts import POSITION_TABLE, resized_table
 
 # Which of several branches is the backbone. Words of a container's or prefix's name tell:
 # a network that only follows another one in training is never taken while the other is there ...
@@ -44,11 +46,17 @@ class Branch:
     prefix: str  # of the keys below which the branch lies
     naming: Naming
     names: Mapping[str, str]  # from their keys to our names; also those that we do not have
+    tables: Mapping[str, int]  # rows of our position tables, by our name
 
-    @property
+    @cached_property
     def given(self) -> dict[str, Tensor]:
-        """Its weights under our names."""
-        return {name: self.weights[key] for key, name in self.names.items()}
+        """Its weights under our names, in our order; position tables of our windows' size."""
+        found = {name: self.weights[key] for key, name in self.names.items()}
+        if self.naming.convert is not None:
+            found = {name: self.naming.convert(name, value) for name, value in found.items()}
+        for name in self.tables.keys() & found.keys():
+            found[name] = resized_table(found[name], self.tables[name])
+        return found
 
     @property
     def layout(self) -> str:
@@ -118,14 +126,19 @@ def branches(
     """The branches of a state_dict; those in other projects' namings only if ours leads to none."""
     wanted = set(required(ours))
     for namings in ((OURS,), OTHERS):
-        found: dict[str, Branch] = {}
+        best: dict[str, tuple[int, Naming]] = {}  # below each prefix, the naming of most names
         for naming in namings:
             for prefix, count in prefixes(weights, naming, wanted).items():
-                names = renamed(weights, prefix, naming)
-                if count >= LEAST_SHARE * len(wanted) and prefix not in found:
-                    found[prefix] = Branch(entry, weights, prefix, naming, names)
-        if found:
-            return list(found.values())
+                least = max(LEAST_SHARE * len(wanted), best[prefix][0] + 1 if prefix in best else 0)
+                if count >= least:
+                    best[prefix] = count, naming
+        if best:
+            return [
+                Branch(
+                    entry, weights, prefix, naming, renamed(weights, prefix, naming), tables(ours)
+                )
+                for prefix, (_, naming) in best.items()
+            ]
     return []
 
 
@@ -134,7 +147,14 @@ def at_the_top(
 ) -> list[Branch]:
     """The branch without a prefix, if it has any of our names."""
     names = {key: key for key in weights}
-    return [Branch(entry, weights, "", OURS, names)] if names.keys() & required(ours) else []
+    if not names.keys() & required(ours):
+        return []
+    return [Branch(entry, weights, "", OURS, names, tables(ours))]
+
+
+def tables(ours: Mapping[str, Tensor]) -> dict[str, int]:
+    """The rows of a Swin's position tables."""
+    return {name: len(value) for name, value in ours.items() if name.endswith(POSITION_TABLE)}
 
 
 def prefixes(keys: Mapping[str, Any], naming: Naming, wanted: set[str]) -> dict[str, int]:

@@ -10,8 +10,11 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from models.mobilenet_v2 import SETTINGS
 from models.renaming import Names
+from models.swin_layouts import MICROSOFT_SWIN, MM_SWIN, TIMM_SWIN, from_unfolded
 
 NORM = "(weight|bias|running_mean|running_var|num_batches_tracked)"
 LAST = 1 + sum(count for _, _, count, _ in SETTINGS)  # MobileNetV2's last layer, features[18]
@@ -114,6 +117,7 @@ class Naming:
 
     name: str  # who uses it
     names: Names
+    convert: Callable[[str, Tensor], Tensor] | None = None  # weights in another order; by our name
 
 
 OURS = Naming("torchvision's names", AS_OURS)
@@ -124,6 +128,9 @@ OTHERS = (
     Naming("transformers' ResNet", TRANSFORMERS_RESNET),
     Naming("mmpretrain's MobileNetV2", MM_MOBILENET_V2),
     Naming("timm's MobileNetV2", TIMM_MOBILENET_V2),
+    Naming("Microsoft's Swin or SimMIM", MICROSOFT_SWIN),
+    Naming("timm's Swin", TIMM_SWIN),
+    Naming("mmdetection's or mmpretrain's Swin", MM_SWIN, from_unfolded),
 )
 
 
