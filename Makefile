@@ -1,13 +1,13 @@
-# Five commands: `make demo`, `make test`, `make docs-check` (the part of the tests that types what
-# README and docs give), `make lint` and `make study-smoke` (the machinery of experiments/ on the
-# built-in dataset). Each sets up .venv on its first run.
+# `make demo`, `make test`, `make docs-check` (the part of the tests that types what README and docs
+# give), `make lint`, `make bench` (steps and inference beside torchvision's) and `make study-smoke`
+# (the machinery of experiments/ on the built-in dataset). Each sets up .venv on its first run.
 
 PYTHON ?= python3
 DETECTOR ?= fcos
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint docs-check study-smoke
+.PHONY: demo test docs-check lint bench study-smoke
 
 demo: $(VENV)/installed
 	$(RUN) -m aligndet.demo --detector $(DETECTOR)
@@ -20,6 +20,10 @@ docs-check: $(VENV)/installed-dev
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
+
+bench: $(VENV)/installed
+	$(RUN) benchmarks/train_step.py
+	$(RUN) benchmarks/inference.py
 
 SMOKE := runs/study-smoke
 study-smoke: $(VENV)/installed-dev

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+Points: TypeAlias = "Sequence[tuple[float, float | None]]"  # x ascending; y may be missing
 
 WIDTH, HEIGHT = 480, 240  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 30, 36  # margins
@@ -38,7 +41,7 @@ class Line:
     """One line of a chart."""
 
     name: str  # without one, it has none in the chart: of several lines of a colour, one has it
-    points: Sequence[tuple[float, float | None]]  # x ascending; without y, the line is interrupted
+    points: Points  # without y, the line is interrupted
     colour: int | None = None  # of COLOURS; None: by its place among the lines
 
 
@@ -81,7 +84,7 @@ def line_chart(lines: Sequence[Line], title: str, x_label: str = "step") -> str:
     return "".join([*parts, names, "</svg>"])
 
 
-def sparkline(points: Sequence[tuple[float, float | None]], colour: int = 0) -> str:
+def sparkline(points: Points, colour: int = 0) -> str:
     """A small line without axes, over 0 to 1 in both directions."""
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -123,7 +126,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low - abs(low) / 2, high + abs(high) / 2
 
 
-def _path(points, place) -> str:
+def _path(points: Points, place: Callable[[float, float], tuple[float, float]]) -> str:
     every = max(1, math.ceil(len(points) / MOST_POINTS))
     # Always with the last one, which is what the run came to.
     kept = [*points[:-1:every], *points[-1:]]

@@ -206,7 +206,7 @@ def let_rpn_propose(
         propose = trained_rpn([b[:used] for b in view["boxes"]])
 
         def limited(
-            output: Any, sizes: Any, topk: int, limit: int, propose=propose
+            output: Any, sizes: Any, topk: int, limit: int, propose: Any = propose
         ) -> list[Tensor]:
             return propose(output, sizes, topk, min(limit, settings["rois"]))
 
