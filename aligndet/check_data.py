@@ -137,15 +137,28 @@ def check_labelled(
     coco = judged.accepted
     if coco is not None:
         records = coco.records
-        sides = data.short_sides if name == "train" else (data.eval_short_side,)
         lines = [
             *label_lines(coco),
             *data_page.class_lines(coco.categories.names, records.labels().tolist()),
             data_page.per_image_line(records.box_counts().tolist(), "boxes"),
-            *data_page.size_lines(_sizes(coco), sides, data.max_side),
+            *_size_lines(config, name, _sizes(coco)),
         ]
         say_all(lines)
     return coco, problems
+
+
+def _size_lines(config: Config, name: str, sizes: list[tuple[int, int]]) -> list[str]:
+    """The sizes of a labelled split, as files and as the network sees them."""
+    data = config.data
+    if name == "train" and data.scale_jitter is not None:
+        least, most = data.scale_jitter
+        seen = (
+            f"as the network sees them: {least:g} to {most:g} times as large as fits into "
+            f"{data.max_side} x {data.max_side}, and cut to that"
+        )
+        return [*data_page.size_lines(sizes), seen]
+    sides = data.short_sides if name == "train" else (data.eval_short_side,)
+    return data_page.size_lines(sizes, sides, data.max_side)
 
 
 def check_box_domain(config: Config) -> list[str]:

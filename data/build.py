@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 
 from data.coco import CocoDataset
 from data.coco_json import CROWD
 from data.errors import DataError
 from data.image_folder import ImageFiles, images_of_classes, images_of_coco, images_of_tree
 from data.images import MAX_PIXELS, ImageReading
+from data.jitter import ScaleJitter
 from data.proposals.cache import ProposalCache
 from data.proposals.propose import ProposalSettings
 from data.proposals.searched_images import SearchedImages
@@ -40,6 +41,9 @@ class DataConfig:
     short_sides: tuple[int, ...] = (800,)  # one is drawn for each view
     max_side: int = 1333  # cap of the long side
     val_short_side: int | None = None  # null: the largest of short_sides
+    # Large-scale jitter, of fine-tuning only: [0.1, 2.0] scales an image by a number from 0.1 to 2
+    # (1: it fits into a square of max_side) and cuts it to that square; short_sides are not used.
+    scale_jitter: tuple[float, ...] | None = None
     flip: float = 0.5  # probability of a horizontal flip in training
     photometric: bool = False  # fine-tuning only; pre-training's views always have it
     skip_empty: bool = True  # leave images without boxes out of fine-tuning
@@ -65,6 +69,12 @@ class DataConfig:
                 raise ValueError(f"data.{key} is {value}; it must be at least {bound}")
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError("data.short_sides must list at least one size, each at least 1")
+        jitter = self.scale_jitter
+        if jitter is not None and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]):
+            raise ValueError(
+                f"data.scale_jitter is {list(jitter)}; give the least and the largest scale, such "
+                "as [0.1,2.0]"
+            )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"data.flip is {self.flip}; it must be at least 0 and at most 1")
         if self.bad_boxes not in ("error", "drop"):
@@ -153,11 +163,15 @@ def build_train(config: DataConfig, with_masks: bool = False) -> DetectionDatase
     """Dataset for fine-tuning."""
     images = _required(config.train, "train", "images")
     annotations = _required(config.train, "train", "annotations")
+    jitter = config.scale_jitter
     coco = CocoDataset(
         images, annotations, config.skip_empty, config.bad_boxes, config.crowd, config.reading,
-        config.allow_outside, config.seen_at(max(config.short_sides)), with_masks,
+        config.allow_outside, config.seen_at(max(config.short_sides)) if jitter is None else None,
+        with_masks,
     )
     augment = Augment(config.short_sides, config.max_side, config.flip, config.photometric)
+    if jitter is not None:
+        augment = ScaleJitter(*astuple(augment), scales=jitter)
     return DetectionDataset(coco, augment)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -80,6 +81,15 @@ def photometric(image: Image.Image, operation: str, strength: float) -> Image.Im
     return PHOTOMETRIC[operation](image, strength)
 
 
+class View(NamedTuple):
+    """An image as one view shows it."""
+
+    image: Tensor  # (3, H, W) uint8
+    boxes: Tensor  # (M, 4) xyxy in its pixels
+    masks: Tensor | None  # (M, H, W) uint8
+    kept: Tensor  # (M,) which boxes these are; all of them, unless the view is cut
+
+
 @dataclass(frozen=True)
 class Augment:
     """One random view of an image and its boxes: resize, flip, one photometric operation.
@@ -96,8 +106,8 @@ class Augment:
         self, image: Image.Image, boxes: Tensor, rng: random.Random
     ) -> tuple[Tensor, Tensor]:
         """Return the image (3, H, W) uint8 and its boxes (M, 4) xyxy."""
-        image, boxes, _ = self.with_masks(image, boxes, None, rng)
-        return image, boxes
+        view = self.with_masks(image, boxes, None, rng)
+        return view.image, view.boxes
 
     def with_masks(
         self,
@@ -105,7 +115,7 @@ class Augment:
         boxes: Tensor,
         masks: Sequence[bytes] | None,
         rng: random.Random,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> View:
         """The same with masks, if there are any: RLE to (M, H, W) uint8, see `data.masks`."""
         _, (whole_width, whole_height) = reduced(image)
         image, boxes = resize(image, boxes, rng.choice(self.short_sides), self.max_side)
@@ -115,7 +125,13 @@ class Augment:
         moved = None
         if masks is not None:
             moved = resized(masks, (whole_height, whole_width), *image.size, flip)
-        if self.photometric:
-            operation = rng.choice(list(PHOTOMETRIC))
-            image = photometric(image, operation, rng.random())
-        return pil_to_tensor(image), boxes, moved
+        return View(
+            pil_to_tensor(self.recoloured(image, rng)), boxes, moved, torch.arange(len(boxes))
+        )
+
+    def recoloured(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """The image after one photometric operation, if it is to have one."""
+        if not self.photometric:
+            return image
+        operation = rng.choice(list(PHOTOMETRIC))
+        return photometric(image, operation, rng.random())

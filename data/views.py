@@ -77,14 +77,12 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         `masks` (M, H, W) uint8 if the dataset has them, `image_id`, `name` of the file,
         `original_size` (h, w)."""
         image, record = self.coco.read(key.index)
-        tensor, boxes, masks = self.augment.with_masks(
-            image, record.boxes, record.masks, random.Random(key.seed)
-        )
+        view = self.augment.with_masks(image, record.boxes, record.masks, random.Random(key.seed))
         return {
-            "image": tensor,
-            "boxes": boxes,
-            **({} if masks is None else {"masks": masks}),
-            "labels": record.labels,
+            "image": view.image,
+            "boxes": view.boxes,
+            **({} if view.masks is None else {"masks": view.masks}),
+            "labels": record.labels[view.kept],
             "image_id": record.image_id,
             "name": record.file_name,
             "original_size": (record.height, record.width),
@@ -137,13 +135,13 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         views = [self.augment.with_masks(image, boxes, m, rng) for m in (masks, None)]
         return tuple(
             {
-                "image": tensor,
-                "boxes": moved,
-                **({} if of_view is None else {"masks": of_view}),
+                "image": view.image,
+                "boxes": view.boxes,
+                **({} if view.masks is None else {"masks": view.masks}),
                 **labels,
                 "name": record.file_name,
             }
-            for tensor, moved, of_view in views
+            for view in views
         )
 
     def _labels(self, index: int, record: Record, number: int) -> dict[str, Tensor]:

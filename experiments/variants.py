@@ -29,7 +29,7 @@ import pretrain
 from aligndet import adapters
 from aligndet.box_domain import BoxDomain, instance_ids
 from data import transforms
-from data.transforms import Augment, horizontal_flip, pil_to_tensor, resize
+from data.transforms import Augment
 from data.views import TwoViewDataset, limit_boxes
 from losses.contrastive import BACKGROUND, NO_NEGATIVE, find_pairs
 from models.from_mapping import from_mapping
@@ -271,15 +271,12 @@ class ManyOperations(Augment):
 
     number = 2
 
-    def __call__(self, image, boxes, rng):
-        """See `Augment.__call__`."""
-        image, boxes = resize(image, boxes, rng.choice(self.short_sides), self.max_side)
-        if rng.random() < self.flip:
-            image, boxes = horizontal_flip(image, boxes)
+    def recoloured(self, image, rng):
+        """See `Augment.recoloured`."""
         for _ in range(self.number):
             operation = rng.choice(list(transforms.PHOTOMETRIC))
             image = transforms.photometric(image, operation, rng.random())
-        return pil_to_tensor(image), boxes
+        return image
 
 
 def use(variant: Variant) -> None:

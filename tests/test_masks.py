@@ -192,7 +192,7 @@ def test_a_painted_mask_and_a_picture_of_it_stay_equal(size):
     augment = Augment(short_sides=(min(size),), max_side=max(size), flip=0.5)
     flips = set()
     for seed in range(6):
-        image, _, moved = augment.with_masks(
+        image, _, moved, _ = augment.with_masks(
             picture, torch.zeros(1, 4), counts, random.Random(seed)
         )
         assert torch.equal(moved[0], (image[0] >= 128).to(torch.uint8))

@@ -11,8 +11,10 @@ from PIL import Image
 
 from aligndet import adapters
 from aligndet.box_domain import BoxDomain, BoxDomainConfig
+from data import transforms
 from experiments.variants import (
     Clusters,
+    ManyOperations,
     Variant,
     VariantBoxDomain,
     part_of,
@@ -174,6 +176,15 @@ def test_clusters_find_groups():
     found = clusters.assign(features)
     for cluster in found.unique():
         assert len(group[found == cluster].unique()) == 1
+
+
+def test_two_operations_reach_the_views(monkeypatch):
+    """The views of a dataset, not only a call of the transform, are changed twice."""
+    seen = []
+    monkeypatch.setattr(transforms, "photometric", lambda image, *rest: seen.append(rest) or image)
+    augment = ManyOperations((8,), 8, 0.5, photometric=True)
+    augment.with_masks(Image.new("RGB", (8, 8)), torch.zeros(1, 4), None, random.Random(0))
+    assert len(seen) == ManyOperations.number == 2
 
 
 def test_a_part_of_an_image():
