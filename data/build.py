@@ -41,8 +41,8 @@ class DataConfig:
     short_sides: tuple[int, ...] = (800,)  # one is drawn for each view
     max_side: int = 1333  # cap of the long side
     val_short_side: int | None = None  # null: the largest of short_sides
-    # Large-scale jitter, of fine-tuning only: [0.1, 2.0] scales an image by a number from 0.1 to 2
-    # (1: it fits into a square of max_side) and cuts it to that square; short_sides are not used.
+    # Large-scale jitter in training: [0.1, 2.0] scales an image by a number from 0.1 to 2 (1: it
+    # fits into a square of max_side) and cuts it to that square; short_sides are not used.
     scale_jitter: tuple[float, ...] | None = None
     flip: float = 0.5  # probability of a horizontal flip in training
     photometric: bool = False  # fine-tuning only; pre-training's views always have it
@@ -106,6 +106,11 @@ class DataConfig:
         return (short_side, self.max_side) if self.scaled_decoding else None
 
     @property
+    def seen_in_training(self) -> tuple[int, int] | None:
+        """The same for training; whole where a part may be enlarged."""
+        return self.seen_at(max(self.short_sides)) if self.scale_jitter is None else None
+
+    @property
     def eval_short_side(self) -> int:
         """Short side of images in evaluation."""
         return self.val_short_side or max(self.short_sides)
@@ -135,15 +140,14 @@ def build_two_views(
             crowd=config.crowd,
             reading=config.reading,
             allow_outside=config.allow_outside,
-            seen_at=config.seen_at(max(config.short_sides)),
+            seen_at=config.seen_in_training,
             with_masks=with_masks,
         )
     else:
         settings = ProposalSettings(masks=with_masks)
         cache = ProposalCache(config.proposal_cache, settings, config.reading)
         source = SearchedImages(images, cache)
-    augment = Augment(config.short_sides, config.max_side, config.flip, photometric=True)
-    return TwoViewDataset(source, augment, max_proposals)
+    return TwoViewDataset(source, training_view(config, photometric=True), max_proposals)
 
 
 def build_image_files(config: DataConfig, with_classes: bool) -> ImageFiles:
@@ -163,16 +167,19 @@ def build_train(config: DataConfig, with_masks: bool = False) -> DetectionDatase
     """Dataset for fine-tuning."""
     images = _required(config.train, "train", "images")
     annotations = _required(config.train, "train", "annotations")
-    jitter = config.scale_jitter
     coco = CocoDataset(
         images, annotations, config.skip_empty, config.bad_boxes, config.crowd, config.reading,
-        config.allow_outside, config.seen_at(max(config.short_sides)) if jitter is None else None,
-        with_masks,
+        config.allow_outside, config.seen_in_training, with_masks,
     )
-    augment = Augment(config.short_sides, config.max_side, config.flip, config.photometric)
-    if jitter is not None:
-        augment = ScaleJitter(*astuple(augment), scales=jitter)
-    return DetectionDataset(coco, augment)
+    return DetectionDataset(coco, training_view(config, config.photometric))
+
+
+def training_view(config: DataConfig, photometric: bool) -> Augment:
+    """What makes a view of an image in training."""
+    augment = Augment(config.short_sides, config.max_side, config.flip, photometric)
+    if config.scale_jitter is None:
+        return augment
+    return ScaleJitter(*astuple(augment), scales=config.scale_jitter)
 
 
 def build_val(config: DataConfig) -> DetectionDataset:

@@ -92,7 +92,8 @@ class DetectionDataset(Dataset[dict[str, Any]]):
 class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
     """Two independent views of each image and its proposals (AlignDet, section 3.3).
 
-    There is no crop, so box k of one view and box k of the other are the same instance.
+    Box k of one view and box k of the other are the same instance: there is no crop or, with
+    `ScaleJitter`, a box that leaves one view leaves the other too.
 
     Args:
         source: the images.
@@ -130,25 +131,32 @@ class TwoViewDataset(Dataset[tuple[dict[str, Any], dict[str, Any]]]):
         image, record = self.source.read(key.index)
         boxes = limit_boxes(record.boxes, self.max_proposals)
         masks = None if record.masks is None else record.masks[: len(boxes)]
-        labels = self._labels(key.index, record, len(boxes))
         rng = random.Random(key.seed)
         views = [self.augment.with_masks(image, boxes, m, rng) for m in (masks, None)]
+        one, other = (view.kept for view in views)
+        paired = [torch.isin(one, other), torch.isin(other, one)]
+        labels = self._labels(key.index, record, one[paired[0]])
         return tuple(
             {
                 "image": view.image,
-                "boxes": view.boxes,
-                **({} if view.masks is None else {"masks": view.masks}),
+                "boxes": _part(view.boxes, in_both),
+                **({} if view.masks is None else {"masks": _part(view.masks, in_both)}),
                 **labels,
                 "name": record.file_name,
             }
-            for view in views
+            for view, in_both in zip(views, paired, strict=True)
         )
 
-    def _labels(self, index: int, record: Record, number: int) -> dict[str, Tensor]:
+    def _labels(self, index: int, record: Record, kept: Tensor) -> dict[str, Tensor]:
         if self.num_clusters is None:
             return {}
         labels = record.labels if self.clusters is None else self.clusters[index]
-        return {"labels": labels[:number]}
+        return {"labels": labels[kept]}
+
+
+def _part(values: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen ones; not copied if these are all, as masks are large."""
+    return values if chosen.all() else values[chosen]
 
 
 def pad_images(images: Sequence[Tensor], divisor: int = 32) -> tuple[Tensor, Tensor]:

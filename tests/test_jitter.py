@@ -4,6 +4,7 @@ are of."""
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data.build import DataConfig, SplitConfig, build_train
+from data.build import DataConfig, SplitConfig, build_train, build_two_views
 from data.jitter import ScaleJitter, Window, boxes_inside, cut, draw_window
 from data.masks import encode
 from data.views import SampleKey
@@ -112,6 +113,40 @@ def test_samples_of_fine_tuning(dataset):
             fewer += len(sample["labels"]) < len(samples.coco.records[index].labels)
     assert fewer
     assert max(whole) > 1
+
+
+def test_two_views_hold_the_same_instances(dataset):
+    """A box that leaves one view leaves the other: of a box in both, the colour is the same."""
+    config = DataConfig(
+        train=SplitConfig(str(dataset / "train"), proposals=str(dataset / "proposals.json")),
+        max_side=64,
+        scale_jitter=(0.8, 3.0),
+    )
+    views = build_two_views(config, max_proposals=None, with_masks=True)
+    views.augment = replace(views.augment, photometric=False)
+    fewer = compared = 0
+    for index in range(len(views)):
+        boxes = views.source.records[index].boxes
+        for seed in "abcdef":
+            one, other = views[SampleKey(index, seed)]
+            assert len(one["boxes"]) == len(other["boxes"]) == len(one["masks"])
+            fewer += len(one["boxes"]) < len(boxes)
+            for first, second in zip(one["boxes"], other["boxes"], strict=True):
+                shown = [colour_of(v["image"], b) for v, b in ((one, first), (other, second))]
+                if None not in shown:
+                    compared += 1
+                    assert shown[0] == shown[1]
+    assert fewer
+    assert compared > 20
+
+
+def colour_of(image, box):
+    """Whether the middle of a box is red or blue; None where it is hidden or too small to tell."""
+    x, y = ((box[:2] + box[2:]) / 2).long().tolist()
+    if (box[2:] - box[:2]).min() < 12:
+        return None
+    red, _, blue = image[:, y, x].tolist()
+    return None if abs(red - blue) < 100 else red > blue
 
 
 @pytest.mark.parametrize("scales", [(0.1,), (0.0, 1.0), (2.0, 1.0)])
