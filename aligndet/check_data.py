@@ -186,7 +186,7 @@ def check_box_domain(config: Config) -> list[str]:
     lines = [
         *label_lines(coco),
         data_page.per_image_line([min(n, limit or n) for n in numbers], "proposals used"),
-        *data_page.size_lines(_sizes(coco), data.short_sides, data.max_side),
+        *_size_lines(config, "train", _sizes(coco)),
     ]
     say_all(lines)
     problems += print_positives(config, coco, 1, limit)
