@@ -74,7 +74,9 @@ def detection_errors(
         columns.append(judge(*numbers, key, iou))
         given = ([entry for _, entry in pairs] for pairs in (found, objects))
         judged[image_id] = list(_judged(*given, columns[-1]))
-    ap, cost = costs(Columns(*map(np.concatenate, zip(*columns, strict=True))))
+    ap, cost = None, {}
+    if columns:
+        ap, cost = costs(Columns(*map(np.concatenate, zip(*columns, strict=True))))
     count = Counter(one.kind for of_image in judged.values() for one in of_image)
     return Errors(iou, ap, cost, {kind: count[kind] for kind in KINDS}, judged)
 

@@ -117,6 +117,8 @@ def test_bad_input():
     assert empty.ap is None
     assert empty.cost == {}
     assert empty.count["background"] == 1
+    nothing = detection_errors(content([], images=0), [])
+    assert (nothing.ap, nothing.cost, nothing.images) == (None, {}, {})
 
 
 def rectangle(box):
