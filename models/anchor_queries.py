@@ -78,7 +78,7 @@ class AnchorQueries(nn.Module):
             objects (L, N, Q, C) of all L decoder layers, normalised, and their boxes (L, N, Q, 4),
             float32 logits.
         """
-        anchors = anchors.float().expand(len(cells.memory), -1, -1)
+        anchors = anchors.float().expand(cells.memory.shape[0], -1, -1)
         objects = cells.memory.new_zeros(*anchors.shape[:2], self.width)
         decoded, boxes = [], []
         for layer in transformer.decoder:

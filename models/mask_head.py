@@ -163,7 +163,7 @@ class MaskHead(nn.Module):
 
 def of_classes(logits: Tensor, classes: Tensor) -> Tensor:
     """The masks (R, 1, S, S) of class `classes` (R,) among those of all classes (R, K, S, S)."""
-    return logits[torch.arange(len(logits), device=logits.device), classes].unsqueeze(1)
+    return logits[torch.arange(logits.shape[0], device=logits.device), classes].unsqueeze(1)
 
 
 def cut_masks(masks: Tensor, rois: Tensor, matched: Tensor, size: int, aligned: bool) -> Tensor:

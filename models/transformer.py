@@ -63,7 +63,7 @@ class Transformer(nn.Module):
         Returns:
             (L, N, Q, C), normalised, of every decoder layer.
         """
-        queries = queries.expand(len(memory), -1, -1)
+        queries = queries.expand(memory.shape[0], -1, -1)
         objects, of_layers = torch.zeros_like(queries), []
         for layer in self.decoder:
             objects = layer(objects, queries, memory, positions, inside)
