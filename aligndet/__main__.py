@@ -23,6 +23,7 @@ GROUPS = {
         "aligndet.report": "one page about runs: verdict, curves, errors, pictures",
         "aligndet.errors": "what a detector gets wrong, and what it costs",
         "aligndet.probe": "how well a backbone's features tell classes apart",
+        "aligndet.export": "a detector for other programs: ONNX and two more",
         "aligndet.export_backbone": "a backbone for other code",
         "aligndet.replay": "the step again whose numbers were not finite",
         "aligndet.demo": "the whole method on the generated dataset (make demo)",

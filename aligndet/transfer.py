@@ -316,16 +316,17 @@ class SavedDetector(NamedTuple):
     reading: ImageReading
 
 
-def read_detector(path: str | Path) -> SavedDetector:
+def read_detector(path: str | Path, purpose: str = "--checkpoint or --weights") -> SavedDetector:
     """Rebuild a fine-tuned detector from its `weights.pt` alone, for evaluation or prediction.
 
     Args:
         path: the file, or the directory of its run.
+        purpose: what named it, for the error message.
 
     Raises:
         ValueError: the file is unreadable or not the weights of a fine-tuned detector.
     """
-    content = checkpoint.load(path, "--checkpoint or --weights")
+    content = checkpoint.load(path, purpose)
     if content.get("stage") != "detector":
         raise ValueError(
             f"{path}: not a fine-tuned detector (stage {content.get('stage')}); "
