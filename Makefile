@@ -1,13 +1,14 @@
 # `make demo`, `make test`, `make docs-check` (the part of the tests that types what README and docs
-# give), `make lint`, `make bench` (steps and inference beside torchvision's) and `make study-smoke`
-# (the machinery of experiments/ on the built-in dataset). Each sets up .venv on its first run.
+# give), `make lint`, `make bench` (steps and inference beside torchvision's), `make walkthrough`
+# (writes and runs docs/walkthrough.ipynb) and `make study-smoke` (the machinery of experiments/ on
+# the built-in dataset). Each sets up .venv on its first run.
 
 PYTHON ?= python3
 DETECTOR ?= fcos
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test docs-check lint bench study-smoke
+.PHONY: demo test docs-check lint bench walkthrough study-smoke
 
 demo: $(VENV)/installed
 	$(RUN) -m aligndet.demo --detector $(DETECTOR)
@@ -24,6 +25,9 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed
 	$(RUN) benchmarks/train_step.py
 	$(RUN) benchmarks/inference.py
+
+walkthrough: $(VENV)/installed-dev
+	$(RUN) docs/make_walkthrough.py
 
 SMOKE := runs/study-smoke
 study-smoke: $(VENV)/installed-dev
