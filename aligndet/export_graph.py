@@ -52,10 +52,11 @@ class ExportedDetector(nn.Module):
 
     def __init__(self, detector: nn.Module, keep: Suppress) -> None:
         super().__init__()
-        self.detector = detector.eval()
+        self.detector = detector
         self.keep = keep
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.eval()  # all of it: an exporter brings the whole back into the mode of this module
 
     @property
     def outputs(self) -> tuple[str, ...]:

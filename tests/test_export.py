@@ -117,6 +117,7 @@ def check_all(run, model):
 @pytest.mark.parametrize("name", DETECTORS)
 def test_onnx_finds_what_pytorch_finds(detectors, onnx_files, name):
     run = FORMATS["onnx"].load(onnx_files[name])
+    assert not any(part.training for part in detectors[name].modules())  # dropout stays off
     check_all(run, detectors[name])
     images, padded, sizes = batch([(37, 90)])  # a map of one cell
     assert_same(by_image(run(padded, sizes), 1), in_pytorch(detectors[name], images))
