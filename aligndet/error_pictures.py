@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from aligndet.detection_errors import Errors, Judged
 from aligndet.image_inputs import as_image
-from aligndet.report_pictures import SHOWN, Validation, scaled
+from aligndet.report_pictures import SHOWN, Validation, corners, scaled
 from aligndet.visual import sheet
 from data.drawing import Colour, draw_boxes
 from data.fonts import CaptionFont
@@ -69,11 +68,10 @@ def error_picture(
     """
     image, scale = scaled(image, SIDE)
     shown = [one for one in judged if _shown(one)]
-    boxes = np.array([one.entry["bbox"] for one in shown], float).reshape(-1, 4) * scale
-    boxes[:, 2:] += boxes[:, :2]
+    boxes = corners([one.entry for one in shown]) * scale
     return draw_boxes(
         image,
-        boxes,
+        boxes.numpy(),
         [_caption(one, names, font) for one in shown],
         [COLOURS[one.kind] for one in shown],
         font=font,

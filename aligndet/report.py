@@ -24,7 +24,7 @@ from aligndet.reading_curves import readings, warnings_of
 from aligndet.report_errors import errors_section
 from aligndet.report_pictures import Validation, by_image, f1, most_telling, picture
 from aligndet.report_proposals import proposals_section
-from aligndet.run_files import SEED_KEYS, RunFiles
+from aligndet.run_files import MOST_BYTES, SEED_KEYS, RunFiles
 from aligndet.verdict import Group, groups_of, sentence, told_apart
 from data.atomic_files import open_atomic
 from data.coco_json import load_coco
@@ -37,7 +37,6 @@ REPORT = "report.html"
 EACH = 3  # pictures of a kind
 MOST_TO_SCORE = 100_000  # images times classes: about ten seconds
 PRECISION = "precision over recall"
-MOST_BYTES = 50_000_000  # of an annotation file that is counted; COCO's would take half a minute
 PAGE_STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 1rem; }

@@ -66,7 +66,7 @@ def f1(objects: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> fl
     if not objects and not found:
         return 1.0
     right, free = 0, list(range(len(objects)))
-    overlaps = box_iou(_corners(found), _corners(objects)) if objects and found else None
+    overlaps = box_iou(corners(found), corners(objects)) if objects and found else None
     for number, entry in enumerate(found):
         alike = [i for i in free if objects[i]["category_id"] == entry["category_id"]]
         best = max(alike, key=lambda i: overlaps[number, i].item(), default=None)
@@ -118,7 +118,7 @@ def picture(
     names = [data.names[category] for category in sorted(data.names)]
     if len(names) == 1:
         names = None  # it says nothing, and hides small objects
-    drawn = draw_boxes(image, _corners(entries) * scale, labels, names, scores)
+    drawn = draw_boxes(image, corners(entries) * scale, labels, names, scores)
     return data_uri(drawn)
 
 
@@ -150,7 +150,7 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _corners(entries: Sequence[dict[str, Any]]) -> torch.Tensor:
+def corners(entries: Sequence[dict[str, Any]]) -> torch.Tensor:
     """Boxes (M, 4) of COCO entries, xyxy."""
     boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float32).reshape(-1, 4)
     return box_convert(boxes, "xywh", "xyxy")

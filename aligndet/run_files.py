@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from aligndet.config import load_config
+from aligndet.config import Config, load_config
 from data.build import DataConfig
 from data.json_files import read_json
 
+MOST_BYTES = 50_000_000  # of a JSON that a report reads; COCO's would take half a minute
 SEED_KEYS = ("seed", "output_dir")  # what runs that are repeated with other seeds differ in
 
 
@@ -57,9 +58,14 @@ class RunFiles:
         return self.path.resolve().name
 
     @cached_property
+    def settings(self) -> Config:
+        """Its config, with the defaults of keys that it does not name."""
+        return load_config(self.path / "config.yaml")
+
+    @property
     def data(self) -> DataConfig:
-        """The `data` section of its config, with the defaults of keys that it does not name."""
-        return load_config(self.path / "config.yaml").data
+        """The `data` section of its settings."""
+        return self.settings.data
 
     @cached_property
     def detections(self) -> list[dict[str, Any]] | None:

@@ -99,9 +99,8 @@ def main() -> None:
     args = parser.parse_args()
     fit = region_fit(load_coco(args.proposals), load_coco(args.annotations), args.count)
     for name, value in fit._asdict().items():
-        print(
-            f"{name.replace('_', ' '):<15} {value:.1f}" if name != "regions" else f"regions {value}"
-        )
+        shown = f"{value:.1f}" if isinstance(value, float) else value
+        print(f"{name.replace('_', ' '):<15} {shown}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Branch:
 
     @cached_property
     def given(self) -> dict[str, Tensor]:
-        """Its weights under our names, in our order; position tables of our windows' size."""
+        """Its weights under our names, laid out as ours; position tables of our windows' size."""
         found = {name: self.weights[key] for key, name in self.names.items()}
         if self.naming.convert is not None:
             found = {name: self.naming.convert(name, value) for name, value in found.items()}
