@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aligndet import checkpoint, cli
 from aligndet.transfer import first_misfit
-from models.backbone import BACKBONES
+from models.backbone import random_backbone
 from models.backbone_fit import OUTPUT_NORMS, first_problem
 
 
@@ -36,7 +36,7 @@ def torchvision_backbone(path: str | Path) -> dict[str, Tensor]:
         weights = without_prefix(weights, "backbone.")
     name = content["config"]["backbone"]
     with torch.device("meta"):
-        ours = BACKBONES[name](norm=nn.BatchNorm2d).state_dict()
+        ours = random_backbone(name, nn.BatchNorm2d).state_dict()
     theirs = {key: value for key, value in weights.items() if key in ours}
     if problem := first_problem(weights, ours) or first_misfit(theirs, ours):
         raise ValueError(

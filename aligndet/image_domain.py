@@ -16,7 +16,7 @@ from aligndet.moco import MoCo, MoCoConfig
 from aligndet.supervised import Supervised
 from data.crops import RandomCrop
 from data.image_folder import ImageFiles
-from models.backbone import BACKBONES
+from models.backbone import BACKBONES, random_backbone
 from models.backbone_base import StagedBackbone
 from models.backbone_weights import load_backbone_weights
 from models.checks import require_choice, require_range
@@ -147,4 +147,4 @@ def build_trained_backbone(name: str, norm_groups: int) -> StagedBackbone:
     """A random backbone that is trained as a whole, with BatchNorm in groups; `model.norm` and
     `model.frozen_stages` apply to detectors only."""
     require_choice("model.backbone", name, BACKBONES)
-    return BACKBONES[name](norm=partial(GroupedBatchNorm2d, groups=norm_groups))
+    return random_backbone(name, partial(GroupedBatchNorm2d, groups=norm_groups))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import nn
@@ -21,6 +22,7 @@ BACKBONES = {
     "mobilenet_v2": MobileNetV2,
     **{name: partial(SwinTransformer, size) for name, size in SIZES.items()},
 }
+WITHOUT_BATCH_NORM = frozenset(SIZES)
 NORMS = {"frozen_bn": FrozenBatchNorm2d, "bn": nn.BatchNorm2d}
 
 
@@ -29,8 +31,8 @@ def build_backbone(name: str, norm: str = "frozen_bn", frozen_stages: int = 2) -
 
     Args:
         name: a key of `BACKBONES`.
-        norm: "frozen_bn" keeps the loaded statistics in all stages, "bn" trains BatchNorm. A Swin
-            has none, and takes only the default.
+        norm: "frozen_bn" keeps the loaded statistics in all stages, "bn" trains BatchNorm. A
+            backbone that has none, such as a Swin, takes only the default.
         frozen_stages: how many stages, starting with the stem, are not trained (0 none, 5 all).
 
     Raises:
@@ -39,11 +41,17 @@ def build_backbone(name: str, norm: str = "frozen_bn", frozen_stages: int = 2) -
     """
     require_choice("model.backbone", name, BACKBONES)
     require_choice("model.norm", norm, NORMS)
-    if name in SIZES and norm != "frozen_bn":
+    if name in WITHOUT_BATCH_NORM and norm != "frozen_bn":
         raise ValueError(
             f"model.norm is {norm!r}, but {name} has no BatchNorm; leave model.norm at frozen_bn, "
             "which changes nothing there"
         )
-    backbone = BACKBONES[name](norm=NORMS[norm])
+    backbone = random_backbone(name, NORMS[norm])
     backbone.freeze(frozen_stages)
     return backbone
+
+
+def random_backbone(name: str, norm: Callable[[int], nn.Module]) -> StagedBackbone:
+    """The backbone of a name, all of it trained; `norm` makes its BatchNorms, if it has any."""
+    build = BACKBONES[name]
+    return build() if name in WITHOUT_BATCH_NORM else build(norm=norm)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.backbone import BACKBONES
+from models.backbone import BACKBONES, random_backbone
 from models.backbone_base import StagedBackbone
 from models.backbone_branches import Branch, find_backbone, state_dicts
 from models.backbone_fit import first_bad_value, first_problem, fitting_part, layer_weight
@@ -113,9 +113,9 @@ def three_of(names: Mapping[Any, Any]) -> str:
 
 def whole_backbone(content: Any) -> tuple[str, Branch] | None:
     """The backbone that a file holds completely, if any, and where."""
-    for name, build in BACKBONES.items():
+    for name in BACKBONES:
         with torch.device("meta"):
-            ours: Mapping[str, Tensor] = build(norm=nn.BatchNorm2d).state_dict()
+            ours: Mapping[str, Tensor] = random_backbone(name, nn.BatchNorm2d).state_dict()
         try:
             branch = find_backbone(content, ours)
         except ValueError:  # two of them

@@ -8,7 +8,6 @@ Legend: N images, C channels, W windows of an image, S cells of a window, A head
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,14 +42,11 @@ SIZES = {
 
 
 class SwinTransformer(StagedBackbone):
-    """Images (N, 3, H, W) to C2 to C5, (N, C, H/s, W/s) with s = 4, 8, 16, 32 (rounded up).
-
-    `norm` makes the other backbones' normalisation; there is no BatchNorm here, so it is not used.
-    """
+    """Images (N, 3, H, W) to C2 to C5, (N, C, H/s, W/s) with s = 4, 8, 16, 32 (rounded up)."""
 
     classifier_name = "head"
 
-    def __init__(self, config: SwinConfig, norm: Callable[[int], nn.Module] | None = None) -> None:
+    def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.name = config.name
         self.channels = tuple(config.width * 2**stage for stage in range(4))

@@ -175,7 +175,7 @@ def test_a_norm_that_is_not_there():
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_every_detector_takes_it(detector, monkeypatch):
-    monkeypatch.setitem(BACKBONES, "swin_t", lambda norm: SwinTransformer(NARROW, norm))
+    monkeypatch.setitem(BACKBONES, "swin_t", lambda: SwinTransformer(NARROW))
     config = ModelConfig(detector=detector, backbone="swin_t", frozen_stages=0)
     model = build_detector(config, num_classes=2).train()
     targets = [{"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}]
