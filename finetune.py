@@ -103,7 +103,7 @@ def fine_tuning_stage(config: Config, args: argparse.Namespace, device: torch.de
     print_start(title, labels, config, schedule, device, weights)
     evaluation = scorer(detector, config, val, device, run)
 
-    def score() -> dict[str, float | None]:
+    def score(step: int) -> dict[str, float | None]:
         scores = evaluation().scores
         best.offer(scores["AP"])
         return scores

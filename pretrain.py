@@ -23,14 +23,14 @@ from aligndet.clusters import ClusterSettings, assign_clusters, kept_clusters
 from aligndet.compiling import check_compiler
 from aligndet.config import Config, load_config
 from aligndet.determinism import deterministic
-from aligndet.image_domain import build_image_domain
-from aligndet.moco import MoCo
+from aligndet.image_domain import ImageTask, build_image_domain
 from aligndet.probe import ProbeData, probe
+from aligndet.reconstructions import Reconstructions
 from aligndet.report import report_run
 from aligndet.resumable import check_resumable
 from aligndet.run_directory import RunDirectory, inputs_of
+from aligndet.simmim import SimMIM
 from aligndet.start_block import backbone_lines, print_start, proposal_lines, resumed_from
-from aligndet.supervised import Supervised
 from aligndet.transfer import backbone_file, pretrained_file
 from data.box_labels import BoxLabels
 from data.build import build_image_files, build_two_views
@@ -151,7 +151,8 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
     with cli.one_line_errors(ValueError):
         check_compiler(config.compile, device)
         images = build_image_files(config.data, config.image.spec.needs_classes)
-        dataset = ImageViews(images, config.image.augment, config.image.spec.views)
+        image = config.image
+        dataset = ImageViews(images, image.augment, image.spec.views, image.hide)
         batches = Batches(dataset, dataset.aspect_ratios, collate_image_views)
         schedule = build_schedule(config, batches)
         run = RunDirectory(config.output_dir)
@@ -160,25 +161,45 @@ def image_domain_stage(config: Config, args: argparse.Namespace, device: torch.d
         model = replace(config.model, backbone_weights=None) if resume else config.model
         task = build_image_domain(model, config.image, config.data.batch_size, images)
         check_resumable(run.resumed, resume, task, config, schedule.total_steps)
-        score = backbone_scorer(task, images, config, device)
+        evaluate = image_evaluation(task, dataset, config, device, run)
         run.open(config, resume, images.bad)
     title = f"image-domain pre-training of {config.model.backbone} by {config.image.method}"
     train = {"train": [count(len(images), "image"), *images.notes, *task.notes(len(images))]}
     weights = backbone_lines(task.backbone, frozen_stages=0)
     print_start(title, train, config, schedule, device, resumed_from(resume) or weights)
-    fit(task, batches, config, run, resume, device, score)
+    fit(task, batches, config, run, resume, device, evaluate)
     if dist.is_main():
         checkpoint.save(backbone_file(task.weights(), config.model, images.classes), run.weights)
         print(
             f"weights: {run.weights}\nnext: python pretrain.py --config CONFIG "
             f"model.backbone_weights={run.path} output_dir=..."
         )
-    if score:
-        run.report(score(), run.results)
+    if evaluate:
+        run.report(evaluate(schedule.total_steps), run.results)
+
+
+def image_evaluation(
+    task: ImageTask, dataset: ImageViews, config: Config, device: torch.device, run: RunDirectory
+) -> Callable[[int], dict[str, float]] | None:
+    """A function that measures the task in its current state, after some steps; None if there is
+    nothing to measure."""
+    scorer = backbone_scorer(task, dataset.images, config, device)
+    pictures = None
+    if isinstance(task, SimMIM):
+        folder = run.path / "reconstructions"
+        pictures = Reconstructions(task, dataset, folder, device, config.amp)
+    if scorer is None and pictures is None:
+        return None
+
+    def evaluate(step: int) -> dict[str, float]:
+        of_pictures = pictures(step) if pictures else {}
+        return {**of_pictures, **(scorer() if scorer else {})}
+
+    return evaluate
 
 
 def backbone_scorer(
-    task: MoCo | Supervised, images: ImageFiles, config: Config, device: torch.device
+    task: ImageTask, images: ImageFiles, config: Config, device: torch.device
 ) -> Callable[[], dict[str, float]] | None:
     """A function that measures the backbone in its current state; None if no images are given."""
     image = config.image

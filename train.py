@@ -2,7 +2,7 @@
 
 Read `fit` from top to bottom; there are no hooks. A stage is a *task*: a module whose `forward`
 takes a batch and returns losses and statistics, and whose `update_target` is called after each
-optimiser step (`MoCo`, `Supervised`, `BoxDomain`, `FineTuning`).
+optimiser step (`MoCo`, `SimMIM`, `Supervised`, `BoxDomain`, `FineTuning`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def fit(
     run: RunDirectory,
     resume: dict[str, Any] | None,
     device: torch.device,
-    evaluate: Callable[[], dict[str, float | None]] | None = None,
+    evaluate: Callable[[int], dict[str, float | None]] | None = None,
 ) -> None:
     """Train `task` to the end of its schedule.
 
@@ -52,7 +52,7 @@ def fit(
         run: where to log and save.
         resume: checkpoint to resume from, see `run.find`.
         device: of this process.
-        evaluate: called on all ranks every `evaluation.every` steps.
+        evaluate: called on all ranks every `evaluation.every` steps, with the number of steps done.
 
     Raises:
         FloatingPointError: a loss, the gradient or weights are not finite, see `FiniteGuard`.
@@ -78,7 +78,7 @@ def fit(
 
     def evaluate_after(step: int) -> None:
         with stopping.released():  # the state is saved, and stays as it is
-            scores = evaluate()
+            scores = evaluate(step)
         meter.log_evaluation(step, scores)
         say(f"step {step}", scores)
 

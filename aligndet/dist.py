@@ -247,6 +247,8 @@ def average_buffers(module: torch.nn.Module) -> None:
     if not in_group():
         return
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if not buffers:  # there is no BatchNorm
+        return
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     dist.all_reduce(flat)
     flat /= world_size()

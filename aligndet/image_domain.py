@@ -1,8 +1,8 @@
 """Image-domain pre-training (AlignDet, section 3.2): the backbone learns from whole images, before
 neck and head learn from boxes.
 
-The paper takes backbones that others have pre-trained; here are two ways to train one: `moco_v2`
-without labels and `supervised` with them.
+The paper takes backbones that others have pre-trained; here are three ways to train one: `moco_v2`
+and `simmim` without labels, `supervised` with them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from functools import partial
 
 from aligndet import dist
 from aligndet.moco import MoCo, MoCoConfig
+from aligndet.simmim import SimMIM, SimMIMConfig
 from aligndet.supervised import Supervised
 from data.crops import RandomCrop
 from data.image_folder import ImageFiles
+from data.patch_masks import RandomPatches
 from models.backbone import BACKBONES, random_backbone
 from models.backbone_base import StagedBackbone
 from models.backbone_weights import load_backbone_weights
@@ -28,14 +30,16 @@ from models.grouped_batch_norm import GroupedBatchNorm2d
 class ImageDomainConfig:
     """The `image` section."""
 
-    method: str = "moco_v2"  # or supervised
+    method: str = "moco_v2"  # or simmim, supervised
     crop_size: int = 224  # pixels of a view's sides
-    least_area: float | None = None  # of a crop, fraction of the image; null: 0.2, supervised 0.08
+    # Of a crop, fraction of the image; null: 0.2, simmim 0.67, supervised 0.08.
+    least_area: float | None = None
     blur: float = 0.5  # moco_v2: probability; its strength is meant for crops of 224 px
     # BatchNorm computes its statistics over this many parts of the global batch, at least one per
-    # process. null: 8 for moco_v2, as on the paper's 8 GPUs; one per process for supervised.
+    # process. null: 8 for moco_v2, as on the paper's 8 GPUs; one per process for the others.
     norm_groups: int | None = None
     moco: MoCoConfig = field(default_factory=MoCoConfig)
+    simmim: SimMIMConfig = field(default_factory=SimMIMConfig)
     label_smoothing: float = 0.1  # supervised
     # Folders with one subfolder per class: the accuracy of k-NN and of a linear layer on frozen
     # features is measured at the end, and every evaluation.every steps.
@@ -49,6 +53,8 @@ class ImageDomainConfig:
         require_range("image.least_area", self.least_area, above=0, most=1)
         for key in ("blur", "label_smoothing"):
             require_range(f"image.{key}", getattr(self, key), least=0, most=1)
+        if self.spec.hides:
+            self.simmim.check_crop(self.crop_size)
         if (self.probe_train is None) != (self.probe_val is None):
             raise ValueError("set both image.probe_train and image.probe_val, or neither")
 
@@ -62,6 +68,13 @@ class ImageDomainConfig:
         """The transform that makes a view."""
         least_area = self.spec.least_area if self.least_area is None else self.least_area
         return RandomCrop(self.crop_size, least_area, self.spec.colour, blur=self.blur)
+
+    @property
+    def hide(self) -> RandomPatches | None:
+        """What draws the patches that a sample hides, if the method hides some."""
+        if not self.spec.hides:
+            return None
+        return RandomPatches(self.crop_size, self.simmim.patch_size, self.simmim.ratio)
 
     def groups_per_process(self, batch_size: int) -> int:
         """How many parts BatchNorm splits the batch of a process into.
@@ -100,31 +113,37 @@ def build_supervised(
     return Supervised(backbone, len(work.images.classes), config.label_smoothing)
 
 
+def build_simmim(backbone: StagedBackbone, config: ImageDomainConfig, work: Workload) -> SimMIM:
+    """The task of `simmim`."""
+    return SimMIM(backbone)
+
+
+ImageTask = MoCo | SimMIM | Supervised
+
+
 @dataclass(frozen=True)
 class Method:
     """What differs between image-domain methods."""
 
-    build: Callable[[StagedBackbone, ImageDomainConfig, Workload], MoCo | Supervised]
-    views: int  # of each image
-    needs_classes: bool  # whether it learns from labels
+    build: Callable[[StagedBackbone, ImageDomainConfig, Workload], ImageTask]
     least_area: float  # of a crop, fraction of the image, from the method's paper
-    colour: bool  # whether views also change colours
-    norm_groups: int  # parts of the global batch for BatchNorm, at least one per process
+    views: int = 1  # of each image
+    needs_classes: bool = False  # whether it learns from labels
+    colour: bool = False  # whether views also change colours
+    hides: bool = False  # whether patches of a view are hidden
+    norm_groups: int = 1  # parts of the global batch for BatchNorm, at least one per process
 
 
 METHODS = {
-    "moco_v2": Method(
-        build_moco, views=2, needs_classes=False, least_area=0.2, colour=True, norm_groups=8
-    ),
-    "supervised": Method(
-        build_supervised, views=1, needs_classes=True, least_area=0.08, colour=False, norm_groups=1
-    ),
+    "moco_v2": Method(build_moco, least_area=0.2, views=2, colour=True, norm_groups=8),
+    "simmim": Method(build_simmim, least_area=0.67, hides=True),
+    "supervised": Method(build_supervised, least_area=0.08, needs_classes=True),
 }
 
 
 def build_image_domain(
     model: ModelConfig, config: ImageDomainConfig, batch_size: int, images: ImageFiles
-) -> MoCo | Supervised:
+) -> ImageTask:
     """The task of a method, with a random backbone or the one of `model.backbone_weights`.
 
     Args:
@@ -138,6 +157,8 @@ def build_image_domain(
             does not suit the config.
     """
     backbone = build_trained_backbone(model.backbone, config.groups_per_process(batch_size))
+    if model.checkpoint_activations:
+        backbone.checkpoint_activations()
     if model.backbone_weights is not None:
         load_backbone_weights(backbone, model.backbone_weights, model.backbone_partial)
     return config.spec.build(backbone, config, Workload(images, batch_size * dist.world_size()))

@@ -23,9 +23,7 @@ class OptimConfig:
     # Factor on the backbone's learning rate, since its weights are already trained;
     # model.frozen_stages=5 freezes it altogether.
     backbone_lr_scale: float = 1.0
-    layer_decay: float = (
-        1.0  # once more for every block of the backbone, from its last to its first
-    )
+    layer_decay: float = 1.0  # once more for each block of the backbone, from the last to the first
     base_batch: int | None = None  # scale lr linearly from this global batch; null: use lr as it is
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True  # off: no weight decay on these, nor on position tables

@@ -47,6 +47,16 @@ class StagedBackbone(nn.Module):
         """Freeze what only the first `count` maps need, as nothing reads them: distributed training
         rejects parameters that never get a gradient. Here, deeper maps need everything."""
 
+    def checkpoint_activations(self) -> None:
+        """Keep only what enters each block, and compute the rest again in the backward pass.
+
+        Raises:
+            ValueError: this backbone cannot; BatchNorm would count every batch twice.
+        """
+        raise ValueError(
+            f"model.checkpoint_activations is on, but {self.name} cannot; only the Swins can"
+        )
+
     def train(self, mode: bool = True) -> StagedBackbone:
         """Put the trained stages in `mode`; the frozen ones stay in eval mode."""
         super().train(mode)

@@ -47,6 +47,7 @@ class ModelConfig:
     backbone_partial: bool = False  # load what fits from a file that does not fit as a whole
     norm: str = "frozen_bn"  # of the backbone: "frozen_bn" or "bn"
     frozen_stages: int = 2  # of the backbone, starting with the stem: 0 none, 5 all
+    checkpoint_activations: bool = False  # of a Swin: less memory, but blocks are computed twice
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of the detector's own config
 
 
@@ -65,6 +66,8 @@ def build_detector(config: ModelConfig, num_classes: int) -> nn.Module:
     detector, config_class = DETECTORS[config.detector]
     options = from_mapping(config_class, config.options, "model.options.")
     backbone = build_backbone(config.backbone, config.norm, config.frozen_stages)
+    if config.checkpoint_activations:
+        backbone.checkpoint_activations()
     if config.backbone_weights is not None:
         load_backbone_weights(backbone, config.backbone_weights, config.backbone_partial)
     return detector(backbone, options, num_classes)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.backbone_base import StagedBackbone
 
@@ -67,6 +68,7 @@ class SwinTransformer(StagedBackbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.norm_c2, self.norm_c3, self.norm_c4, self.norm = map(nn.LayerNorm, self.channels)
+        self.checkpoints = False
 
     @property
     def stages(self) -> list[list[nn.Module]]:
@@ -85,15 +87,36 @@ class SwinTransformer(StagedBackbone):
         for norm in (self.norm_c2, self.norm_c3, self.norm_c4)[:count]:
             norm.requires_grad_(False)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) to [C2, C3, C4, C5]."""
+    def checkpoint_activations(self) -> None:
+        """See the base class."""
+        self.checkpoints = True
+
+    @torch.compiler.disable  # paddings at every block: sizes as symbols take minutes to trace
+    def forward(
+        self, images: Tensor, hidden: Tensor | None = None, token: Tensor | None = None
+    ) -> list[Tensor]:
+        """Images (N, 3, H, W) to [C2, C3, C4, C5].
+
+        For masked image modelling, `token` (C,) takes the place of the embeddings of the 4x4 pixels
+        that are `hidden` (N, H/4, W/4) bool.
+        """
         (patches,), *stages = self.stages
         x, features = patches(images), []
+        if hidden is not None:
+            x = torch.where(hidden[..., None], token.to(x.dtype), x)
         for *layers, norm in stages:
             for layer in layers:
-                x = layer(x)
+                x = self.run(layer, x)
             features.append(norm(x).permute(0, 3, 1, 2).contiguous())
         return features
+
+    def run(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """The blocks of a stage, or a merging, with checkpoints or without."""
+        if not (self.checkpoints and torch.is_grad_enabled()):
+            return layer(x)
+        for part in layer if isinstance(layer, nn.Sequential) else [layer]:
+            x = checkpoint(part, x, use_reentrant=False)  # with the same random numbers
+        return x
 
 
 class ChannelsLast(nn.Module):

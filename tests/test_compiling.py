@@ -14,8 +14,9 @@ from aligndet.box_domain import BoxDomain, BoxDomainConfig
 from aligndet.compiling import check_compiler, compile_layers
 from aligndet.fine_tuning import FineTuning
 from models.backbone_base import StagedBackbone
-from models.detector import DETECTORS
+from models.detector import DETECTORS, ModelConfig, build_detector
 from models.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from tests.helpers.narrow_swin import narrow_swin
 from tests.helpers.small_detectors import OPTIONS
 
 CPU = torch.device("cpu")
@@ -112,6 +113,20 @@ def test_mask_rcnn_is_one_graph():
         assert all(torch.equal(one[key], other[key]) for key in ("boxes", "masks"))
         assert len(one["masks"]) > 0
     assert counter.frame_count == 1
+
+
+def test_a_swin_stays_as_it_is_while_the_rest_becomes_graphs():
+    torch.manual_seed(0)
+    options = {"channels": 32, "num_convs": 1}
+    config = ModelConfig("retinanet", "swin_t", frozen_stages=0, options=options)
+    with narrow_swin():
+        plain, counter = FineTuning(build_detector(config, num_classes=2)), CompileCounter()
+    compiled = copy.deepcopy(plain)
+    compile_layers(compiled, "model", counter)
+    given = batch("finetune", 2, 96, 160)
+    losses = [model(given)[0] for model in (plain, compiled)]
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
+    assert counter.frame_count >= 1
 
 
 def test_none_leaves_everything_as_it_is():

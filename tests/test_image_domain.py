@@ -14,9 +14,11 @@ from aligndet.image_domain import (
     build_trained_backbone,
 )
 from aligndet.moco import MoCo
+from aligndet.simmim import SimMIM, SimMIMConfig
 from aligndet.supervised import Supervised
 from data.crops import RandomCrop
 from data.image_folder import ImageFiles
+from data.patch_masks import RandomPatches
 from models.backbone import BACKBONES
 from models.detector import ModelConfig
 from models.grouped_batch_norm import GroupedBatchNorm2d
@@ -26,8 +28,12 @@ IMAGES = ImageFiles(Path("none"), ("a/1", "b/2", "c/3"), ("a", "b", "c"), (0, 1,
 
 def test_the_defaults_are_those_of_the_papers():
     moco, supervised = ImageDomainConfig(), ImageDomainConfig(method="supervised")
+    simmim = ImageDomainConfig(method="simmim", crop_size=192)
     assert moco.augment == RandomCrop(224, 0.2, colour=True, jitter=0.8, grey=0.2, blur=0.5)
     assert supervised.augment == RandomCrop(224, 0.08, colour=False)
+    assert simmim.augment == RandomCrop(192, 0.67, colour=False)
+    assert simmim.hide == RandomPatches(192, 32, 0.6)
+    assert moco.hide is supervised.hide is None
     assert (moco.spec.views, supervised.spec.views) == (2, 1)
     assert (moco.spec.needs_classes, supervised.spec.needs_classes) == (False, True)
     assert (moco.moco.embedding_width, moco.moco.queue) == (128, 65536)
@@ -43,6 +49,16 @@ def test_the_defaults_are_those_of_the_papers():
         ({"blur": 1.2}, "image.blur is 1.2; it must be at least 0 and at most 1"),
         ({"label_smoothing": -0.1}, "image.label_smoothing is -0.1; it must be at least 0"),
         ({"norm_groups": 0}, "image.norm_groups is 0; it must be at least 1"),
+        ({"method": "simmim", "crop_size": 200}, "image.crop_size is 200, which the cells.*as 192"),
+        ({"method": "simmim", "crop_size": 32}, "image.crop_size is 32, a single patch"),
+        (
+            {"method": "simmim", "crop_size": 96, "simmim": SimMIMConfig(patch_size=64)},
+            "image.crop_size is 96, which the patches, of 64 pixels, .* multiple, such as 128",
+        ),
+        (
+            {"method": "simmim", "simmim": SimMIMConfig(patch_size=14)},
+            "image.simmim.patch_size is 14; give a multiple of 4",
+        ),
         ({"probe_val": "x"}, "set both image.probe_train and image.probe_val"),
     ],
 )
@@ -77,12 +93,14 @@ def test_a_batch_that_cannot_be_split_into_groups(batch):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_learns_by_both_methods(name):
+def test_every_backbone_learns_by_every_method(name):
     """Every parameter of the online part gets a gradient, as DDP demands."""
     views = [torch.randn(4, 3, 64, 64) for _ in range(2)]
     batch = {"views": views, "labels": torch.tensor([0, 1, 2, 0])}
-    for method, kind in (("moco_v2", MoCo), ("supervised", Supervised)):
-        config = ImageDomainConfig(method=method, norm_groups=2)
+    batch["hidden"] = torch.tensor([[[True, False], [False, False]]]).expand(4, 2, 2)
+    for method, kind in (("moco_v2", MoCo), ("simmim", SimMIM), ("supervised", Supervised)):
+        config = ImageDomainConfig(method=method, norm_groups=2, crop_size=64)
+        batch["views"] = views[: config.spec.views]
         task = build_image_domain(ModelConfig(backbone=name), config, 4, IMAGES).train()
         assert isinstance(task, kind)
         losses, _ = task(batch)

@@ -12,7 +12,10 @@ from models.backbone import build_backbone
 from models.backbone_weights import load_backbone_weights
 from tests.test_scripts import run_or_fail
 
-IMAGE = {"crop_size": 32, "norm_groups": 2, "moco": {"queue": 16, "embedding_width": 16}}
+IMAGE = {
+    **{"crop_size": 32, "norm_groups": 2, "moco": {"queue": 16, "embedding_width": 16}},
+    "simmim": {"patch_size": 8},
+}
 
 
 @pytest.fixture
@@ -38,20 +41,27 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["moco_v2", "supervised"])
+@pytest.mark.parametrize("method", ["moco_v2", "simmim", "supervised"])
 def test_a_run_directory(tmp_path, config, script, capsys, method):
     script("pretrain", "--stage", "image", "--config", config(tmp_path / "run", method))
     files = {path.name for path in (tmp_path / "run").iterdir()}
     state = {"last.pt", "last.pt.1", ".lock"}
-    assert files == {"config.yaml", "metrics.jsonl", "weights.pt", "results.json"} | state
+    pictures = {"reconstructions"} if method == "simmim" else set()
+    named = {"config.yaml", "metrics.jsonl", "weights.pt", "results.json"}
+    assert files == named | state | pictures
     steps = [line for line in lines(tmp_path / "run") if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
-    terms = {"moco_v2": {"loss_contrast", "retrieval", "cos_positive"}}
-    assert terms.get(method, {"loss_class", "accuracy"}) <= steps[0].keys()
+    terms = {
+        "moco_v2": {"loss_contrast", "retrieval", "cos_positive"},
+        "simmim": {"loss_pixels", "mean_colour"},
+        "supervised": {"loss_class", "accuracy"},
+    }
+    assert terms[method] <= steps[0].keys()
     (evaluation,) = (line for line in lines(tmp_path / "run") if "knn" in line)
     assert evaluation["step"] == 2
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results.keys() == {"knn", "linear"} | ({"top1"} if method == "supervised" else set())
+    also = {"supervised": {"top1"}, "simmim": {"pixels_of_pictures"}}
+    assert results.keys() == {"knn", "linear"} | also.get(method, set())
     content = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)
     assert content["stage"] == "image"
     assert content["config"] == {"backbone": "resnet18"}
@@ -64,6 +74,18 @@ def test_a_run_directory(tmp_path, config, script, capsys, method):
     assert "next: python pretrain.py --config CONFIG model.backbone_weights=" in out
     # The queue of 16 is longer than the list of 12 images.
     assert ("image.moco.queue is 16, but there are 12 images" in out) == (method == "moco_v2")
+
+
+def test_simmim_draws_a_picture_at_each_evaluation_and_needs_no_labels(
+    tmp_path, config, dataset, script
+):
+    image = {**IMAGE, "method": "simmim", "probe_train": None, "probe_val": None}
+    images = {"data__train__images": str(dataset / "train"), "image": image}
+    script("pretrain", "--stage", "image", "--config", config(tmp_path / "run", "simmim", **images))
+    names = [path.name for path in sorted((tmp_path / "run" / "reconstructions").iterdir())]
+    assert names == ["step_00000002.jpg", "step_00000004.jpg"]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results.keys() == {"pixels_of_pictures"}
 
 
 def test_all_three_stages_in_a_row(tmp_path, config, write_config, dataset, script):
@@ -84,10 +106,11 @@ def test_all_three_stages_in_a_row(tmp_path, config, write_config, dataset, scri
     assert (tmp_path / "fine" / "results.json").exists()
 
 
-def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path, config, script, monkeypatch):
-    whole = config(tmp_path / "whole", "moco_v2")
+@pytest.mark.parametrize("method", ["moco_v2", "simmim"])
+def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path, config, script, monkeypatch, method):
+    whole = config(tmp_path / "whole", method)
     script("pretrain", "--stage", "image", "--config", whole)
-    cut = config(tmp_path / "cut", "moco_v2")
+    cut = config(tmp_path / "cut", method)
     log, calls = RunDirectory.log, []
 
     def interrupted(self, values):
@@ -107,7 +130,8 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path, config, script, mo
     ]
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
-    assert ends[0]["queue.oldest"] == 0  # 4 steps of 4 keys: once around
+    if method == "moco_v2":
+        assert ends[0]["queue.oldest"] == 0  # 4 steps of 4 keys: once around
     losses = [[x["loss"] for x in lines(tmp_path / n) if "loss" in x] for n in ("whole", "cut")]
     assert losses[0] == losses[1]
 

@@ -20,6 +20,7 @@ from aligndet import clusters
 from aligndet.box_domain import BoxDomain
 from aligndet.fine_tuning import FineTuning
 from aligndet.moco import MoCo
+from aligndet.simmim import SimMIM
 from aligndet.supervised import Supervised
 from models.backbone import build_backbone
 from tests.helpers import proposal_command
@@ -83,7 +84,7 @@ def loss_dtypes():
     found = set()
 
     def note(module, args, result):
-        if isinstance(module, (BoxDomain, FineTuning, MoCo, Supervised)):
+        if isinstance(module, (BoxDomain, FineTuning, MoCo, SimMIM, Supervised)):
             found.update(loss.dtype for loss in result[0].values())
 
     hook = torch.nn.modules.module.register_module_forward_hook(note)
@@ -105,6 +106,7 @@ IN_HALF = {
     "fine mask_rcnn": "bf16",
     "fine detr": "bf16",
     "image moco_v2": "bf16",
+    "image simmim": "bf16",
     "image supervised": "fp16",
 }
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,15 +7,19 @@ import torchvision
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformer as Theirs
 
+from aligndet.image_domain import ImageDomainConfig, build_image_domain
 from aligndet.moco import MoCo, MoCoConfig
+from data.image_folder import ImageFiles
 from models.backbone import BACKBONES, build_backbone
 from models.backbone_weights import load_backbone_weights
 from models.classifier import Classifier
 from models.detector import DETECTORS, ModelConfig, build_detector
 from models.swin import SIZES, SwinConfig, SwinTransformer, stochastic_depth
+from tests.helpers.narrow_swin import NARROW, narrow_swin
 
-NARROW = SwinConfig("narrow", 24, (2, 2, 2, 2), (1, 2, 4, 8), drop=0.0)
 MOCO = MoCoConfig(queue=4, embedding_width=8)
+SIMMIM = ImageDomainConfig(method="simmim")
+IMAGES = ImageFiles(Path("none"), ("1", "2", "3", "4"))
 STAGES = (1, 3, 5, 7)  # torchvision's features[i] that end at stride 4, 8, 16, 32
 OUTPUT_NORMS = {
     f"norm_{level}.{kind}" for level in ("c2", "c3", "c4") for kind in ("weight", "bias")
@@ -173,11 +179,53 @@ def test_a_norm_that_is_not_there():
         build_backbone("swin_t", norm="bn")
 
 
+@pytest.mark.usefixtures("double_precision")
+def test_checkpoints_change_no_gradient_and_keep_less():
+    """With the same random numbers for stochastic depth in both passes."""
+    config = SwinConfig("narrow", 24, (2, 2, 2, 2), (1, 2, 4, 8), drop=0.5)
+    images, found = torch.randn(2, 3, 70, 45), []
+    for checkpoints in (False, True):
+        torch.manual_seed(0)
+        model = SwinTransformer(config).train()
+        if checkpoints:
+            model.checkpoint_activations()
+        kept = []  # bytes of what the backward pass needs
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, kept=kept: kept.append(x.nbytes) or x, lambda x: x
+        ):
+            maps = model(images)
+        sum((f * f.detach().sin()).sum() for f in maps).backward()
+        found.append(([*maps, *(p.grad for p in model.parameters())], sum(kept)))
+    (plain, bytes_plain), (again, bytes_again) = found
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert bytes_again < 0.2 * bytes_plain
+
+
+@pytest.mark.parametrize(("name", "can"), [("swin_t", True), ("resnet18", False)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda config: build_detector(config, num_classes=2).backbone,
+        lambda config: build_image_domain(config, SIMMIM, 4, IMAGES).backbone,
+    ],
+    ids=["detector", "image stage"],
+)
+def test_who_can_checkpoint_activations(name, can, build):
+    config = ModelConfig(backbone=name, checkpoint_activations=True)
+    with narrow_swin():
+        if can:
+            assert build(config).checkpoints
+            return
+        with pytest.raises(ValueError, match="model.checkpoint_activations is on, but resnet18"):
+            build(config)
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_every_detector_takes_it(detector, monkeypatch):
-    monkeypatch.setitem(BACKBONES, "swin_t", lambda: SwinTransformer(NARROW))
+def test_every_detector_takes_it(detector):
     config = ModelConfig(detector=detector, backbone="swin_t", frozen_stages=0)
-    model = build_detector(config, num_classes=2).train()
+    with narrow_swin():
+        model = build_detector(config, num_classes=2).train()
     targets = [{"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}]
     if detector == "mask_rcnn":
         targets[0]["masks"] = torch.ones(1, 64, 64, dtype=torch.bool)

@@ -31,6 +31,7 @@ from data.views import collate_detection, collate_views
 from models import build_detector
 from models.detector import learns_masks
 from tests.helpers.double_precision import double_precision
+from tests.helpers.narrow_swin import narrow_swin
 from tests.helpers.oracle_detector import OracleDetector
 from tests.helpers.small_detectors import BOX_LOSSES, EVERYTHING, OPTIONS
 from train import Batches, fit, step_seed
@@ -69,15 +70,23 @@ IMAGE = {"crop_size": 64, "norm_groups": 2, "moco": {"queue": 24, "embedding_wid
 for method, loss in (("moco_v2", "loss_contrast"), ("supervised", "loss_class")):
     RUNS[f"image_{method}"] = {"data__batch_size": 4, "image": {**IMAGE, "method": method}}
     LOSSES[f"image_{method}"] = {"loss", loss}
+# A Swin has no BatchNorm at all.
+RUNS["image_simmim"] = {"data__batch_size": 4, "image": {**IMAGE, "method": "simmim"}}
+RUNS["image_simmim"]["model__backbone"] = "swin_t"
+LOSSES["image_simmim"] = {"loss", "loss_pixels"}
+RUNS["detector_swin"] = {**RUNS["detector_fcos"], "model__backbone": "swin_t"}
+LOSSES["detector_swin"] = LOSSES["detector_fcos"]
 
 
+@narrow_swin()
 def stage(name, config):
     """Task and batches as the scripts build them."""
     torch.manual_seed(config.seed)
     if name.startswith("image"):
         images = build_image_files(config.data, config.image.spec.needs_classes)
         task = build_image_domain(config.model, config.image, config.data.batch_size, images)
-        dataset = ImageViews(images, config.image.augment, config.image.spec.views)
+        image = config.image
+        dataset = ImageViews(images, image.augment, image.spec.views, image.hide)
         return task, Batches(dataset, dataset.aspect_ratios, collate_image_views)
     if name.startswith("box"):
         dataset = build_two_views(config.data, None, learns_masks(config.model.detector))

@@ -14,6 +14,7 @@ import torch
 
 from tests.helpers import cuda_rules
 from tests.helpers.cuda_stand_in import ROOT, CudaStandIn
+from tests.helpers.narrow_swin import narrow_swin
 
 # Few samples and proposals, so that some are drawn; small anchors for small images.
 LITTLE = {"channels": 32, "num_convs": 1, "score_threshold": 0.001}
@@ -30,7 +31,7 @@ OPTIONS["detr"] = {
     **{"queries": 20, "anchors": True},
 }
 OPTIONS["mask_rcnn"] = {**OPTIONS["faster_rcnn"], "mask_convs": 1, "mask_roi_size": 7}
-METHODS = ("moco_v2", "supervised")
+METHODS = ("moco_v2", "simmim", "supervised")
 # How often the host may wait for the device in a step that neither logs, saves nor evaluates, with
 # two images (four in the image domain). Each wait leaves the device idle for as long as it takes to
 # fill its queue again.
@@ -46,6 +47,7 @@ MOST_WAITS = {
     "box detr": 6,
     "fine detr": 4,
     "image moco_v2": 1,
+    "image simmim": 1,
     "image supervised": 1,
 }
 STEPS = 3
@@ -72,6 +74,7 @@ def settings(stage: str, amp: str = "none", **changes: Any) -> dict[str, Any]:
         moco = {"queue": 8, "embedding_width": 16}
         image = {"method": what, "crop_size": 64, "norm_groups": 2, "moco": moco}
         result |= {"data__batch_size": 4, "image": image, "data__train__annotations": None}
+        result |= {"model__backbone": "swin_t"} if what == "simmim" else {}
     else:
         result |= {"model__detector": what, "model__options": OPTIONS[what]}
         result |= {"box_domain__samples": 64, "optim__lr": 0.001}
@@ -80,6 +83,7 @@ def settings(stage: str, amp: str = "none", **changes: Any) -> dict[str, Any]:
     return result | changes
 
 
+@narrow_swin()
 def train(stage: str, config: Any, *arguments: Any) -> None:
     """Run the command of a stage."""
     if stage.startswith("fine"):
