@@ -14,6 +14,7 @@ from models import build_detector
 from models.detector import learns_masks
 from tests.helpers.assertions import assert_finite_gradients
 from tests.helpers.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target, with_masks
+from tests.helpers.narrow_swin import narrow_swin
 from tests.helpers.small_detectors import BOX_LOSSES, OPTIONS, model_config
 
 every_detector = pytest.mark.parametrize("name", OPTIONS)
@@ -132,8 +133,11 @@ def test_learns_one_box(name):
 
 
 @every_detector
+@narrow_swin()
 def test_scripts_take_it_all_the_way(name, tmp_path, write_config, script, capsys):
+    """With a Swin: the runs of other tests have a ResNet."""
     model = {"model__detector": name, "model__options": OPTIONS[name]}
+    model["model__backbone"] = "swin_t"
     path = write_config(tmp_path / "pretrain", box_domain__freeze_backbone=False, **model)
     script("pretrain", "--config", path)
     assert "the backbone is random; of its 5 stages, 2 do not train" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import torch
 from aligndet.run_directory import RunDirectory
 from models.backbone import build_backbone
 from models.backbone_weights import load_backbone_weights
+from tests.helpers.narrow_swin import narrow_swin
 from tests.test_scripts import run_or_fail
 
 IMAGE = {
@@ -106,11 +107,14 @@ def test_all_three_stages_in_a_row(tmp_path, config, write_config, dataset, scri
     assert (tmp_path / "fine" / "results.json").exists()
 
 
-@pytest.mark.parametrize("method", ["moco_v2", "simmim"])
-def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path, config, script, monkeypatch, method):
-    whole = config(tmp_path / "whole", method)
+@pytest.mark.parametrize(("method", "backbone"), [("moco_v2", "resnet18"), ("simmim", "swin_t")])
+@narrow_swin()
+def test_a_killed_run_resumes_as_if_it_had_not_been(
+    tmp_path, config, script, monkeypatch, method, backbone
+):
+    whole = config(tmp_path / "whole", method, model__backbone=backbone)
     script("pretrain", "--stage", "image", "--config", whole)
-    cut = config(tmp_path / "cut", method)
+    cut = config(tmp_path / "cut", method, model__backbone=backbone)
     log, calls = RunDirectory.log, []
 
     def interrupted(self, values):
