@@ -87,6 +87,20 @@ def test_images_that_are_no_whole_patches_are_filled_up_with_zeros():
 
 
 @pytest.mark.usefixtures("double_precision")
+def test_gradients_are_torchvisions():
+    theirs, ours = narrow_pair()
+    images = torch.randn(2, 3, 68, 44)
+    ours(images)[-1].square().sum().backward()
+    theirs.norm(stage_outputs(theirs, images)[-1]).square().sum().backward()
+    expected = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        if name not in OUTPUT_NORMS:
+            torch.testing.assert_close(
+                parameter.grad, expected[name].grad, rtol=1e-8, atol=1e-10, msg=name
+            )
+
+
+@pytest.mark.usefixtures("double_precision")
 @torch.no_grad()
 def test_a_classifier_is_torchvisions():
     theirs, ours = narrow_pair()
