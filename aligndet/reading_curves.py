@@ -13,6 +13,7 @@ from typing import Any
 
 from aligndet.health import Health
 from aligndet.run_files import RunFiles
+from data.counting import count
 
 PART = 10  # the start and the end of a run are a tenth of its lines each
 
@@ -33,18 +34,22 @@ def readings(run: RunFiles) -> list[Reading]:
     logged = [line for line in run.lines if "loss" in line]
     if not logged:
         return []
-    count = max(1, len(logged) // PART)
-    start, end = (averages(part) for part in (logged[:count], logged[-count:]))
+    length = max(1, len(logged) // PART)
+    start, end = (averages(part) for part in (logged[:length], logged[-length:]))
+    few = _too_few(end, run.data.batch_size)
     found = []
     for title, keys, advice, judge in CURVES:
         if not all(key in logged[-1] for key in keys):
             continue
         finite = all(key in part for key in keys for part in (start, end))
         judged = judge(start, end) if finite else NOT_FINITE
+        if few and keys[0] in OF_INSTANCES:
+            judged = few
         found.append(Reading(title, keys, advice, *judged))
     losses = tuple(key for key in end if key.startswith("loss_") and key != "loss_contrast")
     if losses:
-        found.append(Reading("the detector's own losses", losses, LOSSES, *_losses(start, end)))
+        judged = few or _losses(start, end)
+        found.append(Reading("the detector's own losses", losses, LOSSES, *judged))
     return found
 
 
@@ -78,6 +83,16 @@ Values = Mapping[str, float]
 Judged = tuple[bool | None, str]
 
 
+def _too_few(end: Values, batch_size: int) -> Judged | None:
+    """What is to be said of all curves about instances, if there are not even half as many as
+    images in a batch."""
+    instances = end.get("instances", math.inf)
+    if instances >= batch_size / 2:
+        return None
+    text = f"{instances:.1f} instances in a batch of {batch_size} images are too few to tell"
+    return False, text
+
+
 def _contrast(start: Values, end: Values) -> Judged:
     a, b = start["contrast_minus_floor"], end["contrast_minus_floor"]
     return b < 0.9 * a, f"from {a:.2f} to {b:.2f}"
@@ -99,7 +114,7 @@ def _retrieval(start: Values, end: Values) -> Judged:
 
 def _positives(start: Values, end: Values) -> Judged:
     positives, instances = end["positives"], end.get("instances", 0.0)
-    text = f"{positives:.0f} per batch, for {instances:.0f} instances"
+    text = f"{positives:.0f} per batch, for {count(round(instances), 'instance')}"
     return instances >= 1 and positives >= instances, text
 
 
@@ -117,6 +132,7 @@ def _losses(start: Values, end: Values) -> Judged:
     return b < RISE * a, f"their sum from {a:.2f} to {b:.2f}"
 
 
+OF_INSTANCES = ("contrast_minus_floor", "cos_positive", "retrieval", "positives")
 # Of two-stage detectors the sum can rise a little in a sound run: the loss of the RoIs' boxes grows
 # while the RPN learns to propose more that overlap.
 RISE = 1.2

@@ -52,6 +52,7 @@ figure { margin: 0; } figcaption { font-size: 0.85rem; } img { max-width: 100%; 
 .row { display: grid; gap: 0.5rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .well { color: var(--c2); } .badly { color: var(--c1); font-weight: 600; }
 code { overflow-wrap: anywhere; }
+@media (max-width: 30rem) { table { font-size: 0.8rem; } th, td { padding: 0.15rem 0.25rem; } td:first-child { min-width: 0; } }
 @media print {
   body { font-size: 11px; max-width: none; } h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; }
   .charts { grid-template-columns: 1fr 1fr; } .wide { overflow: visible; } .long { width: 11rem; }

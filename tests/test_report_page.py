@@ -188,12 +188,29 @@ def test_the_report_of_a_broken_run_says_what_is_wrong(tmp_path):
     run = RunFiles.read(pre_trained(tmp_path, healthy=False))
     text, _ = read(page([run]))
     assert "the boxes are too small for the size at which the network sees the images" in text
-    assert "0 per batch, for 0 instances" in text
+    assert "0.0 instances in a batch of 2 images are too few to tell" in text
     judged = {found.title: found.looks_well for found in readings(run)}
     assert judged["positives"] is judged["retrieval"] is judged["cosines"] is False
     healthy = RunFiles.read(pre_trained(tmp_path))
     assert warnings_of(healthy) == []
     assert all(found.looks_well for found in readings(healthy))
+
+
+def test_curves_of_a_handful_of_instances_do_not_look_well(tmp_path):
+    """Though they have the right direction: an instance in a batch of many images is nothing."""
+    path = pre_trained(tmp_path)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    lines = [{**line, "instances": 1.2, "positives": 3.0} for line in lines]
+    (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    (path / "config.yaml").write_text(yaml.safe_dump({**config, "data": {"batch_size": 8}}))
+    found = {reading.title: reading for reading in readings(RunFiles.read(path))}
+    assert found.pop("images without a box").looks_well
+    assert not any(reading.looks_well for reading in found.values())
+    for title in ("contrastive loss above its floor", "cosines", "retrieval", "positives"):
+        assert found[title].finding == (
+            "1.2 instances in a batch of 8 images are too few to tell"
+        ), title
 
 
 def test_values_that_were_not_finite_are_said_and_do_not_end_the_report(tmp_path):
