@@ -24,7 +24,7 @@ from data.views import SampleKey
 from losses.masked_l1 import masked_l1_loss
 
 IMAGES = 8
-TITLES = ("image", "seen", "reconstructed")
+TITLES = ("image", "seen", "filled in")  # short: pictures may be small
 GREY = 128  # of hidden patches
 
 
@@ -75,7 +75,7 @@ class Reconstructions:
         for number in range(count):
             index = number * len(self.dataset) // count
             try:
-                found.append(self.dataset[SampleKey(index, "reconstructions")])
+                found.append(self.dataset[SampleKey(index, f"reconstruction {index}")])
             except BadImage:  # training says so
                 continue
         return found

@@ -43,6 +43,12 @@ def test_a_picture_per_call_and_the_same_images_each_time(reconstructions):
     assert reconstructions.task.training
 
 
+def test_each_image_hides_patches_of_its_own(reconstructions):
+    hidden = [tuple(sample["hidden"].flatten().tolist()) for sample in reconstructions.samples()]
+    assert len(hidden) == 8
+    assert len(set(hidden)) > 1
+
+
 def test_images_that_cannot_be_read_are_left_out(reconstructions):
     files = [reconstructions.dataset.path(index) for index in range(8)]
     files[3].write_bytes(b"no image")
