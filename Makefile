@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 	$(RUN) -m aligndet.demo --detector $(DETECTOR)
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs-check: $(VENV)/installed-dev
 	$(RUN) -m pytest tests/test_documented_commands.py tests/test_python_docs.py

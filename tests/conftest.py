@@ -20,6 +20,19 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+# The files that take longest, first: of two processes, none waits for the other's last file.
+LONGEST = (
+    *("two_ranks", "on_cuda", "resume", "every_detector", "signals", "scripts", "walkthrough"),
+    *("export", "replay", "box_domain", "two_agents", "image_stage", "documented_commands"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Whole files change places, nothing within them."""
+    rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
     """Seed each test, before its fixtures of any scope: what it draws without its own seed must not
