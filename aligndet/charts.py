@@ -154,7 +154,7 @@ def _names(lines: Sequence[Line]) -> tuple[str, float]:
             f"{html.escape(line.name)}</text>"
         )
         x += width
-    return "".join(parts), y + 2
+    return "".join(parts), y + 10  # a dot at the top stays clear of them
 
 
 def _colour(line: Line, index: int) -> str:

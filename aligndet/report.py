@@ -34,13 +34,13 @@ from data.plain_text import say
 Labels: TypeAlias = "Mapping[str, Mapping[str, Any]]"  # dicts of `load_coco`, by their file
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "segm_AP")
 REPORT = "report.html"
-EACH = 3  # pictures of a kind
+EACH = 9  # pictures of a kind, of all starts and the labels together
 MOST_TO_SCORE = 100_000  # images times classes: about ten seconds
 PRECISION = "precision over recall"
 PAGE_STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .verdict { font-size: 1.1rem; border-left: 4px solid var(--c0); padding-left: 0.8rem; }
 .charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -49,7 +49,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td:first-child { min-width: 6rem; } .together { white-space: nowrap; }
 .long { display: inline-block; width: 14rem; overflow-wrap: anywhere; }
 figure { margin: 0; } figcaption { font-size: 0.85rem; } img { max-width: 100%; height: auto; }
-.row { display: grid; gap: 0.5rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
+.row { display: grid; gap: 0.5rem; margin-bottom: 1rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .well { color: var(--c2); } .badly { color: var(--c1); font-weight: 600; }
 code { overflow-wrap: anywhere; }
 @media (max-width: 30rem) { table { font-size: 0.8rem; } th, td { padding: 0.15rem 0.25rem; } td:first-child { min-width: 0; } }
@@ -314,7 +314,7 @@ def pictures(groups: Sequence[Group], labels: Labels) -> str:
     entries = [by_image(group.first.detections) for group in found]
     scores = [{i: f1(data.objects[i], of_run.get(i, [])) for i in data.files} for of_run in entries]
     parts = []
-    for title, images in most_telling(scores, EACH):
+    for title, images in most_telling(scores, max(1, EACH // (1 + len(found)))):
         parts.append(f"<h3>{html.escape(title)}</h3>")
         for image in images:
             row = [("labels", picture(data, image, data.objects[image], with_scores=False))]

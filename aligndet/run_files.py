@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +12,12 @@ from typing import Any
 
 import yaml
 
-from aligndet.config import Config, load_config
+from aligndet.config import Config, load_config, plain
 from data.build import DataConfig
 from data.json_files import read_json
 
 MOST_BYTES = 50_000_000  # of a JSON that a report reads; COCO's would take half a minute
+FOLD = re.compile(r"_fold\d+")  # in names of files by `python -m data.subset`
 SEED_KEYS = ("seed", "output_dir")  # what runs that are repeated with other seeds differ in
 
 
@@ -91,12 +93,16 @@ class RunFiles:
         return curve
 
     def flat(self) -> dict[str, Any]:
-        """The config as dotted keys."""
-        return dict(_flattened(self.config))
+        """The config as dotted keys, with the defaults of those that it does not name."""
+        return dict(_flattened(plain(self.settings)))
 
     def repeated(self) -> str:
-        """Equal for runs that differ in their seed alone, and in the start of the same kind."""
-        return json.dumps([self.start, {k: v for k, v in self.flat().items() if _counts(k)}])
+        """Equal for runs that differ in their seed alone, in the start of the same kind, and in
+        which part of the labels they learn from."""
+        settings = {key: value for key, value in self.flat().items() if _counts(key)}
+        labels = settings["data.train.annotations"]
+        settings["data.train.annotations"] = labels and FOLD.sub("", labels)
+        return json.dumps([self.start, settings])
 
     @property
     def start(self) -> str:

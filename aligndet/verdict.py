@@ -6,6 +6,7 @@ Runs that differ in nothing but their seed belong together. Two starts are compa
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from aligndet.run_files import RunFiles
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; later 1.96 and a little more
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+LONG = 40  # letters of a name
+SHARED = "\N{HORIZONTAL ELLIPSIS}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,28 @@ def told_apart(paths: Sequence[Path]) -> list[str]:
     tails = [of_path[-length:] for of_path in parts]
     while len(tails) > 1 and min(map(len, tails)) > 1 and len({tail[-1] for tail in tails}) == 1:
         tails = [tail[:-1] for tail in tails]
-    return ["/".join(tail) for tail in tails]
+    names = ["/".join(tail) for tail in tails]
+    return without_shared(names) if max(map(len, names), default=0) > LONG else names
+
+
+def without_shared(names: Sequence[str]) -> list[str]:
+    """Long names without what all of them have in the same place, between _ and /: of
+    a/lr_1_seed0 and b/lr_1_seed1 these are a/..._seed0 and b/..._seed1. Of names with different
+    numbers of parts, nothing is left out."""
+    parts = [re.split(r"(?<=[_/])", name) for name in names]
+    if len(names) < 2 or len({len(of_name) for of_name in parts}) > 1:
+        return list(names)
+    differs = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
+    short = []
+    for of_name in parts:
+        kept = ""
+        for part, own in zip(of_name, differs, strict=True):
+            if own:
+                kept += part
+            elif not kept.endswith(SHARED):
+                kept += SHARED
+        short.append(kept.removesuffix(SHARED))
+    return short
 
 
 def difference(base: Group, other: Group, key: str = "AP") -> Difference | None:

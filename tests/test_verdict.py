@@ -91,6 +91,31 @@ def test_short_names_tell_paths_apart():
     assert told_apart([Path("a/one"), Path("b/two")]) == ["one", "two"]
     assert told_apart([Path("x/run"), Path("x/run/deeper")]) == ["run", "deeper"]
     assert told_apart([Path("x/run")]) == ["run"]
+
+
+def test_long_names_go_without_what_they_share():
+    ends = [f"{start}/100percent_lr0.05_weight_decay0.0001_seed{n}" for start in "ab" for n in "01"]
+    names = told_apart([Path(end) for end in ends])
+    assert names == ["a/…seed0", "a/…seed1", "b/…seed0", "b/…seed1"]
+    assert told_apart([Path(ends[0])]) == ["100percent_lr0.05_weight_decay0.0001_seed0"]
+    unlike = [Path("x" * 50), Path("y" * 50 + "_z")]
+    assert told_apart(unlike) == [path.name for path in unlike]
+
+
+def test_seeds_of_a_low_data_protocol_and_of_older_versions_are_runs_repeated(tmp_path):
+    """Each has labels of its own, a fold; and keys that an older version did not write have their
+    defaults."""
+    runs = [
+        run(tmp_path, "a", seed=0, data={"train": {"annotations": "x/1percent_fold0.json"}}),
+        run(tmp_path, "b", seed=1, data={"train": {"annotations": "x/1percent_fold1.json"}}),
+        run(
+            *(tmp_path, "c"),
+            **{"seed": 2, "data": {"train": {"annotations": "x/1percent_fold2.json"}, "flip": 0.5}},
+        ),
+    ]
+    assert [len(group.runs) for group in groups_of(runs)] == [3]
+    other = run(tmp_path, "d", seed=3, data={"train": {"annotations": "x/5percent_fold3.json"}})
+    assert [len(group.runs) for group in groups_of([*runs, other])] == [3, 1]
     assert told_apart([Path("x/run"), Path("x/run")]) == ["run", "run"]
     assert told_apart([]) == []
 
