@@ -2,8 +2,8 @@
 
 The method: `box_domain` (one step of box-domain pre-training), `adapters` (one per detector),
 `projectors`, `feature_scale`, `momentum`; `transfer` (from pre-training to fine-tuning), with
-`published_detr`; `image_domain` with its methods `moco`, `simmim` (with
-`reconstructions`) and `supervised`; `fine_tuning`.
+`published_detr`; `image_domain` with its methods `moco`, `simmim` (with `reconstructions`) and
+`supervised`; `fine_tuning`.
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim` (with `parameter_groups`),
 `checkpoint`, `saved_content`, `last_checkpoint`, `resumable`, `best_weights`, `run_directory`,

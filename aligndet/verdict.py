@@ -16,8 +16,6 @@ from aligndet.run_files import RunFiles
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; later 1.96 and a little more
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
-
 LONG = 40  # letters of a name
 SHARED = "\N{HORIZONTAL ELLIPSIS}"
 
