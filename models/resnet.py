@@ -104,23 +104,26 @@ DEPTHS = {
 class ResNet(StagedBackbone):
     """Images (N, 3, H, W) to C2 to C5, (N, C, H/s, W/s) with s = 4, 8, 16, 32 (rounded up).
 
-    `norm` makes a normalisation layer from a number of channels.
+    Args:
+        depth: a key of `DEPTHS`.
+        norm: makes a normalisation layer from a number of channels.
+        width: of the 3x3 convolutions of the first stage; each stage doubles it.
     """
 
-    def __init__(self, depth: int, norm: Norm) -> None:
+    def __init__(self, depth: int, norm: Norm, width: int = 64) -> None:
         super().__init__()
         require_choice("ResNet depth", depth, DEPTHS)
         block, counts = DEPTHS[depth]
         self.name = f"resnet{depth}"
-        self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = norm(64)
+        self.channels = tuple(width * 2**i * block.expansion for i in range(4))
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = residual_stage(block, 64, 64, counts[0], 1, norm)
-        self.layer2 = residual_stage(block, self.channels[0], 128, counts[1], 2, norm)
-        self.layer3 = residual_stage(block, self.channels[1], 256, counts[2], 2, norm)
-        self.layer4 = residual_stage(block, self.channels[2], 512, counts[3], 2, norm)
+        self.layer1 = residual_stage(block, width, width, counts[0], 1, norm)
+        self.layer2 = residual_stage(block, self.channels[0], 2 * width, counts[1], 2, norm)
+        self.layer3 = residual_stage(block, self.channels[1], 4 * width, counts[2], 2, norm)
+        self.layer4 = residual_stage(block, self.channels[2], 8 * width, counts[3], 2, norm)
         init_convolutions(self)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for residual in stage:

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from tests.helpers.double_precision import double_precision as in_double_precision
+from tests.helpers.narrow_backbones import narrow_backbones
 
 # Runs are compared bit by bit, some in this process and some in another.
 torch.set_num_threads(1)
@@ -44,6 +45,13 @@ def pytest_runtest_setup():
 def double_precision():
     """The test computes in float64; the helper says why."""
     with in_double_precision():
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_backbones():
+    """For files that train in this process, where no size of the backbone matters."""
+    with narrow_backbones():
         yield
 
 

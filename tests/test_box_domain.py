@@ -18,6 +18,8 @@ from models import build_detector
 from models.detector import learns_masks
 from tests.helpers.small_detectors import BOX_LOSSES, model_config
 
+pytestmark = pytest.mark.usefixtures("small_backbones")
+
 EMPTY = torch.zeros(0, 4)
 BOXES = [
     torch.tensor([[4.0, 4, 90, 60], [10, 10, 30, 40], [50, 8, 94, 62]]),

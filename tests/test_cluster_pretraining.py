@@ -12,6 +12,8 @@ from aligndet.box_domain import BoxDomain, BoxDomainConfig
 from models import build_detector
 from tests.helpers.small_detectors import BOX_LOSSES, OPTIONS, model_config
 
+pytestmark = pytest.mark.usefixtures("small_backbones")
+
 K = 5
 BOXES = [torch.tensor([[8.0, 8, 40, 56], [50, 10, 90, 40]]), torch.tensor([[20.0, 4, 84, 60]])]
 LABELS = [torch.tensor([3, 0]), torch.tensor([4])]

@@ -16,7 +16,7 @@ from aligndet.fine_tuning import FineTuning
 from models.backbone_base import StagedBackbone
 from models.detector import DETECTORS, ModelConfig, build_detector
 from models.mask_rcnn import MaskRCNN, MaskRCNNConfig
-from tests.helpers.narrow_swin import narrow_swin
+from tests.helpers.narrow_backbones import narrow_backbones
 from tests.helpers.small_detectors import OPTIONS
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ def test_a_swin_stays_as_it_is_while_the_rest_becomes_graphs():
     torch.manual_seed(0)
     options = {"channels": 32, "num_convs": 1}
     config = ModelConfig("retinanet", "swin_t", frozen_stages=0, options=options)
-    with narrow_swin():
+    with narrow_backbones():
         plain, counter = FineTuning(build_detector(config, num_classes=2)), CompileCounter()
     compiled = copy.deepcopy(plain)
     compile_layers(compiled, "model", counter)

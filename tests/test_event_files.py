@@ -9,6 +9,8 @@ import pytest
 
 from aligndet.event_files import FOLDER, EventFiles, check_tensorboard
 
+pytestmark = pytest.mark.usefixtures("small_backbones")
+
 
 def read(folder):
     """Steps and values of each key."""

@@ -14,7 +14,7 @@ from models import build_detector
 from models.detector import learns_masks
 from tests.helpers.assertions import assert_finite_gradients
 from tests.helpers.labelled_batch import NOTHING, SIZES, TARGETS, K, batch, target, with_masks
-from tests.helpers.narrow_swin import narrow_swin
+from tests.helpers.narrow_backbones import narrow_backbones
 from tests.helpers.small_detectors import BOX_LOSSES, OPTIONS, model_config
 
 every_detector = pytest.mark.parametrize("name", OPTIONS)
@@ -133,7 +133,7 @@ def test_learns_one_box(name):
 
 
 @every_detector
-@narrow_swin()
+@narrow_backbones()
 def test_scripts_take_it_all_the_way(name, tmp_path, write_config, script, capsys):
     """With a Swin: the runs of other tests have a ResNet."""
     model = {"model__detector": name, "model__options": OPTIONS[name]}

@@ -10,8 +10,10 @@ import torch
 from aligndet.run_directory import RunDirectory
 from models.backbone import build_backbone
 from models.backbone_weights import load_backbone_weights
-from tests.helpers.narrow_swin import narrow_swin
+from tests.helpers.narrow_backbones import narrow_backbones
 from tests.test_scripts import run_or_fail
+
+pytestmark = pytest.mark.usefixtures("small_backbones")
 
 IMAGE = {
     **{"crop_size": 32, "norm_groups": 2, "moco": {"queue": 16, "embedding_width": 16}},
@@ -108,7 +110,7 @@ def test_all_three_stages_in_a_row(tmp_path, config, write_config, dataset, scri
 
 
 @pytest.mark.parametrize(("method", "backbone"), [("moco_v2", "resnet18"), ("simmim", "swin_t")])
-@narrow_swin()
+@narrow_backbones()
 def test_a_killed_run_resumes_as_if_it_had_not_been(
     tmp_path, config, script, monkeypatch, method, backbone
 ):

@@ -12,6 +12,8 @@ import torch
 
 from tests.helpers.image_files import encoded, photo
 
+pytestmark = pytest.mark.usefixtures("small_backbones")
+
 STEPS = 6  # 8 images in batches of 2: an epoch and a half
 STAGES = {
     "finetune": ("finetune",),

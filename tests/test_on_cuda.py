@@ -38,6 +38,8 @@ from tests.helpers.cuda_runs import (
 from tests.helpers.cuda_stand_in import CudaStandIn
 from tests.helpers.proposal_command import three_images
 
+pytestmark = pytest.mark.usefixtures("small_backbones")
+
 
 class Run(NamedTuple):
     """A training of a stage."""

@@ -17,7 +17,7 @@ from data.image_views import ImageViews
 from data.normalise import normalise
 from data.patch_masks import RandomPatches
 from models.swin import SwinTransformer
-from tests.helpers.narrow_swin import NARROW
+from tests.helpers.narrow_backbones import NARROW
 
 CPU = torch.device("cpu")
 

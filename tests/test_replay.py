@@ -14,6 +14,8 @@ from aligndet.moco import MoCo
 from aligndet.supervised import Supervised
 from tests.helpers.small_detectors import OPTIONS
 
+pytestmark = pytest.mark.usefixtures("small_backbones")
+
 CPU = torch.device("cpu")
 IMAGE = {"crop_size": 64, "norm_groups": 2, "moco": {"queue": 24, "embedding_width": 16}}
 STAGES = {

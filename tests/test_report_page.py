@@ -20,6 +20,8 @@ from aligndet.report_pictures import by_image, f1, most_telling, with_masks
 from aligndet.run_files import RunFiles
 from data import json_files
 
+pytestmark = pytest.mark.usefixtures("small_backbones")
+
 VOID = {"meta", "img"}
 SCHEDULE = {"iterations": 40, "warmup_iterations": 0.05}
 

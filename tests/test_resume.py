@@ -3,56 +3,36 @@ detector."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import itertools
 import json
+import multiprocessing
+import os
 import shutil
-import subprocess
+import signal
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from aligndet.run_directory import RunDirectory
+from tests.helpers.narrow_backbones import narrow_backbones
 from tests.helpers.small_detectors import OPTIONS
 
-ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("small_backbones")
+
 STEPS = 6
 # Few samples, so that they are drawn at random.
 FEW = {"mask_rcnn": {"rpn_samples": 64, "roi_samples": 16}, "detr": {"dropout": 0.1}}
 SAMPLES = {"mask_rcnn": 8}
 
-# Kill -9 at an exact place: when a function returns for the n-th time.
-KILLED = """
-import os, signal, sys
-import {script}
-from aligndet import {module}
-
-function, calls = {owner}.{name}, 0
-
-def wrapped(*args, **kwargs):
-    global calls
-    function(*args, **kwargs)
-    calls += 1
-    if calls == {kill}:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-{owner}.{name} = wrapped
-{script}.main()
-"""
+# Where each is killed: when a method returns for the n-th time.
 PLACES = {
     # After line 5 of metrics.jsonl: the checkpoint is at step 4.
-    "pretrain": {
-        "module": "run_directory",
-        "owner": "run_directory.RunDirectory",
-        "name": "log",
-        "kill": 5,
-    },
+    "pretrain": (RunDirectory, "log", 5),
     # Within the second save, at step 4: the file is written, but not yet in place.
-    "finetune": {
-        "module": "checkpoint",
-        "owner": "checkpoint.torch",
-        "name": "save",
-        "kill": 2,
-    },
+    "finetune": (torch, "save", 2),
 }
 CHECKPOINT = {"pretrain": 4, "finetune": 2}  # the step each is resumed from
 DETECTORS = [detector for detector in OPTIONS if detector != "faster_rcnn"]  # in Mask R-CNN
@@ -74,21 +54,42 @@ def settings(name):
 def folder(tmp_path_factory, write_config, script):
     """Uninterrupted runs `NAME.whole`, and `NAME.killed` as the kill left them."""
     folder = tmp_path_factory.mktemp("resume")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, *PLACES])  # imports take longer than the runs
     children = {}
     for name in RUNS:
         path = write_config(folder / f"{name}.killed", **settings(name))
-        code = KILLED.format(script=script_of(name), **PLACES[script_of(name)])
-        command = [sys.executable, "-c", code, "--config", str(path)]
-        children[name] = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        children[name] = context.Process(target=run_and_die, args=(script_of(name), path))
+        children[name].start()
     for name in RUNS:
         path = write_config(folder / f"{name}.whole", **settings(name))
         script(script_of(name), "--config", path)
     for name, child in children.items():
-        output, _ = child.communicate()
-        assert child.returncode == -9, f"{name} was not killed:\n{output}"
+        child.join()
+        log = folder / f"{name}.killed.log"
+        assert child.exitcode == -signal.SIGKILL, f"{name} was not killed:\n{log.read_text()}"
     return folder
+
+
+def run_and_die(script, config):
+    """Kill -9 at an exact place, in a process of its own."""
+    owner, method, times = PLACES[script]
+    function, calls = getattr(owner, method), itertools.count(1)
+
+    def wrapped(*args, **kwargs):
+        function(*args, **kwargs)
+        if next(calls) == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, method, wrapped)
+    sys.argv = [script, "--config", str(config)]
+    with (
+        open(config.with_suffix(".log"), "w") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+        narrow_backbones(),
+    ):
+        importlib.import_module(script).main()
 
 
 def script_of(name):

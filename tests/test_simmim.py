@@ -9,7 +9,7 @@ from aligndet.image_domain import build_trained_backbone
 from aligndet.simmim import SimMIM, enlarge
 from models.swin import Block, SwinConfig, SwinTransformer
 from tests.helpers.hugging_face_swin import hugging_face_swin
-from tests.helpers.narrow_swin import NARROW
+from tests.helpers.narrow_backbones import NARROW
 from tests.test_masked_l1 import slow_loss
 
 HIDDEN = torch.tensor([[[1, 0], [0, 1]], [[0, 0], [1, 0]]]).bool()  # patches of 32 px

@@ -15,7 +15,7 @@ from models.backbone_weights import load_backbone_weights
 from models.classifier import Classifier
 from models.detector import DETECTORS, ModelConfig, build_detector
 from models.swin import SIZES, SwinConfig, SwinTransformer, stochastic_depth
-from tests.helpers.narrow_swin import NARROW, narrow_swin
+from tests.helpers.narrow_backbones import NARROW, narrow_backbones
 
 MOCO = MoCoConfig(queue=4, embedding_width=8)
 SIMMIM = ImageDomainConfig(method="simmim")
@@ -227,7 +227,7 @@ def test_checkpoints_change_no_gradient_and_keep_less():
 )
 def test_who_can_checkpoint_activations(name, can, build):
     config = ModelConfig(backbone=name, checkpoint_activations=True)
-    with narrow_swin():
+    with narrow_backbones():
         if can:
             assert build(config).checkpoints
             return
@@ -238,7 +238,7 @@ def test_who_can_checkpoint_activations(name, can, build):
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_every_detector_takes_it(detector):
     config = ModelConfig(detector=detector, backbone="swin_t", frozen_stages=0)
-    with narrow_swin():
+    with narrow_backbones():
         model = build_detector(config, num_classes=2).train()
     targets = [{"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}]
     if detector == "mask_rcnn":

@@ -31,7 +31,7 @@ from data.views import collate_detection, collate_views
 from models import build_detector
 from models.detector import learns_masks
 from tests.helpers.double_precision import double_precision
-from tests.helpers.narrow_swin import narrow_swin
+from tests.helpers.narrow_backbones import narrow_backbones
 from tests.helpers.oracle_detector import OracleDetector
 from tests.helpers.small_detectors import BOX_LOSSES, EVERYTHING, OPTIONS
 from train import Batches, fit, step_seed
@@ -78,7 +78,7 @@ RUNS["detector_swin"] = {**RUNS["detector_fcos"], "model__backbone": "swin_t"}
 LOSSES["detector_swin"] = LOSSES["detector_fcos"]
 
 
-@narrow_swin()
+@narrow_backbones()
 def stage(name, config):
     """Task and batches as the scripts build them."""
     torch.manual_seed(config.seed)

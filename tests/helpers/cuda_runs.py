@@ -14,7 +14,7 @@ import torch
 
 from tests.helpers import cuda_rules
 from tests.helpers.cuda_stand_in import ROOT, CudaStandIn
-from tests.helpers.narrow_swin import narrow_swin
+from tests.helpers.narrow_backbones import narrow_backbones
 
 # Few samples and proposals, so that some are drawn; small anchors for small images.
 LITTLE = {"channels": 32, "num_convs": 1, "score_threshold": 0.001}
@@ -83,7 +83,7 @@ def settings(stage: str, amp: str = "none", **changes: Any) -> dict[str, Any]:
     return result | changes
 
 
-@narrow_swin()
+@narrow_backbones()
 def train(stage: str, config: Any, *arguments: Any) -> None:
     """Run the command of a stage."""
     if stage.startswith("fine"):

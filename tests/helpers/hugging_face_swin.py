@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import SwinConfig, SwinForMaskedImageModeling
 
 from aligndet.simmim import SimMIM
-from tests.helpers.narrow_swin import NARROW
+from tests.helpers.narrow_backbones import NARROW
 
 STARTS = {
     "decoder.0.": "decoder.0.",
