@@ -325,15 +325,28 @@ def test_numbers_in_words_are_those_of_the_tables():
     assert [n for n in numbers if not re.search(rf"(?<![\d,]){re.escape(n)}(?!\d)", measured)] == []
 
 
-def test_the_published_page_and_the_readme_say_what_the_results_say(monkeypatch):
+@pytest.mark.parametrize(
+    ("study", "results", "output"),
+    [
+        ("gains", "results", "results"),
+        ("ideas", "results_ideas", "ideas"),
+        ("masks", "results_masks", "masks"),
+    ],
+)
+def test_the_published_pages_say_what_the_results_say(monkeypatch, study, results, output):
     root = Path(__file__).parents[1]
     monkeypatch.setattr("experiments.report.FIGURES", dict.fromkeys(FIGURES, lambda *_: None))
-    study = Study.read(root / "experiments/gains.yaml")
-    lines = page(study, Results(root / "experiments/results"), root / "docs/results")
-    published = (root / "docs/results.md").read_text(encoding="utf-8")
+    content = Study.read(root / f"experiments/{study}.yaml")
+    lines = page(content, Results(root / "experiments" / results), root / "docs" / output)
+    published = (root / f"docs/{output}.md").read_text(encoding="utf-8")
     assert published == "\n".join(lines) + "\n", "run python -m experiments.report"
-    pictures = {f"docs/results/{file.name}" for file in (root / "docs/results").iterdir()}
-    assert pictures == set(re.findall(r"docs/results/\w+\.png", published.replace("(", "(docs/")))
+    pictures = {f"{output}/{file.name}" for file in (root / "docs" / output).iterdir()}
+    assert pictures == set(re.findall(rf"{output}/\w+\.png", published))
+
+
+def test_the_readme_says_what_the_results_say():
+    root = Path(__file__).parents[1]
+    published = (root / "docs/results.md").read_text(encoding="utf-8")
     readme = (root / "README.md").read_text(encoding="utf-8")
     line = r"^\| .*?, (\d+) steps \| ([\d.]+) \| ([\d.]+) \| (.* ± .*) \|$"
     rows = re.findall(line, readme, re.M)

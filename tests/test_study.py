@@ -15,7 +15,7 @@ from experiments.study import Cell, Pretraining, Study
 from tests.helpers.study_files import read_study, tune, write_study
 
 
-@pytest.mark.parametrize("name", ["detr", "fair", "gains", "masks", "smoke"])
+@pytest.mark.parametrize("name", ["detr", "fair", "gains", "ideas", "masks", "smoke"])
 def test_the_studies_of_the_project_are_valid(name, tmp_path):
     study = Study.read(Path("experiments") / f"{name}.yaml")
     cells = all_cells(study, Results(tmp_path))
