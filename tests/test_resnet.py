@@ -82,6 +82,16 @@ def test_stages_hold_every_parameter_once():
     assert len(staged) == len({id(p) for p in staged}) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("depth", [18, 50])
+def test_every_layer_of_a_narrow_one_has_that_share_of_the_channels(depth):
+    wide = ResNet(depth, nn.BatchNorm2d).state_dict()
+    narrow = ResNet(depth, nn.BatchNorm2d, width=16).state_dict()
+    for name, parameter in wide.items():
+        shares = {a / b for a, b in zip(narrow[name].shape, parameter.shape, strict=True) if a != b}
+        assert shares <= {0.25}, name
+        assert bool(shares) == (parameter.ndim > 0), name
+
+
 def test_unknown_depth():
     with pytest.raises(ValueError, match="depth is 20.*18, 34, 50, 101"):
         ResNet(20, nn.BatchNorm2d)
