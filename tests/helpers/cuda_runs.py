@@ -83,7 +83,6 @@ def settings(stage: str, amp: str = "none", **changes: Any) -> dict[str, Any]:
     return result | changes
 
 
-@narrow_backbones()
 def train(stage: str, config: Any, *arguments: Any) -> None:
     """Run the command of a stage."""
     if stage.startswith("fine"):
@@ -93,6 +92,7 @@ def train(stage: str, config: Any, *arguments: Any) -> None:
         call("pretrain", "--stage", name, "--config", config, *arguments)
 
 
+@narrow_backbones()
 def call(module: str, *arguments: Any) -> None:
     """`main()` of a script or module of the product."""
     with mock.patch.object(sys, "argv", [module, *map(str, arguments)]):
