@@ -10,7 +10,6 @@ import torch
 from aligndet.run_directory import RunDirectory
 from models.backbone import build_backbone
 from models.backbone_weights import load_backbone_weights
-from tests.helpers.narrow_backbones import narrow_backbones
 from tests.test_scripts import run_or_fail
 
 pytestmark = pytest.mark.usefixtures("small_backbones")
@@ -110,7 +109,6 @@ def test_all_three_stages_in_a_row(tmp_path, config, write_config, dataset, scri
 
 
 @pytest.mark.parametrize(("method", "backbone"), [("moco_v2", "resnet18"), ("simmim", "swin_t")])
-@narrow_backbones()
 def test_a_killed_run_resumes_as_if_it_had_not_been(
     tmp_path, config, script, monkeypatch, method, backbone
 ):
