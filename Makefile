@@ -34,10 +34,8 @@ study-smoke: $(VENV)/installed-dev
 	rm -rf $(SMOKE)
 	$(RUN) -m data.shapes --output $(SMOKE)/data/shapes --train 24 --val 8 --size 96
 	$(RUN) -m data.shapes --output $(SMOKE)/data/unlabelled --train 8 --val 1 --size 96 --seed 1
-	$(RUN) -m experiments.gains --study experiments/smoke.yaml --data $(SMOKE)/data \
-		--work $(SMOKE)/work --results $(SMOKE)/results
-	$(RUN) -m experiments.report --study experiments/smoke.yaml --results $(SMOKE)/results \
-		--output $(SMOKE)/results.md
+	$(RUN) -m experiments.gains experiments/smoke.yaml --data $(SMOKE)/data --work $(SMOKE)/work
+	$(RUN) -m experiments.report experiments/smoke.yaml
 
 $(VENV)/installed: requirements.txt | $(VENV)/bin/pip
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt -e .

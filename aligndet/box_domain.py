@@ -27,7 +27,7 @@ class BoxDomainConfig:
     """The `box_domain` section."""
 
     embedding_width: int = 256  # D of the projector's output
-    # tau of the contrastive loss; the paper's 0.5 measured worse (docs/results.md)
+    # tau of the contrastive loss; the paper's 0.5 measured worse (docs/results_first_study.md)
     temperature: float = 0.2
     # Predictions of a view to contrast: per batch for FCOS, per image for the others; null takes
     # the paper's number for the detector (docs/adapters.md).
@@ -43,8 +43,8 @@ class BoxDomainConfig:
     cluster_weight: float = 0.0
     clusters: int = 256  # pseudo-classes that are found at the start if the proposals have none
     across_ranks: bool = False  # contrast with the samples of all ranks; the paper does not
-    # The best-ranked boxes of each image; null takes all, which measured worse (docs/results.md).
-    # For images of 128 pixels, 10 are as good.
+    # The best-ranked boxes of each image; null takes all, which measured worse
+    # (docs/results_first_study.md). For images of 128 pixels, 10 are as good.
     max_proposals: int | None = 50
     freeze_backbone: bool = True  # false trains it too, if there are no image-domain weights
 

@@ -31,7 +31,7 @@ class TransferConfig:
 
     # The output layers of box regression and centerness are class-agnostic in pre-training, so they
     # fit if they are class-agnostic here too. The authors drop them; keeping them measured as good
-    # or better (docs/results.md).
+    # or better (docs/results_first_study.md).
     keep_box_outputs: bool = True
     # Take only the backbone from --init, to measure what neck and head bring.
     backbone_only: bool = False

@@ -1,11 +1,11 @@
-"""Run the study of `experiments/gains.yaml`: what AlignDet brings.
+"""Run a study of what AlignDet brings.
 
-    python -m experiments.gains --data DIR           # makes every missing run
-    python -m experiments.gains --data DIR --list    # lists the runs, made and missing
-    python -m experiments.report                     # docs/results.md
+    python -m experiments.gains experiments/fair.yaml --data DIR         # makes every missing run
+    python -m experiments.gains experiments/fair.yaml --data DIR --list  # lists all, made or not
+    python -m experiments.report experiments/fair.yaml                   # docs/results.md
 
 The same command resumes a stopped run from its last checkpoint. Each finished run writes one JSON
-below `--results`; the report needs nothing else.
+into the study's folder of results; the report needs nothing else.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status: 1 if a run failed."""
     parser = argparse.ArgumentParser(description="Run the study of what AlignDet brings.")
     add = parser.add_argument
-    add("--study", default="experiments/gains.yaml", metavar="FILE")
-    add("--results", default="experiments/results", metavar="DIR")
+    add("study", metavar="FILE", help="the study's YAML, such as experiments/fair.yaml")
     add("--data", required=True, metavar="DIR", help="folder of the data sets")
     add("--work", default="runs/study", metavar="DIR", help="folder of the runs (runs/study)")
     add("--only", nargs="+", default=[""], metavar="TEXT", help="runs with TEXT in their name")
@@ -40,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     root, work = Path(options.data).resolve(), Path(options.work).resolve()
     place = Place(root, work, options.threads, options.device)
-    results = Results(options.results)
     try:
         study = Study.read(options.study)
+        results = Results(study.results)
         check(study, place, wanted(study, results), results)
         if options.list:
             runs = wanted(study, results, options.only)

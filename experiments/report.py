@@ -1,6 +1,6 @@
 """The report of a study: from the JSON files of its runs to a page with tables and figures.
 
-    python -m experiments.report
+    python -m experiments.report experiments/fair.yaml
 
 No number in its tables and lists is typed by hand; a test compares those in the study's text with
 them.
@@ -210,7 +210,7 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
     """The report, line by line; draws its figures into `pictures`."""
     yield f"# {study.title}"
     yield ""
-    yield "Made by `python -m experiments.report`; change `experiments/`, not this page."
+    yield f"Made by `python -m experiments.report {study.file}`; change that file, not this page."
     yield ""
     yield study.text.strip()
     rows_by_block = {n: rows_of(study, results, block) for n, block in study.blocks.items()}
@@ -257,16 +257,14 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Render the results of a study.")
-    parser.add_argument("--study", default="experiments/gains.yaml", metavar="FILE")
-    parser.add_argument("--results", default="experiments/results", metavar="DIR")
-    parser.add_argument("--output", default="docs/results.md", metavar="FILE")
+    parser.add_argument("study", metavar="FILE", help="the study's YAML")
     options = parser.parse_args(arguments)
-    output = Path(options.output)
-    pictures = output.with_suffix("")
     try:
-        study, results = Study.read(options.study), Results(options.results)
+        study = Study.read(options.study)
+        output = Path(study.page)
+        pictures = output.with_suffix("")
         pictures.mkdir(parents=True, exist_ok=True)
-        text = "\n".join(page(study, results, pictures)) + "\n"
+        text = "\n".join(page(study, Results(study.results), pictures)) + "\n"
         with open_atomic(output) as file:
             file.write(text)
     except DataError as error:

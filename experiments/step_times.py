@@ -1,6 +1,6 @@
 """How long a step of each stage takes: what the study counts time by.
 
-    python -m experiments.step_times --study experiments/fair.yaml --data DIR
+    python -m experiments.step_times experiments/fair.yaml --data DIR
 
 Wall times of the runs themselves say little, as several run at a time. Here the stages of each set
 and detector run for a few steps in turns, on a machine that should do nothing else; the medians go
@@ -35,8 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--study", default="experiments/fair.yaml", metavar="FILE")
-    add("--results", default="experiments/results_fair", metavar="DIR")
+    add("study", metavar="FILE", help="the study's YAML")
     add("--data", required=True, metavar="DIR", help="folder of the data sets")
     add("--work", default="runs/step_times", metavar="DIR")
     add("--start", default="aligndet", metavar="NAME", help="whose pre-training is timed")
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = times(study, place, data, detector, options.start, options.rounds)
         seconds.setdefault(data, {})[detector] = found
     content = {"device": described(place), "seconds": seconds}
-    write_json_atomic(content, Results(options.results).path / STEP_TIMES)
+    write_json_atomic(content, Results(study.results).path / STEP_TIMES)
     return 0
 
 

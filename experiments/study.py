@@ -164,6 +164,8 @@ class Study:
     """The content of the YAML."""
 
     title: str
+    results: str  # the folder of its results, one JSON per run
+    page: str  # the report of them; its pictures are in the folder of that name
     sets: Mapping[str, DataSet]
     detectors: Mapping[str, Overrides]  # config of every run of each
     starts: Mapping[str, Start]
@@ -177,6 +179,7 @@ class Study:
     evaluations: int = 4  # of each fine-tuning run, evenly spread; the last is the final one
     pretraining_per_seed: bool = False  # otherwise all seeds of a start share one
     text: str = ""  # what to know before reading the tables
+    file: str = ""  # that it was read from
 
     @classmethod
     def read(cls, path: str | Path) -> Study:
@@ -194,7 +197,7 @@ class Study:
         if not isinstance(content, Mapping):
             raise DataError(f"{path}: is not a mapping of keys; see experiments/gains.yaml")
         try:
-            study = from_mapping(cls, content)
+            study = from_mapping(cls, {**content, "file": str(path)})
         except ValueError as error:
             raise DataError(f"{path}: {error}") from None
         study.check(path)

@@ -120,8 +120,7 @@ def test_only_some(started, made):
 
 def test_the_command_lists_and_makes(tmp_path, made, capsys):
     study = str(write_study(tmp_path))
-    arguments = ["--study", study, "--results", str(tmp_path / "results"), "--data", str(tmp_path)]
-    arguments += ["--work", str(tmp_path / "work")]
+    arguments = [study, "--data", str(tmp_path), "--work", str(tmp_path / "work")]
     assert main([*arguments, "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
@@ -132,8 +131,7 @@ def test_the_command_lists_and_makes(tmp_path, made, capsys):
 
 
 def test_a_wrong_study_is_one_line(tmp_path, capsys):
-    arguments = ["--data", str(tmp_path), "--study", str(tmp_path / "no.yaml")]
-    assert main(arguments) == 1
+    assert main([str(tmp_path / "no.yaml"), "--data", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

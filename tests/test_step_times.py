@@ -28,19 +28,9 @@ def test_the_median_without_the_first_lines(tmp_path, monkeypatch):
 
     monkeypatch.setattr(step_times, "command", command)
     monkeypatch.setattr(step_times, "prepare", lambda *arguments: None)
-    study, results = write_study(tmp_path), tmp_path / "results"
-    arguments = [
-        "--study",
-        study,
-        "--results",
-        results,
-        "--data",
-        tmp_path,
-        "--work",
-        tmp_path / "w",
-    ]
+    arguments = [write_study(tmp_path), "--data", tmp_path, "--work", tmp_path / "w"]
     assert step_times.main([str(argument) for argument in arguments]) == 0
     times = {"pretraining": pytest.approx(1.0), "finetuning": pytest.approx(0.25)}
-    assert Results(results).step_times("s", "fcos") == times
+    assert Results(tmp_path / "results").step_times("s", "fcos") == times
     assert len(given) == 2 * 2 * 2  # stages, detectors, rounds
     assert {(steps, val) for _, steps, val in given} == {(20, False)}

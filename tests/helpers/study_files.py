@@ -10,6 +10,8 @@ from experiments.study import Study
 
 CONTENT = {
     "title": "A study",
+    "results": "results",  # in the folder of the test
+    "page": "docs/report.md",
     "sets": {
         "s": {
             "train_images": "s/train",
@@ -66,6 +68,8 @@ CONTENT = {
 def write_study(tmp_path, change=lambda content: None):
     """The file of the study above, after `change` has changed its content."""
     content = copy.deepcopy(CONTENT)
+    for key in ("results", "page"):
+        content[key] = str(tmp_path / content[key])
     change(content)
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
