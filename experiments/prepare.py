@@ -73,7 +73,8 @@ def make_labels(
 def proposals_file(work: Path, data: DataSet, start: Start, split: str) -> Path:
     """The boxes of a pre-training, of all its photographs."""
     name = "+".join(folder.replace("/", "_") for folder in folders_of(data, start))
-    return work / "proposals" / f"{prefix(split)}{name}_{start.proposals}.json"
+    kind = f"{start.proposals}{'_own_half' if start.own_half else ''}"
+    return work / "proposals" / f"{prefix(split)}{name}_{kind}.json"
 
 
 def make_proposals(root: Path, work: Path, data: DataSet, start: Start, split: str) -> None:
@@ -96,8 +97,16 @@ def make_proposals(root: Path, work: Path, data: DataSet, start: Start, split: s
         if split == "tune" and folder == data.train_images:
             content = part(content, aside=False)
         parts.append((folder, content))
+    if start.own_half:
+        parts = own_half(parts)
     content = merged(parts)
     write_json_atomic(moved(content) if start.proposals == "random" else content, output)
+
+
+def own_half(parts: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """The first part as often as brings its images nearest to the number of all others."""
+    own, *others = (len(content["images"]) for _, content in parts)
+    return [*parts[:1] * max(1, round(sum(others) / own)), *parts[1:]]
 
 
 def folders_of(data: DataSet, start: Start) -> tuple[str, ...]:

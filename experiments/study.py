@@ -58,6 +58,8 @@ class Start:
     variant: Overrides = field(default_factory=dict)  # see experiments/variants.py
     proposals: str = "search"  # its boxes: one of PROPOSALS
     unlabelled: bool = True  # whether it sees the set's `unlabelled` photographs too
+    # Whether the set's own photographs are repeated until they are about half of all.
+    own_half: bool = False
     init_of: str | None = None  # the start whose pre-training it takes instead
     finetuning: Overrides = field(default_factory=dict)
     recipe_of: str | None = None  # the start whose tuned recipes it takes; None: its own

@@ -90,6 +90,23 @@ def test_the_file_of_all_photographs_is_made_of_the_searched_folders(tmp_path, d
     assert all(a["bbox"][:2] != [0, 0] for a in placed["annotations"])
 
 
+def test_own_photographs_are_repeated_until_they_are_half(tmp_path, data):
+    root, work = tmp_path / "data", tmp_path / "work"
+    for name, count in (("set_images", 2), ("more", 5)):
+        images = [(i, f"{i}.jpg", 100, 100) for i in range(1, count + 1)]
+        content = coco(images, [(i, [i, 0, 10, 10]) for i, *_ in images])
+        write_json_atomic(content, work / "searched" / f"{name}.json")
+    plain, repeated = (made(root, work, data, own_half=value) for value in (False, True))
+    names = [image["file_name"] for image in repeated["images"]]
+    assert len(plain["images"]) == 7
+    # 2.5 times would be half of all; the even number is the nearest.
+    others = [f"more/{i}.jpg" for i in range(1, 6)]
+    assert names == 2 * ["set/images/1.jpg", "set/images/2.jpg"] + others
+    assert len({image["id"] for image in repeated["images"]}) == 9
+    boxes = [(names[a["image_id"] - 1], a["bbox"][0]) for a in repeated["annotations"]]
+    assert boxes == [(name, int(name[-5])) for name in names]
+
+
 def test_masks_of_one_folder_are_named_from_the_root_too(tmp_path, data):
     """A folder beside it, such as that of validation, may hold files of the same names."""
     root, work = tmp_path / "data", tmp_path / "work"
