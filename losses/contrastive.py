@@ -152,7 +152,8 @@ def _loss_of_block(
 ) -> Tensor:
     similarity = (queries / tau) @ pool.T  # (R, B)
     same = ids[:, None] == pool_ids  # (R, B)
-    negatives = similarity.masked_fill(same, NO_NEGATIVE).logsumexp(dim=1)  # (R,)
+    # On a CPU, `where` takes a third of the time of `masked_fill`.
+    negatives = torch.where(same, NO_NEGATIVE, similarity).logsumexp(dim=1)  # (R,)
     # Few of the R * S are pairs. Unlike `nonzero`, this does not wait until a GPU has counted them.
     row, positive = same[:, :num_keys].nonzero_static(size=num_pairs).unbind(1)
     return F.softplus(negatives[row] - similarity[row, positive]) @ weights[row]
