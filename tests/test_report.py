@@ -325,7 +325,7 @@ def test_numbers_in_words_are_those_of_the_tables():
     assert [n for n in numbers if not re.search(rf"(?<![\d,]){re.escape(n)}(?!\d)", measured)] == []
 
 
-@pytest.mark.parametrize("name", ["gains", "ideas", "masks"])
+@pytest.mark.parametrize("name", ["fair", "gains", "ideas", "masks"])
 def test_the_published_pages_say_what_the_results_say(monkeypatch, name):
     monkeypatch.chdir(Path(__file__).parents[1])
     monkeypatch.setattr("experiments.report.FIGURES", dict.fromkeys(FIGURES, lambda *_: None))
