@@ -46,13 +46,20 @@ def block_table(study: Study, results: Results, block: Block, rows: list[Row]) -
         line += [RECIPES.get(of.choice, of.choice)] if len(block.recipes) > 1 else []
         line += [
             study.starts[row.start].title, mean_and_spread(list(row.scores.values())),
-            "" if row.gain is None else str(row.gain), str(len(row.scores)),
+            "" if row.gain is None else str(row.gain), seeds_of(row),
         ]  # fmt: skip
         if timed:
             parts = seconds_of(study, results, row)
             line.append("" if parts is None else " + ".join(f"{part:,.0f}" for part in parts))
         lines.append(line)
     return table([*header, "seconds"] if timed else header, lines)
+
+
+def seeds_of(row: Row) -> str:
+    """How many seeds a row has; and its gain, if the first start has fewer."""
+    if row.gain is None or row.gain.pairs == len(row.scores):
+        return str(len(row.scores))
+    return f"{len(row.scores)}, gain {row.gain.pairs}"
 
 
 def mean_table(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
@@ -172,15 +179,19 @@ def cost_section(study: Study, results: Results, cells: list[Cell]) -> Iterator[
     yield from table(header, lines)
 
 
-def interval_count(rows_by_block: Mapping[str, list[Row]]) -> Iterator[str]:
+def interval_count(study: Study, rows_by_block: Mapping[str, list[Row]]) -> Iterator[str]:
     """How many intervals the tables show, and of how many comparisons; an entry of a list."""
     shown = []
-    for rows in rows_by_block.values():
+    for name, rows in rows_by_block.items():
         baselines = {row.setting: row for row in reversed(rows) if row.gain is None}
         shown += [
             str((baselines[row.setting].cells, row.cells, row.gain))
             for row in rows
             if row.gain is not None and row.gain.half_width is not None
+        ]
+        means = mean_rows(study.blocks[name], rows)
+        shown += [
+            str((of, start, gain)) for of, start, gain in means if gain.half_width is not None
         ]
     if shown:
         text = (
@@ -214,7 +225,7 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
     yield ""
     yield study.text.strip()
     rows_by_block = {n: rows_of(study, results, block) for n, block in study.blocks.items()}
-    yield from interval_count(rows_by_block)
+    yield from interval_count(study, rows_by_block)
     if lines := list(in_short(study, rows_by_block)):
         yield from ("", "## In short", "", *lines)
     every: list[Cell] = list(study.all_tuning_cells())

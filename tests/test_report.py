@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from data.json_files import write_json_atomic
 from experiments.convergence import Timed, convergence, which_is_quicker
 from experiments.figures import FIGURES
-from experiments.report import main, page
+from experiments.report import main, page, seeds_of
 from experiments.results import Results, block_cells
 from experiments.rows import rows_of
 from experiments.study import Pretraining, Study
@@ -62,6 +62,9 @@ def test_seeds_without_a_partner_do_not_count(study, results):
     gain = rows["aligndet", 10].gain
     assert (gain.mean, gain.pairs) == (pytest.approx(2.5), 2)
     assert len(rows["aligndet", 10].scores) == 3
+    assert seeds_of(rows["aligndet", 10]) == "3, gain 2"
+    assert seeds_of(rows["aligndet", 20]) == "3"
+    assert seeds_of(rows["backbone", 10]) == "2"
 
 
 @pytest.mark.parametrize(
@@ -144,6 +147,22 @@ def test_intervals_are_counted(tmp_path, results):
     )
     assert made_by.startswith("Made by")  # names a folder that is called like this test
     assert "intervals" not in "\n".join(nothing)
+
+
+def test_the_intervals_of_means_over_sets_count_too(tmp_path, results):
+    def change(content):
+        content["sets"]["t"] = content["sets"]["s"]
+        content["tuning"]["sets"] = ["s", "t"]
+        content["blocks"]["short"] |= {"sets": ["s", "t"], "iterations": [10]}
+        content["blocks"]["short"]["starts"] = ["backbone", "aligndet"]
+
+    study = read_study(tmp_path, change)
+    tune(study, results, backbone=0.1, aligndet=0.2)
+    for cell in block_cells(study, results, study.blocks["short"]):
+        score(results, cell, SCORES[cell.start, 10][cell.seed - 1])
+    text = "\n".join(page(study, Results(results.path), tmp_path))
+    assert "In the mean over the 2 sets" in text
+    assert "The tables show 3 intervals, of 3 different comparisons." in text
 
 
 def test_the_page(study, results, tmp_path):
