@@ -44,7 +44,7 @@ class BoxDomainConfig:
     clusters: int = 256  # pseudo-classes that are found at the start if the proposals have none
     across_ranks: bool = False  # contrast with the samples of all ranks; the paper does not
     # The best-ranked boxes of each image; null takes all, which measured worse
-    # (docs/results_first_study.md). For images of 128 pixels, 10 are as good.
+    # (docs/results_first_study.md). On images of 128 pixels, 10 did best there.
     max_proposals: int | None = 50
     freeze_backbone: bool = True  # false trains it too, if there are no image-domain weights
 

@@ -62,7 +62,8 @@ def compile_layers(
     """Compile the parts of a task, or of a detector by itself, in place.
 
     Graphs are built at the first calls, one for training and one for evaluation, and hold for
-    images of all sizes and numbers, but for very narrow ones.
+    images of most sizes and numbers; the exceptions, such as a single image or images with equal
+    sides, have graphs of their own (docs/speed.md).
 
     Args:
         module: a task of `train.fit`, or a detector.

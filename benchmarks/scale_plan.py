@@ -42,7 +42,7 @@ class Inputs:
     step_seconds: float  # a fine-tuning step of `images_per_gpu` images
     box_step_seconds: float  # a box-domain step of as many
     inference_seconds: float  # per image
-    scoring_seconds: float = 80.0  # of an evaluation, on rank 0 alone
+    scoring_seconds: float = 87.0  # of an evaluation, on rank 0 alone
     start_seconds: float = 60.0  # from the command to the first step
     images_per_gpu: int = 2
     gpus_per_machine: int = 8
@@ -51,8 +51,8 @@ class Inputs:
     link_between: float = 10e9  # bytes per second of a machine to the others
     hidden: float = 0.5  # part of a step behind which communication can hide
     workers: int = 4  # loader processes per GPU
-    view_rate: float = 25.0  # images per second and loader process, fine-tuning
-    two_view_rate: float = 15.0  # the same with two views
+    view_rate: float = 40.0  # images per second and loader process, fine-tuning
+    two_view_rate: float = 20.0  # the same with two views
     price: float = 3.0  # of a GPU hour, in any currency
 
 
@@ -71,8 +71,8 @@ SOURCES = {
     "link_between": "assumed; a network of 100 Gbit/s, four fifths of it",
     "hidden": "assumed; the backward pass is about two thirds of a step",
     "workers": "data.workers of configs/coco_*",
-    "view_rate": "measured on one core of two, 640 x 480 to 800 px, beside other work",
-    "two_view_rate": "measured on one core of two, 640 x 480 to 800 px, beside other work",
+    "view_rate": "measured by benchmarks/loader.py, processor time, 640 x 480 to 800 px",
+    "two_view_rate": "measured by benchmarks/loader.py, processor time, 640 x 480 to 800 px",
     "price": "assumed; take your own",
 }
 
