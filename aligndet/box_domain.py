@@ -43,8 +43,8 @@ class BoxDomainConfig:
     cluster_weight: float = 0.0
     clusters: int = 256  # pseudo-classes that are found at the start if the proposals have none
     across_ranks: bool = False  # contrast with the samples of all ranks; the paper does not
-    # The best-ranked boxes of each image; null takes all, which measured worse
-    # (docs/results_first_study.md). On images of 128 pixels, 10 did best there.
+    # The best-ranked boxes of each image; null takes all. 10 measured better where images show a
+    # few objects, 100 where they show dozens (docs/ideas.md).
     max_proposals: int | None = 50
     freeze_backbone: bool = True  # false trains it too, if there are no image-domain weights
 

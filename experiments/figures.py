@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -25,7 +26,7 @@ def curves(
     """AP against iterations, one panel per set and detector. Dots are complete schedules (mean
     and standard deviation over seeds), thin lines the evaluations during the longest one."""
     panels = list(dict.fromkeys(_panel(block, row) for row in rows))
-    figure, axes = _panels(len(panels))
+    figure, axes = subplots(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         for number, start in enumerate(block.starts):
             colour = f"C{number}"
@@ -59,7 +60,7 @@ def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], pic
     rows = [row for row in rows if row.gain is not None]
     panels = list(dict.fromkeys(row.setting.data for row in rows))
     most = max(sum(row.setting.data == panel for row in rows) for panel in panels)
-    figure, axes = _panels(len(panels), width=6.4, height=1.3 + 0.32 * most)
+    figure, axes = subplots(len(panels), width=6.4, height=1.3 + 0.32 * most)
     for axis, panel in zip(axes, panels, strict=True):
         mine = [row for row in rows if row.setting.data == panel]
         for place, row in enumerate(mine):
@@ -81,7 +82,7 @@ def lengths(
     one panel per set and detector."""
     rows = [row for row in rows if row.gain is not None]
     panels = list(dict.fromkeys(_panel(block, row) for row in rows))
-    figure, axes = _panels(len(panels))
+    figure, axes = subplots(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         points = sorted(
             (_pretraining_steps(study, results, row), row.gain.mean, row.gain.half_width or 0.0)
@@ -124,11 +125,18 @@ def _name(study: Study, block: Block, row: Row) -> str:
     return ", ".join(parts) or study.starts[row.start].title
 
 
-def _panels(
+def subplots(
     count: int, width: float = 4.6, height: float = 3.6
 ) -> tuple[pyplot.Figure, list[Axes]]:
-    figure, axes = pyplot.subplots(1, count, figsize=(width * count, height), squeeze=False)
-    return figure, list(axes[0])
+    """Axes for `count` panels, in as few rows of at most three as they fit into."""
+    rows = ceil(count / 3)
+    columns = ceil(count / rows)
+    size = (width * columns, height * rows)
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
+    axes = list(grid.flat)
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from data.json_files import write_json_atomic
 from experiments.convergence import Timed, convergence, which_is_quicker
-from experiments.figures import FIGURES
+from experiments.figures import FIGURES, subplots
 from experiments.report import main, page, seeds_of
 from experiments.results import Results, block_cells
 from experiments.rows import rows_of
@@ -305,6 +306,17 @@ def test_gains_against_the_length_of_the_pretraining(tmp_path, monkeypatch):
     assert "![Short schedules]" in "".join(page(study, Results(results.path), tmp_path))
     # Gains of 1, 2, 3 and 3, 6, 9; t(0.975, 2) = 4.3027 times 1 and 3, over the root of 3.
     assert drawn == [((125, 2000), (2.0, 6.0), pytest.approx((2.4841, 7.4524), abs=1e-3))]
+
+
+@pytest.mark.parametrize(
+    ("count", "shape"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3)), (8, (3, 3))]
+)
+def test_many_panels_have_several_rows(count, shape):
+    figure, axes = subplots(count)
+    assert axes[0].get_gridspec().get_geometry() == shape
+    assert axes == figure.axes
+    assert len(axes) == count
+    pyplot.close(figure)
 
 
 def test_no_picture_while_there_is_no_gain_to_show(study, results, tmp_path):
