@@ -17,7 +17,7 @@ from data.build import DataConfig
 from data.json_files import read_json
 
 MOST_BYTES = 50_000_000  # of a JSON that a report reads; COCO's would take half a minute
-FOLD = re.compile(r"_fold\d+")  # in names of files by `python -m data.subset`
+FOLD = re.compile(r"_fold(\d+)")  # in names of files by `python -m data.subset`
 SEED_KEYS = ("seed", "output_dir")  # what runs that are repeated with other seeds differ in
 
 
@@ -103,6 +103,12 @@ class RunFiles:
         labels = settings["data.train.annotations"]
         settings["data.train.annotations"] = labels and FOLD.sub("", labels)
         return json.dumps([self.start, settings])
+
+    @property
+    def fold(self) -> int:
+        """Which part of the labels it learns from, by the name of their file; -1: all of them."""
+        found = FOLD.search(self.data.train.annotations or "")
+        return int(found[1]) if found else -1
 
     @property
     def start(self) -> str:

@@ -1,6 +1,7 @@
 """What runs say together: the AP of each start, their difference, and how sure it is.
 
-Runs that differ in nothing but their seed belong together. Two starts are compared seed by seed.
+Runs that differ in nothing but their seed, or the part of the labels that they learn from, belong
+together. Two starts are compared run by run, each with the one of the same seed and labels.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from aligndet.run_files import RunFiles
 
@@ -20,32 +22,55 @@ LONG = 40  # letters of a name
 SHARED = "\N{HORIZONTAL ELLIPSIS}"
 
 
+class Repeat(NamedTuple):
+    """What tells the runs of a group apart."""
+
+    seed: int
+    fold: int  # of a low-data protocol; -1: not of one
+    copy: int  # 0, 1, ... of runs that are equal in both
+
+    def __str__(self) -> str:
+        fold = f", fold {self.fold}" if self.fold >= 0 else ""
+        return f"{self.seed}{fold}" + (f", run {self.copy + 1}" if self.copy else "")
+
+
 @dataclass(frozen=True)
 class Group:
-    """Runs with the same settings and start, by seed."""
+    """Runs with the same settings and start."""
 
     title: str
-    runs: dict[int, RunFiles]
+    runs: dict[Repeat, RunFiles]
+
+    @classmethod
+    def of(cls, title: str, runs: Sequence[RunFiles]) -> Group:
+        """All of `runs`, which nothing but a `Repeat` tells apart."""
+        found: dict[Repeat, RunFiles] = {}
+        for run in runs:
+            repeat = Repeat(int(run.config.get("seed", 0)), run.fold, 0)
+            while repeat in found:
+                repeat = repeat._replace(copy=repeat.copy + 1)
+            found[repeat] = run
+        return cls(title, found)
 
     @property
     def first(self) -> RunFiles:
         """The run that stands for all where one is enough."""
         return next(iter(self.runs.values()))
 
-    def mean(self, key: str = "AP") -> float | None:
-        """Of the final score, over the seeds that have one."""
-        values = [run.results.get(key) for run in self.runs.values()]
-        values = [value for value in values if value is not None]
-        return mean(values) if values else None
-
 
 @dataclass(frozen=True)
 class Difference:
-    """Between two groups, seed by seed."""
+    """Between two groups, over the runs that both have."""
 
-    mean: float
-    seeds: int
-    interval: tuple[float, float] | None  # 95 %; None with one seed
+    base: float  # mean of the score
+    other: float
+    runs: int
+    interval: tuple[float, float] | None  # 95 %, of other - base; None with one run
+
+    @property
+    def mean(self) -> float:
+        """How much more the other group has."""
+        return self.other - self.base
 
 
 def groups_of(runs: Sequence[RunFiles]) -> list[Group]:
@@ -60,7 +85,7 @@ def groups_of(runs: Sequence[RunFiles]) -> list[Group]:
         title = of_group[0].start
         if starts.count(title) > 1:  # they differ in settings
             title = folder
-        groups.append(Group(title, {int(run.config.get("seed", 0)): run for run in of_group}))
+        groups.append(Group.of(title, of_group))
     return sorted(groups, key=lambda group: group.title != "backbone only")
 
 
@@ -99,16 +124,17 @@ def without_shared(names: Sequence[str]) -> list[str]:
 
 
 def difference(base: Group, other: Group, key: str = "AP") -> Difference | None:
-    """Of the seeds that both have; None if there is none."""
-    pairs = [(base.runs[s], other.runs[s]) for s in base.runs if s in other.runs]
-    values = [
-        b.results[key] - a.results[key]
-        for a, b in pairs
-        if a.results.get(key) is not None and b.results.get(key) is not None
+    """Of the seeds and folds that both have; None if there is none."""
+    pairs = [
+        (base.runs[repeat].results.get(key), other.runs[repeat].results.get(key))
+        for repeat in base.runs
+        if repeat in other.runs
     ]
-    if not values:
+    pairs = [pair for pair in pairs if None not in pair]
+    if not pairs:
         return None
-    return Difference(mean(values), len(values), interval(values))
+    means = [mean(column) for column in zip(*pairs, strict=True)]
+    return Difference(*means, len(pairs), interval([b - a for a, b in pairs]))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -128,11 +154,11 @@ def sentence(base: Group, other: Group, key: str = "AP") -> str:
         return f"{other.title} and {base.title} share no seed with a final {key}."
     more = "more" if found.mean >= 0 else "less"
     text = (
-        f"{other.title}: {key} {other.mean(key):.1f}, {abs(found.mean):.1f} {more} than "
-        f"{base.title} ({base.mean(key):.1f})."
+        f"{other.title}: {key} {found.other:.1f}, {abs(found.mean):.1f} {more} than "
+        f"{base.title} ({found.base:.1f})."
     )
     if found.interval is None:
         return f"{text} One seed, no interval: another seed may say otherwise."
     low, high = found.interval
     sure = "above 0" if low > 0 else "below 0" if high < 0 else "around 0, so it may be chance"
-    return f"{text} Mean of {found.seeds} seeds, 95 % interval {low:+.1f} to {high:+.1f}: {sure}."
+    return f"{text} Mean of {found.runs} pairs of runs, 95 % interval {low:+.1f} to {high:+.1f}: {sure}."

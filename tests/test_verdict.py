@@ -65,11 +65,10 @@ def test_seeds_belong_together_and_the_backbone_comes_first(tmp_path):
     ]
     base, other = groups_of(runs)
     assert (base.title, other.title) == ("backbone only", "pre-trained detector")
-    assert (base.mean(), other.mean()) == (11.0, 13.5)
     found = difference(base, other)
-    assert (found.mean, found.seeds) == (2.5, 2)  # of 3 and 2
+    assert (found.base, found.other, found.mean, found.runs) == (11.0, 13.5, 2.5, 2)  # of 3 and 2
     assert found.interval == pytest.approx((2.5 - 12.706 * 0.5, 2.5 + 12.706 * 0.5))
-    assert "13.5, 2.5 more than backbone only (11.0). Mean of 2 seeds" in sentence(base, other)
+    assert "13.5, 2.5 more than backbone only (11.0). Mean of 2 pairs of runs" in sentence(base, other)
     assert "around 0, so it may be chance" in sentence(base, other)
 
 
@@ -118,6 +117,23 @@ def test_seeds_of_a_low_data_protocol_and_of_older_versions_are_runs_repeated(tm
     assert [len(group.runs) for group in groups_of([*runs, other])] == [3, 1]
     assert told_apart([Path("x/run"), Path("x/run")]) == ["run", "run"]
     assert told_apart([]) == []
+
+
+def test_folds_with_the_same_seed_are_compared_fold_by_fold(tmp_path):
+    labels = [{"train": {"annotations": f"x/1percent_fold{n}.json"}} for n in range(5)]
+    runs = [run(tmp_path, f"b{n}", ap=10.0 + n, data=labels[n]) for n in range(5)]
+    runs += [run(tmp_path, f"p{n}", "pre-trained", 20.0 + n, data=labels[n]) for n in (3, 1, 0, 2)]
+    base, other = groups_of(runs)
+    assert list(map(str, base.runs)) == [f"0, fold {n}" for n in range(5)]
+    assert len(other.runs) == 4
+    found = difference(base, other)
+    assert (found.base, found.other, found.runs) == (11.5, 21.5, 4)  # without fold 4
+    assert "AP 21.5, 10.0 more than backbone only (11.5). Mean of 4 pairs of runs" in sentence(base, other)
+
+
+def test_a_run_that_was_made_twice_is_not_lost(tmp_path):
+    (group,) = groups_of([run(tmp_path, "a", ap=1.0), run(tmp_path, "b", ap=2.0)])
+    assert list(map(str, group.runs)) == ["0", "0, run 2"]
 
 
 def test_starts_without_a_common_seed_are_not_compared(tmp_path):
