@@ -291,7 +291,7 @@ class FasterRCNNAdapter(Adapter):
             deltas = roi_head.deltas_from(box_features)
             losses = rpn.losses(proposed, boxes)
             # Divided by the number of positives here, since no other RoIs are sampled.
-            losses |= roi_head.box_losses(deltas, rois, roi_matched, boxes)
+            losses |= roi_head.box_losses(deltas, rois, roi_matched, boxes, view.get("labels"))
             losses |= self.mask_losses(pyramid, rois, roi_matched, view)
             if self.learns_classes:  # of positive RoIs: it does not learn what background is
                 logits = roi_head.classifier(box_features)
@@ -340,7 +340,8 @@ class MaskRCNNAdapter(FasterRCNNAdapter):
         config, head = self.detector.config, self.detector.mask_head
         most = int(config.roi_samples * config.roi_positive_fraction)
         rois, matched = head.positives(rois, matched, view["masks"], most)
-        return head.losses(head(pyramid[:-1], rois), rois, matched, view["masks"])
+        logits = head(pyramid[:-1], rois)
+        return head.losses(logits, rois, matched, view["masks"], view.get("labels"))
 
 
 class DETRAdapter(Adapter):

@@ -19,9 +19,10 @@ BOXES = [torch.tensor([[8.0, 8, 40, 56], [50, 10, 90, 40]]), torch.tensor([[20.0
 LABELS = [torch.tensor([3, 0]), torch.tensor([4])]
 
 
-def build(name, **options):
+def build(name, more=(), **options):
     torch.manual_seed(0)
-    detector = build_detector(model_config(name), num_classes=K)
+    config = model_config(name, options={**OPTIONS[name], **dict(more)})
+    detector = build_detector(config, num_classes=K)
     config = BoxDomainConfig(embedding_width=16, **{"cluster_weight": 1.0, **options})
     return BoxDomain(detector, name, config)
 
@@ -65,6 +66,25 @@ def test_the_loss_is_that_of_fine_tuning_on_the_pseudo_classes(name):
         # All RoIs of a wrong class would cost more: each has the label of its box.
         swapped = losses(task, *batch([torch.tensor([0, 3]), torch.tensor([2])]))
         assert swapped["loss_class"] != found["loss_class"]
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "loss"),
+    [
+        ("faster_rcnn", "class_agnostic", "loss_box"),
+        ("mask_rcnn", "class_agnostic", "loss_box"),
+        ("mask_rcnn", "mask_class_agnostic", "loss_mask"),
+    ],
+)
+def test_a_box_and_a_mask_for_each_pseudo_class(name, option, loss):
+    task = build(name, more={option: False})
+    found = losses(task)
+    found[loss].backward()
+    layer = "roi_head.box_regression" if loss == "loss_box" else "mask_head.predictor"
+    weights = dict(task.online.detector.named_parameters())
+    (gradient,) = [w.grad for n, w in weights.items() if layer in n and n.endswith("bias")]
+    learned = gradient.reshape(K, -1).abs().sum(dim=1) > 0
+    assert learned.tolist() == [True, False, False, True, True]  # the labels that there are
 
 
 @pytest.mark.parametrize("name", OPTIONS)
