@@ -7,10 +7,10 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim` (with `parameter_groups`),
 `checkpoint`, `saved_content`, `last_checkpoint`, `resumable`, `best_weights`, `run_directory`,
-`event_files`, `run_lock`, `skipped_images`, `start_block`, `dist`, `amp`, `compiling`,
-`determinism`, `nonfinite`, `health`, `evaluate` (with `coco_scores`, `mask_evaluation` and
-`mask_results`), `cli`, which the scripts share, and `siblings`, which finds foreign packages called
-like ours.
+`event_files`, `run_lock`, `other_runs`, `skipped_images`, `start_block`, `dist`, `amp`,
+`compiling`, `determinism`, `nonfinite`, `health`, `evaluate` (with `coco_scores`, `mask_evaluation`
+and `mask_results`), `cli`, which the scripts share, and `siblings`, which finds foreign packages
+called like ours.
 
 The tools: `predict` (with `image_inputs` and `prediction_files`), `visual`, `probe`, `export` (with
 `export_graph`, `export_steps`, `export_formats` and `export_check`), `export_backbone`, `demo`;

@@ -69,6 +69,7 @@ class BoxDomain(nn.Module):
     def __init__(self, detector: nn.Module, name: str, config: BoxDomainConfig) -> None:
         super().__init__()
         self.config = config
+        self.num_classes = detector.num_classes  # pseudo-classes, or 1
         self.backbone = detector.backbone
         if config.freeze_backbone:
             self.backbone.freeze(len(self.backbone.stages))

@@ -27,6 +27,7 @@ from aligndet import data_page
 from aligndet.adapters import adapter_class
 from aligndet.config import Config, load_config
 from aligndet.evaluate import average_precision
+from aligndet.image_domain import ImageDomainConfig
 from aligndet.optim import Schedule
 from aligndet.positives import ASSIGNERS, detector_without_weights
 from aligndet.probe import ProbeData
@@ -78,7 +79,8 @@ def recognise(path: str | Path, overrides: Sequence[str], config: Config) -> str
     """The stage that a config is for, by the keys that are set."""
     given = set(load_yaml(Path(path).read_text(encoding="utf-8")))
     given |= {override.partition("=")[0].split(".")[0] for override in overrides}
-    if "image" in given:
+    every = {"image", "box_domain"} <= given  # the config of a run directory names all keys
+    if config.image != ImageDomainConfig() if every else "image" in given:
         return "image"
     return "box" if config.data.train.annotations is None else "finetune"
 
@@ -172,7 +174,6 @@ def check_box_domain(config: Config) -> list[str]:
         more += _schedule_problems(config, [1.0] * len(images))
         return problems + more + _too_few(config, len(images))
 
-
     def dataset(path: Path) -> CocoDataset:
         proposals = replace(split, proposals=str(path))
         return build_two_views(replace(data, train=proposals), limit, config.pretrains_masks).source
@@ -199,13 +200,16 @@ def check_image_domain(config: Config) -> list[str]:
     image = config.image
     print(f"\ntrain: {config.data.train.images}")
     images, problems = _listed_images(config, image.spec.needs_classes)
-    problems += _refusal(partial(image.groups_per_process, config.data.batch_size))
+    problems += _refusal(
+        partial(image.groups_per_process, config.model.backbone, config.data.batch_size)
+    )
     problems += _schedule_problems(config, [1.0] * len(images))
     if image.method == "moco_v2" and image.moco.queue > len(images) > 0:
         print(f"note: image.moco.queue is {image.moco.queue:,}, set it below the number of images")
     if image.probe_train is not None and image.probe_val is not None:
-        print(f"\nprobe: {image.probe_train}, {image.probe_val}")
-        problems += _refusal(partial(ProbeData.read, image.probe_train, image.probe_val))
+        probe = (image.probe_train, image.probe_val)
+        print(f"\nprobe: {', '.join(probe)}")
+        problems += _refusal(partial(ProbeData.read, *probe, config.data.reading))
     return problems
 
 

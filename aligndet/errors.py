@@ -79,12 +79,14 @@ def table(errors: Errors, names: Mapping[Any, str]) -> str:
 def _of_run(path: str) -> tuple[Validation, Mapping[str, Any], Sequence[Mapping[str, Any]]]:
     """What a run was evaluated on, and what it found."""
     run = RunFiles.read(path)
+    config = run.data
     if run.detections is None:
         raise ValueError(
             f"{path}: has no detections.json, which finetune.py writes at its end; evaluate with: "
-            f"python finetune.py --config {path}/config.yaml --eval-only --checkpoint {path}"
+            f"python finetune.py --config {path}/config.yaml --eval-only --checkpoint {path}, then "
+            f"give --annotations {config.val.annotations} --detections "
+            f"{path}/evaluation_detections.json"
         )
-    config = run.data
     content = load_coco(config.val.annotations, config.crowd)
     return Validation.of(content, config.val.images, config.reading), content, run.detections
 

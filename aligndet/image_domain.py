@@ -18,7 +18,7 @@ from aligndet.supervised import Supervised
 from data.crops import RandomCrop
 from data.image_folder import ImageFiles
 from data.patch_masks import RandomPatches
-from models.backbone import BACKBONES, random_backbone
+from models.backbone import BACKBONES, WITHOUT_BATCH_NORM, random_backbone
 from models.backbone_base import StagedBackbone
 from models.backbone_weights import load_backbone_weights
 from models.checks import require_choice, require_range
@@ -76,12 +76,18 @@ class ImageDomainConfig:
             return None
         return RandomPatches(self.crop_size, self.simmim.patch_size, self.simmim.ratio)
 
-    def groups_per_process(self, batch_size: int) -> int:
-        """How many parts BatchNorm splits the batch of a process into.
+    def groups_per_process(self, backbone: str, batch_size: int) -> int:
+        """How many parts BatchNorm splits the batch of a process into; 1 if a backbone has none.
+
+        Args:
+            backbone: `model.backbone`.
+            batch_size: images of a process in one forward pass.
 
         Raises:
             ValueError: the batch cannot be split into that many parts of at least two images.
         """
+        if backbone in WITHOUT_BATCH_NORM:
+            return 1
         groups = self.spec.norm_groups if self.norm_groups is None else self.norm_groups
         mine = max(1, groups // dist.world_size())
         if batch_size % mine or batch_size < 2 * mine:
@@ -156,7 +162,9 @@ def build_image_domain(
         ValueError: an unknown name, a file that does not fit the backbone, or a batch size that
             does not suit the config.
     """
-    backbone = build_trained_backbone(model.backbone, config.groups_per_process(batch_size))
+    backbone = build_trained_backbone(
+        model.backbone, config.groups_per_process(model.backbone, batch_size)
+    )
     if model.checkpoint_activations:
         backbone.checkpoint_activations()
     if model.backbone_weights is not None:

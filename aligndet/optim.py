@@ -91,10 +91,11 @@ class Schedule:
         Raises:
             ValueError: the warm-up or a milestone does not end before the run.
         """
-        unit = 1.0 if config.epochs is None else steps_per_epoch
-        total = config.iterations or max(
-            config.min_iterations, round(config.epochs * steps_per_epoch)
-        )
+        total, unit = config.iterations, 1.0
+        if config.epochs is not None:
+            total, unit = round(config.epochs * steps_per_epoch), steps_per_epoch
+            if total < config.min_iterations:  # its epochs are as many, but longer
+                total, unit = config.min_iterations, config.min_iterations / config.epochs
         warmup = round(_steps(config.warmup_iterations, 1.0, total))
         if warmup >= max(1, total):
             raise ValueError(

@@ -171,7 +171,8 @@ def build_task(config: Config, content: Mapping[str, Any]) -> nn.Module:
     """The task of the stage, with random weights."""
     model, classes = replace(config.model, backbone_weights=None), content["num_classes"]
     if content["stage"] == "box":
-        return BoxDomain(build_detector(model, 1), model.detector, config.box_domain)
+        detector = build_detector(model, classes or 1)  # older files do not have the number
+        return BoxDomain(detector, model.detector, config.box_domain)
     if content["stage"] == "finetune":
         return FineTuning(build_detector(model, classes))
     if content["stage"] == "image":

@@ -161,4 +161,5 @@ def sentence(base: Group, other: Group, key: str = "AP") -> str:
         return f"{text} One seed, no interval: another seed may say otherwise."
     low, high = found.interval
     sure = "above 0" if low > 0 else "below 0" if high < 0 else "around 0, so it may be chance"
-    return f"{text} Mean of {found.runs} pairs of runs, 95 % interval {low:+.1f} to {high:+.1f}: {sure}."
+    pairs = f"Mean of {found.runs} pairs of runs"
+    return f"{text} {pairs}, 95 % interval {low:+.1f} to {high:+.1f}: {sure}."

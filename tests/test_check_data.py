@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from aligndet import check_data
+from aligndet.config import build_config, dump_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -335,6 +336,28 @@ def test_image_domain(tmp_path, capsys):
     assert "2 problems" in out
     assert "dog/1.png" in out
     assert "cat/3.png" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "stage"),
+    [
+        ({}, "fine-tuning"),
+        ({"data.train.annotations": None}, "box-domain"),
+        ({"data.train.annotations": None, "image.method": "simmim"}, "image-domain"),
+    ],
+)
+def test_the_stage_of_a_config_that_names_every_key(tmp_path, capsys, given, stage):
+    labelled(tmp_path)
+    content = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    for key, value in given.items():
+        section = content
+        for part in key.split(".")[:-1]:
+            section = section.setdefault(part, {})
+        section[key.split(".")[-1]] = value
+    config = tmp_path / "resolved.yaml"
+    config.write_text(dump_yaml(build_config(content)))
+    _, out = run(capsys, config)
+    assert f"resolved.yaml: {stage}" in out
 
 
 def test_a_queue_longer_than_the_images_is_noted(tmp_path, capsys):

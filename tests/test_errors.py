@@ -78,7 +78,9 @@ def test_bad_input_is_one_sentence(val, monkeypatch, capsys):
     (val / "metrics.jsonl").write_text("")
     with pytest.raises(SystemExit):
         run_main(monkeypatch, val)
-    assert "has no detections.json, which finetune.py writes at its end" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has no detections.json, which finetune.py writes at its end" in said
+    assert f"--detections {val}/evaluation_detections.json" in said  # what --eval-only writes there
 
 
 def test_the_images_with_the_most_to_correct_and_their_colours(val):

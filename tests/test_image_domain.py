@@ -82,14 +82,19 @@ def test_bad_settings(change, message):
 def test_groups_of_a_process(monkeypatch, method, groups, ranks, batch, expected):
     monkeypatch.setattr(dist, "world_size", lambda: ranks)
     config = ImageDomainConfig(method=method, norm_groups=groups)
-    assert config.groups_per_process(batch) == expected
+    assert config.groups_per_process("resnet18", batch) == expected
+
+
+@pytest.mark.parametrize("method", ["simmim", "moco_v2", "supervised"])
+def test_a_backbone_without_batch_norm_takes_any_batch(method):
+    assert ImageDomainConfig(method=method).groups_per_process("swin_t", 1) == 1
 
 
 @pytest.mark.parametrize("batch", [2, 8, 20, 255])
 def test_a_batch_that_cannot_be_split_into_groups(batch):
     message = f"data.batch_size is {batch}; BatchNorm splits it into 8 equal groups of at least 2"
     with pytest.raises(ValueError, match=message):
-        ImageDomainConfig().groups_per_process(batch)
+        ImageDomainConfig().groups_per_process("resnet18", batch)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -63,6 +63,8 @@ def test_a_number_of_epochs_on_few_images_has_the_least_number_of_steps():
     assert schedule(epochs=30, min_iterations=100).total_steps == 300
     s = schedule(epochs=3, min_iterations=100, milestones=(0.5,), warmup_iterations=0.1)
     assert (s.warmup_steps, s.milestone_steps) == (10, (50.0,))
+    s = schedule(epochs=12, min_iterations=300, milestones=(8, 11), warmup_iterations=0)
+    assert s.milestone_steps == (200.0, 275.0)
 
 
 @pytest.mark.parametrize(

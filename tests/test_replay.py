@@ -30,6 +30,8 @@ STAGES = {
 for detector, options in OPTIONS.items():
     changes = {"model__detector": detector, "model__options": options}
     STAGES[f"box_{detector}"] = (BoxDomain, ("pretrain",), changes)
+CLUSTERS = {"box_domain__cluster_weight": 1.0, "box_domain__clusters": 3}
+STAGES["box_clusters"] = (BoxDomain, ("pretrain",), CLUSTERS)
 
 
 def stopped(monkeypatch, task, at, term="loss_test"):

@@ -181,7 +181,8 @@ def test_seeds_are_one_start(tmp_path, val):
         runs.append(fine_tuned(tmp_path, f"b{seed}", val, 20.0, started=False, seed=seed))
         runs.append(fine_tuned(tmp_path, f"a{seed}", val, 22.0 + seed / 10, seed=seed))
     text, _ = read(page([RunFiles.read(run) for run in runs]))
-    assert "AP 22.2, 2.2 more than backbone only (20.0). Mean of 3 pairs of runs, 95 % interval" in text
+    said = "AP 22.2, 2.2 more than backbone only (20.0). Mean of 3 pairs of runs, 95 % interval"
+    assert said in text
     assert "+2.0 to +2.4: above 0" in text
     assert "What differed key backbone only" not in text or "--init" not in text
 

@@ -40,6 +40,8 @@ def reopen(run, config, resume="auto", inputs=None):
 
 
 def steps(run):
+    if not run.metrics.exists():
+        return []
     return [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
 
 
@@ -83,6 +85,57 @@ def test_none_starts_over_for_good(config):
     assert steps(run) == []
     # A kill before the first checkpoint must not lead back to the old run.
     assert reopen(run, config) is None
+
+
+FINISHED = ("weights.pt", "results.json", "detections.json", "weights_best.pt", "manifest.json")
+
+
+def finished(config):
+    run = started(config)
+    for name in FINISHED:
+        (run.path / name).write_text(name)
+    return run
+
+
+@pytest.mark.parametrize("resume", ["auto", "none"])
+def test_results_of_the_run_before_are_not_taken_for_those_of_a_new_one(config, resume):
+    run = finished(config)
+    if resume == "auto":
+        run.last.unlink()
+    changed = dataclasses.replace(config, seed=7)
+    assert reopen(run, changed, resume) is None
+    assert not any((run.path / name).exists() for name in FINISHED)
+    former = run.path / "former"
+    assert [(former / name).read_text() for name in FINISHED] == list(FINISHED)
+    assert load_config(former / "config.yaml") == config
+    assert len((former / "metrics.jsonl").read_text().splitlines()) == 6
+    # A run that did not come to its end leaves nothing, and what was put aside before stays.
+    run.log({"step": 1})
+    assert reopen(run, config, "none") is None
+    assert steps(run) == []
+    assert load_config(former / "config.yaml") == config
+
+
+def test_a_resumed_run_keeps_its_results(config):
+    run = finished(config)
+    assert reopen(run, config)["step"] == 4
+    assert all((run.path / name).exists() for name in FINISHED)
+    assert not (run.path / "former").exists()
+
+
+def test_a_run_goes_on_in_another_directory_with_what_it_needs(config, tmp_path):
+    run = finished(config)
+    other = dataclasses.replace(config, output_dir=str(tmp_path / "other"))
+    there = finished(other)  # another run, whose best weights and lines must not count
+    (there.path / "weights_best.pt").write_text("of another run")
+    there.log({"step": 1, "loss": 9.0})
+    assert reopen(there, other, config.output_dir)["step"] == 4
+    assert steps(there) == [1, 2, 3, 4]
+    assert there.best.read_text() == "weights_best.pt"
+    assert (there.path / "former" / "weights_best.pt").read_text() == "of another run"
+    assert not there.weights.exists()
+    assert not there.last.exists()
+    assert steps(run) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_named_file_is_resumed(config, tmp_path):

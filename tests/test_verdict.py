@@ -68,7 +68,9 @@ def test_seeds_belong_together_and_the_backbone_comes_first(tmp_path):
     found = difference(base, other)
     assert (found.base, found.other, found.mean, found.runs) == (11.0, 13.5, 2.5, 2)  # of 3 and 2
     assert found.interval == pytest.approx((2.5 - 12.706 * 0.5, 2.5 + 12.706 * 0.5))
-    assert "13.5, 2.5 more than backbone only (11.0). Mean of 2 pairs of runs" in sentence(base, other)
+    assert "13.5, 2.5 more than backbone only (11.0). Mean of 2 pairs of runs" in sentence(
+        base, other
+    )
     assert "around 0, so it may be chance" in sentence(base, other)
 
 
@@ -128,7 +130,9 @@ def test_folds_with_the_same_seed_are_compared_fold_by_fold(tmp_path):
     assert len(other.runs) == 4
     found = difference(base, other)
     assert (found.base, found.other, found.runs) == (11.5, 21.5, 4)  # without fold 4
-    assert "AP 21.5, 10.0 more than backbone only (11.5). Mean of 4 pairs of runs" in sentence(base, other)
+    assert "AP 21.5, 10.0 more than backbone only (11.5). Mean of 4 pairs of runs" in sentence(
+        base, other
+    )
 
 
 def test_a_run_that_was_made_twice_is_not_lost(tmp_path):

@@ -2,8 +2,8 @@
 
     python -m data.proposals --images DIR --output FILE.json [--source search|gt|RESULTS.json]
         [--format json|packed] [--annotations FILE.json] [--filter ratio3size0008] [--nms 0.5]
-        [--max-boxes N] [--min-side PIXELS] [--masks] [--search fast|thorough] [--search-side PIXELS]
-        [--workers N] [--batch N] [--max-pixels N]
+        [--max-boxes N] [--min-side PIXELS] [--masks] [--search fast|thorough]
+        [--search-side PIXELS] [--workers N] [--batch N] [--max-pixels N]
         [--device cpu|cuda] [--exif stored|apply] [--value-range LOW HIGH]
         [--skip-bad] [--allow-outside] [--recall ANNOTATIONS.json] [--draw DIR] [--font FILE]
 
