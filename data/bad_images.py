@@ -29,6 +29,7 @@ class Read(NamedTuple):
 
     sample: Any  # None: left out
     bad: tuple[BadFile, ...]  # images that could not be used for it
+    index: int | None = None  # of the image, in training
 
 
 class Noted(NamedTuple):
@@ -63,7 +64,7 @@ class Replacing(Dataset[Read]):
         bad = []
         for index in self._candidates(key):
             try:
-                return Read(self.dataset[key._replace(index=index)], tuple(bad))
+                return Read(self.dataset[key._replace(index=index)], tuple(bad), index)
             except BadImage as error:
                 bad.append(error.bad_file)
         raise DataError(
@@ -102,8 +103,19 @@ class NotingCollate:
     collate: Callable[[list[Any]], Any]  # of samples
 
     def __call__(self, reads: Sequence[Read]) -> Noted:
-        """The batch of the samples that are there, and the news of all."""
-        samples = [read.sample for read in reads if read.sample is not None]
+        """The batch of the samples that are there, and the news of all.
+
+        An image that takes the place of another one, but is in the batch already, is left out: in
+        box-domain pre-training its boxes would be negatives of themselves.
+        """
+        there = {read.index for read in reads if not read.bad and read.index is not None}
+        samples = []
+        for read in reads:
+            if read.sample is None or (read.bad and read.index in there):
+                continue
+            if read.bad and read.index is not None:
+                there.add(read.index)
+            samples.append(read.sample)
         bad = tuple(file for read in reads for file in read.bad)
         return Noted(self.collate(samples) if samples else None, bad)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -91,17 +91,21 @@ def _remembered(
     targets: list[Path], files: Sequence[str], states: Sequence[State | None]
 ) -> list[Found | None]:
     """The headers of files that have not changed since they were checked; None for others."""
+    known = {(name, *state): header for name, state, header in _kept_rows(targets)}
+    return [
+        _header(known.get((file, *state))) if state is not None else None
+        for file, state in zip(files, states, strict=True)
+    ]
+
+
+def _kept_rows(targets: list[Path]) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Name, state and header of each file that was checked."""
     for packed in read_kept(targets):
-        if packed.content.get("version") != VERSION:
-            continue
-        names = Texts(packed.stored("names"), packed.stored("name_ends"))
-        rows = packed.stored("states").tolist(), packed.stored("headers").tolist()
-        known = {(name, *state): header for name, state, header in zip(names, *rows, strict=True)}
-        return [
-            _header(known.get((file, *state))) if state is not None else None
-            for file, state in zip(files, states, strict=True)
-        ]
-    return [None] * len(files)
+        if packed.content.get("version") == VERSION:
+            names = Texts(packed.stored("names"), packed.stored("name_ends"))
+            rows = packed.stored("states").tolist(), packed.stored("headers").tolist()
+            yield from zip(names, *rows, strict=True)
+            return
 
 
 def _header(stored: list[int] | None) -> Header | None:
@@ -117,13 +121,16 @@ def _remember(
     states: Sequence[State | None],
     found: Sequence[Found],
 ) -> None:
-    """Keep the headers; if no place can be written, the next start reads the files again."""
+    """Keep the headers, beside those of other files of the folder; if no place can be written, the
+    next start reads the files again."""
     now = time.time_ns()
     rows = [
         (file, state, header)
         for file, state, header in zip(files, states, found, strict=True)
         if isinstance(header, Header) and state is not None and now - state.changed > SETTLED
     ]
+    mine = set(files)
+    rows += [row for row in _kept_rows(targets) if row[0] not in mine]
 
     def write(file: IO[bytes], folder: Path) -> None:
         writer = PackedWriter(file)

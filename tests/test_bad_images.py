@@ -39,7 +39,7 @@ SQUARE = [1.0] * 10
 def test_good_images_are_themselves():
     dataset = Replacing(Some([3]), SQUARE)
     assert len(dataset) == 10
-    assert dataset[SampleKey(4, "a")] == Read(SampleKey(4, "a"), ())
+    assert dataset[SampleKey(4, "a")] == Read(SampleKey(4, "a"), (), 4)
 
 
 def test_another_image_takes_the_place_with_the_same_seed():
@@ -90,6 +90,20 @@ def test_evaluation_goes_without_it():
     assert len(dataset) == 10
     assert dataset[SampleKey(3, "a")] == Read(None, (file(3),))
     assert dataset[SampleKey(4, "a")] == Read(SampleKey(4, "a"), ())
+
+
+def test_no_image_is_in_a_batch_twice_because_another_is_bad():
+    dataset, collate = Replacing(Some([3, 5]), SQUARE), NotingCollate(list)
+    for number in range(50):
+        keys = [SampleKey(index, f"step {number} {index}") for index in range(10)]
+        batch, bad = collate([dataset[key] for key in keys])
+        assert [key.index for key in batch] == [0, 1, 2, 4, 6, 7, 8, 9]
+        assert set(bad) == {file(3), file(5)}
+    # One that stands alone in place of two is there once.
+    two = [Read("a", (file(3),), 7), Read("b", (file(5),), 7), Read("c", (), 1)]
+    assert collate(two).batch == ["a", "c"]
+    # A batch that has an image twice by itself, since there are too few, keeps it.
+    assert collate([Read("a", (), 1), Read("b", (), 1)]).batch == ["a", "b"]
 
 
 def test_a_batch_brings_the_news():

@@ -56,6 +56,18 @@ def test_each_file_is_read_once(root, opened):
     assert (root.parent / ".images.checked").exists()
 
 
+def test_lists_of_other_files_in_the_folder_do_not_replace_each_other(root, opened):
+    """Such as those of train and val."""
+    for number in range(6, 10):
+        Image.new("RGB", (8 + number, 6)).save(root / f"{number}.png")
+    one, two = FILES[:5], [f"{number}.png" for number in range(5, 10)]
+    first = check_images(root, one), check_images(root, two)
+    assert sorted(opened) == sorted([*one, *two])
+    opened.clear()
+    assert (check_images(root, one), check_images(root, two)) == first
+    assert opened == []
+
+
 def test_a_small_folder_is_just_read(root, opened):
     check_images(root, FILES[:3])
     check_images(root, FILES[:3])
