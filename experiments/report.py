@@ -16,6 +16,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from data.counting import count
 from data.errors import DataError
 from data.json_files import open_atomic
 from experiments.convergence import convergence, time_counted
@@ -195,9 +196,9 @@ def interval_count(study: Study, rows_by_block: Mapping[str, list[Row]]) -> Iter
         ]
     if shown:
         text = (
-            f"- **Many comparisons.** The tables show {len(shown)} intervals, of {len(set(shown))} "
-            "different comparisons. None is corrected for their number: one 95 % interval in "
-            "twenty misses the true mean."
+            f"- **Many comparisons.** The tables show {count(len(shown), 'interval')}, of "
+            f"{count(len(set(shown)), 'different comparison')}. None is corrected for their "
+            "number: one 95 % interval in twenty misses the true mean."
         )
         yield from textwrap.wrap(text, 100, subsequent_indent="  ")
 
