@@ -9,6 +9,7 @@ train it with `train.fit`, and write what fine-tuning starts from.
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -62,7 +63,7 @@ def box_domain_stage(config: Config, args: argparse.Namespace, device: torch.dev
         limit = config.box_domain.max_proposals
         dataset = build_two_views(config.data, limit, config.pretrains_masks)
         check_enough_images(len(dataset), global_batch(config))
-        batches = Batches(dataset, dataset.source.aspect_ratios, collate_views)
+        batches = Batches(dataset, dataset.source.aspect_ratios, collate_views, distinct=True)
         schedule = build_schedule(config, batches)
         run = RunDirectory(config.output_dir)
         resume = run.find(config, args.resume, inputs_of("box", config, dataset.source))
@@ -123,6 +124,10 @@ def find_clusters(
             batch_size=data.batch_size, workers=data.workers,
             skip_bad=data.on_bad_image == "skip", kept=kept,
         )  # fmt: skip
+    if dist.is_main() and not kept.exists():  # resumed in another folder
+        beside = run.resumed.with_name(kept.name)
+        if beside.exists():
+            shutil.copyfile(beside, kept)
     labels = kept_clusters(kept, dataset.source, settings)
     if labels is None:  # the backbone may have been trained since
         raise DataError(

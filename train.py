@@ -163,6 +163,7 @@ class Batches:
     dataset: Any  # indexed by data.views.SampleKey
     aspect_ratios: list[float]  # height / width of each image
     collate: Callable[[list[Any]], Any]
+    distinct: bool = False  # whether no image may be in a batch twice
 
     def sampler(self, config: Config, start: int = 0) -> GroupedBatchSampler:
         """Sampler of this rank, starting after `start` batches."""
@@ -181,7 +182,8 @@ class Batches:
         pin = device.type == "cuda"
         dataset, collate = self.dataset, self.collate
         if config.data.on_bad_image == "skip":
-            dataset, collate = Replacing(dataset, self.aspect_ratios), NotingCollate(collate)
+            dataset = Replacing(dataset, self.aspect_ratios)
+            collate = NotingCollate(collate, self.distinct)
         return train_loader(dataset, sampler, collate, config.data.workers, pin)
 
 

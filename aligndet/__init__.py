@@ -7,7 +7,7 @@ The method: `box_domain` (one step of box-domain pre-training), `adapters` (one 
 
 The run: `config` (with `overrides` and `strict_yaml`), `optim` (with `parameter_groups`),
 `checkpoint`, `saved_content`, `last_checkpoint`, `resumable`, `best_weights`, `run_directory`,
-`event_files`, `run_lock`, `other_runs`, `skipped_images`, `start_block`, `dist`, `amp`,
+`event_files`, `run_lock`, `former_run`, `skipped_images`, `start_block`, `dist`, `amp`,
 `compiling`, `determinism`, `nonfinite`, `health`, `evaluate` (with `coco_scores`, `mask_evaluation`
 and `mask_results`), `cli`, which the scripts share, and `siblings`, which finds foreign packages
 called like ours.

@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from aligndet import data_page
 from aligndet.adapters import adapter_class
+from aligndet.box_domain import BoxDomainConfig
 from aligndet.config import Config, load_config
 from aligndet.evaluate import average_precision
-from aligndet.image_domain import ImageDomainConfig
 from aligndet.optim import Schedule
 from aligndet.positives import ASSIGNERS, detector_without_weights
 from aligndet.probe import ProbeData
@@ -79,8 +79,11 @@ def recognise(path: str | Path, overrides: Sequence[str], config: Config) -> str
     """The stage that a config is for, by the keys that are set."""
     given = set(load_yaml(Path(path).read_text(encoding="utf-8")))
     given |= {override.partition("=")[0].split(".")[0] for override in overrides}
-    every = {"image", "box_domain"} <= given  # the config of a run directory names all keys
-    if config.image != ImageDomainConfig() if every else "image" in given:
+    is_image = "image" in given
+    if is_image and "box_domain" in given:  # the config of a run directory, which names all keys
+        of_boxes = config.data.train.annotations or config.data.train.proposals
+        is_image = not of_boxes and config.box_domain == BoxDomainConfig()
+    if is_image:
         return "image"
     return "box" if config.data.train.annotations is None else "finetune"
 

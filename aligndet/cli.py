@@ -53,7 +53,7 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
         _end(f"error: {error}", 1, late=isinstance(error, dist.LostRank))
     except stopping.Stopped as stop:
         how = "go on with" if stop.state else "start again with"
-        _end(f"{stop}; {how}: {same_command()}", stop.status)
+        _end(f"{stop}; {how}: {same_command(bool(stop.state))}", stop.status)
 
 
 def _end(line: str, status: int, late: bool = False) -> NoReturn:
@@ -102,11 +102,17 @@ def explained_errors() -> Iterator[None]:
         raise
 
 
-def same_command() -> str:
-    """The command line of this process, to be typed again."""
+def same_command(saved: bool = False) -> str:
+    """The command line of this process, to be typed again.
+
+    Args:
+        saved: whether its own last.pt is there, from which it should go on.
+    """
     words = [word for word in sys.orig_argv[1:] if word != "-u"]  # torchrun puts it there
     for place, word in enumerate(words):
-        if word in ("none", "--resume=none") and "--resume" in (word[:8], words[place - 1]):
-            words[place] = word.replace("none", "auto")  # else it would start over
+        if words[place - 1] == "--resume" or word.startswith("--resume="):
+            given = word.removeprefix("--resume=")
+            if saved or given == "none":  # else it would start over, or from another run's step
+                words[place] = word.removesuffix(given) + "auto"
     program = "torchrun ..." if os.environ.get("TORCHELASTIC_RUN_ID") else "python"
     return f"{program} {shlex.join(words)}"

@@ -16,7 +16,7 @@ from aligndet import checkpoint, dist, last_checkpoint
 from aligndet.config import Config, differences, dump_yaml, merged, plain
 from aligndet.evaluate import Evaluation, class_table
 from aligndet.event_files import EventFiles, check_tensorboard
-from aligndet.other_runs import put_aside, take_over
+from aligndet.former_run import put_aside
 from aligndet.run_lock import RunLock, machines_without
 from aligndet.skipped_images import SkippedImages
 from data.atomic_files import cannot_write, open_atomic, remove_leftovers
@@ -131,14 +131,12 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
-            moved = state is not None and not self.path.samefile(self.resumed.parent)
-            if state is None or moved:
-                put_aside(self.path)
+            if state is None:
                 for old in (self.last, self.previous):  # a kill would bring the old run back
                     old.unlink(missing_ok=True)
+                put_aside(self.path)
+                self.best.unlink(missing_ok=True)
                 self.skipped.remove()
-                if moved:
-                    take_over(self.resumed, self.path)
             elif self.previous.exists() and self.previous.samefile(self.resumed):
                 os.replace(self.previous, self.last)  # a damaged one is not kept as the one before
             remove_leftovers(self.path)  # of a run killed while writing

@@ -52,6 +52,15 @@ class Group:
             found[repeat] = run
         return cls(title, found)
 
+    def scores(self, key: str) -> dict[tuple[int, int], float]:
+        """The final score by seed and fold, the mean of runs that are equal in both; without runs
+        that have none."""
+        found: dict[tuple[int, int], list[float]] = {}
+        for repeat, run in self.runs.items():
+            if run.results.get(key) is not None:
+                found.setdefault((repeat.seed, repeat.fold), []).append(run.results[key])
+        return {place: mean(values) for place, values in found.items()}
+
     @property
     def first(self) -> RunFiles:
         """The run that stands for all where one is enough."""
@@ -64,7 +73,7 @@ class Difference:
 
     base: float  # mean of the score
     other: float
-    runs: int
+    pairs: int  # of a seed and a fold
     interval: tuple[float, float] | None  # 95 %, of other - base; None with one run
 
     @property
@@ -125,12 +134,8 @@ def without_shared(names: Sequence[str]) -> list[str]:
 
 def difference(base: Group, other: Group, key: str = "AP") -> Difference | None:
     """Of the seeds and folds that both have; None if there is none."""
-    pairs = [
-        (base.runs[repeat].results.get(key), other.runs[repeat].results.get(key))
-        for repeat in base.runs
-        if repeat in other.runs
-    ]
-    pairs = [pair for pair in pairs if None not in pair]
+    of_base, of_other = base.scores(key), other.scores(key)
+    pairs = [(of_base[place], of_other[place]) for place in of_base if place in of_other]
     if not pairs:
         return None
     means = [mean(column) for column in zip(*pairs, strict=True)]
@@ -161,5 +166,5 @@ def sentence(base: Group, other: Group, key: str = "AP") -> str:
         return f"{text} One seed, no interval: another seed may say otherwise."
     low, high = found.interval
     sure = "above 0" if low > 0 else "below 0" if high < 0 else "around 0, so it may be chance"
-    pairs = f"Mean of {found.runs} pairs of runs"
+    pairs = f"Mean of {found.pairs} pairs of runs"
     return f"{text} {pairs}, 95 % interval {low:+.1f} to {high:+.1f}: {sure}."

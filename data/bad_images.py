@@ -101,21 +101,17 @@ class NotingCollate:
     """Makes a batch of what the datasets above give."""
 
     collate: Callable[[list[Any]], Any]  # of samples
+    distinct: bool = False  # leave out an image in place of a bad one, if the batch has it already
 
     def __call__(self, reads: Sequence[Read]) -> Noted:
-        """The batch of the samples that are there, and the news of all.
-
-        An image that takes the place of another one, but is in the batch already, is left out: in
-        box-domain pre-training its boxes would be negatives of themselves.
-        """
-        there = {read.index for read in reads if not read.bad and read.index is not None}
+        """The batch of the samples that are there, and the news of all."""
+        there = {read.index for read in reads if not read.bad}
         samples = []
         for read in reads:
-            if read.sample is None or (read.bad and read.index in there):
-                continue
-            if read.bad and read.index is not None:
+            twice = self.distinct and read.bad and read.index in there
+            if read.sample is not None and not twice:
+                samples.append(read.sample)
                 there.add(read.index)
-            samples.append(read.sample)
         bad = tuple(file for read in reads for file in read.bad)
         return Noted(self.collate(samples) if samples else None, bad)
 

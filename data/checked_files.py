@@ -105,7 +105,6 @@ def _kept_rows(targets: list[Path]) -> Iterator[tuple[str, list[int], list[int]]
             names = Texts(packed.stored("names"), packed.stored("name_ends"))
             rows = packed.stored("states").tolist(), packed.stored("headers").tolist()
             yield from zip(names, *rows, strict=True)
-            return
 
 
 def _header(stored: list[int] | None) -> Header | None:

@@ -93,7 +93,7 @@ def test_evaluation_goes_without_it():
 
 
 def test_no_image_is_in_a_batch_twice_because_another_is_bad():
-    dataset, collate = Replacing(Some([3, 5]), SQUARE), NotingCollate(list)
+    dataset, collate = Replacing(Some([3, 5]), SQUARE), NotingCollate(list, distinct=True)
     for number in range(50):
         keys = [SampleKey(index, f"step {number} {index}") for index in range(10)]
         batch, bad = collate([dataset[key] for key in keys])
@@ -104,6 +104,8 @@ def test_no_image_is_in_a_batch_twice_because_another_is_bad():
     assert collate(two).batch == ["a", "c"]
     # A batch that has an image twice by itself, since there are too few, keeps it.
     assert collate([Read("a", (), 1), Read("b", (), 1)]).batch == ["a", "b"]
+    # Other stages need batches of one size, and may see an image twice.
+    assert NotingCollate(list)(two).batch == ["a", "b", "c"]
 
 
 def test_a_batch_brings_the_news():

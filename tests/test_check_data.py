@@ -342,8 +342,9 @@ def test_image_domain(tmp_path, capsys):
     ("given", "stage"),
     [
         ({}, "fine-tuning"),
-        ({"data.train.annotations": None}, "box-domain"),
-        ({"data.train.annotations": None, "image.method": "simmim"}, "image-domain"),
+        ({"data.train.annotations": None, "data.train.proposals": "boxes.json"}, "box-domain"),
+        ({"data.train.annotations": None, "box_domain.max_proposals": 9}, "box-domain"),
+        ({"data.train.annotations": None}, "image-domain"),
     ],
 )
 def test_the_stage_of_a_config_that_names_every_key(tmp_path, capsys, given, stage):

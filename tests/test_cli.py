@@ -36,6 +36,14 @@ def test_the_command_that_goes_on(monkeypatch, typed, again):
     assert cli.same_command() == again
 
 
+@pytest.mark.parametrize("given", ["--resume run", "--resume=run", "--resume none"])
+def test_a_run_that_has_saved_goes_on_from_its_own_last_step(monkeypatch, given):
+    monkeypatch.setattr(sys, "orig_argv", f"python pretrain.py {given} seed=1".split(" "))
+    assert cli.same_command(saved=True).replace("=auto", " auto") == (
+        "python pretrain.py --resume auto seed=1"
+    )
+
+
 def test_the_command_quotes_blanks_and_names_torchrun(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "pretrain.py", "output_dir=my run"])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 
 import pytest
 import torch
 import yaml
 
-from aligndet import checkpoint, dist
+from aligndet import checkpoint, dist, former_run
 from aligndet.config import Config, load_config, plain
 from aligndet.run_directory import RunDirectory
 from data.build import SplitConfig
@@ -87,12 +88,17 @@ def test_none_starts_over_for_good(config):
     assert reopen(run, config) is None
 
 
-FINISHED = ("weights.pt", "results.json", "detections.json", "weights_best.pt", "manifest.json")
+RESULTS = ("results.json", "detections.json", "weights_best.pt", "manifest.json")
+OTHERS = (
+    "weights.pt",
+    "weights_imagenet.pt",
+    "train_detections.json",
+)  # may be what it starts from
 
 
 def finished(config):
     run = started(config)
-    for name in FINISHED:
+    for name in (*RESULTS, *OTHERS):
         (run.path / name).write_text(name)
     return run
 
@@ -104,38 +110,47 @@ def test_results_of_the_run_before_are_not_taken_for_those_of_a_new_one(config, 
         run.last.unlink()
     changed = dataclasses.replace(config, seed=7)
     assert reopen(run, changed, resume) is None
-    assert not any((run.path / name).exists() for name in FINISHED)
+    assert not any((run.path / name).exists() for name in RESULTS)
+    assert all((run.path / name).read_text() == name for name in OTHERS)
     former = run.path / "former"
-    assert [(former / name).read_text() for name in FINISHED] == list(FINISHED)
+    assert [(former / name).read_text() for name in RESULTS] == list(RESULTS)
     assert load_config(former / "config.yaml") == config
     assert len((former / "metrics.jsonl").read_text().splitlines()) == 6
-    # A run that did not come to its end leaves nothing, and what was put aside before stays.
+    # A run that did not come to its end is not kept.
     run.log({"step": 1})
     assert reopen(run, config, "none") is None
     assert steps(run) == []
-    assert load_config(former / "config.yaml") == config
+    # One that did has a folder of its own.
+    (run.path / "results.json").write_text("second")
+    assert reopen(run, config, "none") is None
+    assert (former / "results.json").read_text() == "results.json"
+    assert (run.path / "former_2" / "results.json").read_text() == "second"
+
+
+def test_a_kill_while_results_are_put_aside_loses_none(config, monkeypatch):
+    run = finished(config)
+    move, moved = os.replace, []
+
+    def killed(source, target):
+        if len(moved) == 3:
+            raise KeyboardInterrupt
+        moved.append(source.name)
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(former_run.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            former_run.put_aside(run.path)
+    former_run.put_aside(run.path)
+    there = [path.name for path in run.path.glob("former*/*")]
+    assert sorted(there) == sorted([*RESULTS, "config.yaml", "metrics.jsonl"])
 
 
 def test_a_resumed_run_keeps_its_results(config):
     run = finished(config)
     assert reopen(run, config)["step"] == 4
-    assert all((run.path / name).exists() for name in FINISHED)
+    assert all((run.path / name).exists() for name in RESULTS)
     assert not (run.path / "former").exists()
-
-
-def test_a_run_goes_on_in_another_directory_with_what_it_needs(config, tmp_path):
-    run = finished(config)
-    other = dataclasses.replace(config, output_dir=str(tmp_path / "other"))
-    there = finished(other)  # another run, whose best weights and lines must not count
-    (there.path / "weights_best.pt").write_text("of another run")
-    there.log({"step": 1, "loss": 9.0})
-    assert reopen(there, other, config.output_dir)["step"] == 4
-    assert steps(there) == [1, 2, 3, 4]
-    assert there.best.read_text() == "weights_best.pt"
-    assert (there.path / "former" / "weights_best.pt").read_text() == "of another run"
-    assert not there.weights.exists()
-    assert not there.last.exists()
-    assert steps(run) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_named_file_is_resumed(config, tmp_path):

@@ -66,7 +66,7 @@ def test_seeds_belong_together_and_the_backbone_comes_first(tmp_path):
     base, other = groups_of(runs)
     assert (base.title, other.title) == ("backbone only", "pre-trained detector")
     found = difference(base, other)
-    assert (found.base, found.other, found.mean, found.runs) == (11.0, 13.5, 2.5, 2)  # of 3 and 2
+    assert (found.base, found.other, found.mean, found.pairs) == (11.0, 13.5, 2.5, 2)  # of 3 and 2
     assert found.interval == pytest.approx((2.5 - 12.706 * 0.5, 2.5 + 12.706 * 0.5))
     assert "13.5, 2.5 more than backbone only (11.0). Mean of 2 pairs of runs" in sentence(
         base, other
@@ -129,7 +129,7 @@ def test_folds_with_the_same_seed_are_compared_fold_by_fold(tmp_path):
     assert list(map(str, base.runs)) == [f"0, fold {n}" for n in range(5)]
     assert len(other.runs) == 4
     found = difference(base, other)
-    assert (found.base, found.other, found.runs) == (11.5, 21.5, 4)  # without fold 4
+    assert (found.base, found.other, found.pairs) == (11.5, 21.5, 4)  # without fold 4
     assert "AP 21.5, 10.0 more than backbone only (11.5). Mean of 4 pairs of runs" in sentence(
         base, other
     )
@@ -138,6 +138,11 @@ def test_folds_with_the_same_seed_are_compared_fold_by_fold(tmp_path):
 def test_a_run_that_was_made_twice_is_not_lost(tmp_path):
     (group,) = groups_of([run(tmp_path, "a", ap=1.0), run(tmp_path, "b", ap=2.0)])
     assert list(map(str, group.runs)) == ["0", "0, run 2"]
+    (tmp_path / "a" / "results.json").unlink()  # it was killed
+    runs = [RunFiles.read(tmp_path / name) for name in "ab"]
+    runs += [run(tmp_path, f"p{n}", "pre-trained", ap) for n, ap in enumerate((5.0, 7.0))]
+    found = difference(*groups_of(runs))
+    assert (found.base, found.other, found.pairs, found.interval) == (2.0, 6.0, 1, None)
 
 
 def test_starts_without_a_common_seed_are_not_compared(tmp_path):
