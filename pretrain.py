@@ -33,6 +33,7 @@ from aligndet.run_directory import RunDirectory, inputs_of
 from aligndet.simmim import SimMIM
 from aligndet.start_block import backbone_lines, print_start, proposal_lines, resumed_from
 from aligndet.transfer import backbone_file, pretrained_file
+from data.atomic_files import open_atomic
 from data.box_labels import BoxLabels
 from data.build import build_image_files, build_two_views
 from data.counting import count
@@ -127,7 +128,8 @@ def find_clusters(
     if dist.is_main() and not kept.exists():  # resumed in another folder
         beside = run.resumed.with_name(kept.name)
         if beside.exists():
-            shutil.copyfile(beside, kept)
+            with open(beside, "rb") as file, open_atomic(kept, binary=True) as copy:
+                shutil.copyfileobj(file, copy)
     labels = kept_clusters(kept, dataset.source, settings)
     if labels is None:  # the backbone may have been trained since
         raise DataError(

@@ -148,6 +148,7 @@ def test_intervals_are_counted(tmp_path, results):
     )
     assert made_by.startswith("Made by")  # names a folder that is called like this test
     assert "intervals" not in "\n".join(nothing)
+    assert "Many comparisons" not in "\n".join(nothing)
 
 
 def test_the_intervals_of_means_over_sets_count_too(tmp_path, results):

@@ -89,11 +89,8 @@ def test_none_starts_over_for_good(config):
 
 
 RESULTS = ("results.json", "detections.json", "weights_best.pt", "manifest.json")
-OTHERS = (
-    "weights.pt",
-    "weights_imagenet.pt",
-    "train_detections.json",
-)  # may be what it starts from
+# May be what the new run starts from.
+OTHERS = ("weights.pt", "weights_imagenet.pt", "train_detections.json")
 
 
 def finished(config):
