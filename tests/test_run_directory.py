@@ -88,14 +88,18 @@ def test_none_starts_over_for_good(config):
     assert reopen(run, config) is None
 
 
-RESULTS = ("results.json", "detections.json", "weights_best.pt", "manifest.json")
+RESULTS = (
+    *("results.json", "detections.json", "weights_best.pt", "manifest.json", "nonfinite_rank1.pt"),
+    *("evaluation.json", "evaluation_detections.json", "tensorboard/a", "reconstructions/1.jpg"),
+)
 # May be what the new run starts from.
-OTHERS = ("weights.pt", "weights_imagenet.pt", "train_detections.json")
+OTHERS = ("weights.pt", "weights_imagenet.pt", "train_detections.json", "clusters.pt")
 
 
 def finished(config):
     run = started(config)
     for name in (*RESULTS, *OTHERS):
+        (run.path / name).parent.mkdir(exist_ok=True)
         (run.path / name).write_text(name)
     return run
 
@@ -139,7 +143,8 @@ def test_a_kill_while_results_are_put_aside_loses_none(config, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             former_run.put_aside(run.path)
     former_run.put_aside(run.path)
-    there = [path.name for path in run.path.glob("former*/*")]
+    former = [path for path in run.path.glob("former*/**/*") if path.is_file()]
+    there = ["/".join(path.relative_to(run.path).parts[1:]) for path in former]
     assert sorted(there) == sorted([*RESULTS, "config.yaml", "metrics.jsonl"])
 
 
