@@ -46,6 +46,12 @@ def split_of(path: Path, root: Path) -> str:
     return ""
 
 
+def same_split(one: Path, other: Path) -> bool:
+    """Whether two files can belong together: their folders do not name two splits."""
+    root = Path(os.path.commonpath([one, other]))
+    return len({split_of(one, root), split_of(other, root)} - {""}) < 2
+
+
 def split_order(name: str) -> tuple[int, str]:
     """Sorts train, val, trainval, test, then any others by name."""
     return (ORDER.index(name) if name in ORDER else len(ORDER), name)
@@ -141,23 +147,28 @@ class FileIndex:
         if os.path.splitext(last)[1].lower() not in readable_suffixes():
             return self.stem(last, near)
         found = self._by_name.get(name_key(last), [])
-        return _nearest([path for path in found if path.name == last] or found, near)
+        return nearest([path for path in found if path.name == last] or found, near)
 
     def stem(self, stem: str, near: Path) -> Path | None:
         """The file that is called so without its suffix; chosen as by `image`."""
         found = self._by_stem.get(name_key(stem), [])
-        return _nearest([path for path in found if path.stem == stem] or found, near)
+        return nearest([path for path in found if path.stem == stem] or found, near)
 
 
-def _nearest(found: Sequence[Path], near: Path) -> Path | None:
+def nearest(found: Sequence[Path], near: Path) -> Path | None:
+    """The file that shares most folders with `near` and has fewest others; None if there is none,
+    or more than one."""
     if len(found) < 2:
         return found[0] if found else None
     beside = [path for path in found if path.parent == near.parent]
     if len(beside) == 1:
         return beside[0]
     folders = Counter(near.parent.parts)
-    shared = [(Counter(path.parent.parts) & folders).total() for path in found]
-    return found[shared.index(max(shared))] if shared.count(max(shared)) == 1 else None
+    likeness = [
+        ((Counter(path.parent.parts) & folders).total(), -len(path.parts)) for path in found
+    ]
+    best = max(likeness)
+    return found[likeness.index(best)] if likeness.count(best) == 1 else None
 
 
 def name_key(name: str) -> str:

@@ -20,12 +20,16 @@ from data.label_files import (
     choose_split,
     last_part,
     name_key,
+    nearest,
+    same_split,
     split_of,
 )
 from data.labelled_images import Findings, LabelledBox, LabelledImage, Split
-from data.voc_lists import has_lists, splits_by_lists
+from data.voc_lists import XmlNames, has_lists, splits_by_lists
 from data.voc_xml import VocFile, VocObject, read_voc_xml
 from data.walk import files_below, readable_suffixes
+
+OF_MASKS = {"segmentationclass", "segmentationobject"}  # folders whose pictures are no photographs
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ class VocFolder:
         self.root, self.options = root, options
         self.has_lists = has_lists(root) if with_lists is None else with_lists
         above = options.images_root or root
-        self.index = FileIndex(files_below(above, readable_suffixes()))
+        self.index = FileIndex(_photographs(above))
+        self.converted: set[Path] = set()  # XML files whose image has another suffix than they say
         self.splits: dict[str, Members]
         if self.has_lists:
-            xmls = files_below(root / "Annotations", {".xml"})
-            lists = splits_by_lists(root, {xml.stem: xml for xml in xmls}, options.split)
+            self.annotations = root / "Annotations"
+            xmls = files_below(self.annotations, {".xml"})
+            lists = splits_by_lists(root, XmlNames(self.annotations, xmls), options.split)
             self.files = _read_all(xmls, {x for listed in lists.values() for x in listed.xmls})
             self.image_of = self._pair()
             self.splits = {
@@ -69,6 +75,7 @@ class VocFolder:
             self.files = _read_all(xmls, set(xmls))
             self.image_of = self._pair()
             self.splits = self._by_folders(above)
+        self.xml_of = self._owners()
 
     def images(self) -> Iterator[Path]:
         """Every image whose size is needed."""
@@ -86,19 +93,21 @@ class VocFolder:
             first_pixel: what the corners count from, 0 or 1.
         """
         members, findings = self.splits[split.name], split.findings
-        xml_of: dict[Path, Path] = {}
+        taken: set[Path] = set()
         for xml in members.xmls:
             file, image = self.files[xml], self.image_of.get(xml)
             if file is None:
                 findings.left_out("XML files without VOC's <annotation>", xml)
             elif image is None:
                 findings.left_out("XML files whose image was not found", xml)
-            elif image in xml_of and xml_of[image] == xml:
-                findings.changed("images that are listed twice, taken once", xml)
-            elif image in xml_of:
+            elif self.xml_of[image] != xml:
                 findings.left_out("XML files of an image that another XML describes", xml)
+            elif image in taken:
+                findings.changed("images that are listed twice, taken once", xml)
             else:
-                xml_of[image] = xml
+                taken.add(image)
+                if xml in self.converted:
+                    findings.guessed("images with another suffix than the XML says", image)
                 size = self._size(file, image, headers[image], findings)
                 if size is not None:
                     boxes = tuple(_boxes(file, first_pixel, findings))
@@ -125,7 +134,19 @@ class VocFolder:
         pairs = {
             xml: self._image_of(file, stems) for xml, file in self.files.items() if file is not None
         }
-        return {xml: image for xml, image in pairs.items() if image is not None}
+        return {
+            xml: image
+            for xml, image in pairs.items()
+            if image is not None and same_split(xml, image)
+        }
+
+    def _owners(self) -> dict[Path, Path]:
+        """The XML that describes each image: the nearest, or the first of those as near."""
+        described: dict[Path, list[Path]] = {}
+        for xml in dict.fromkeys(x for members in self.splits.values() for x in members.xmls):
+            if xml in self.image_of:
+                described.setdefault(self.image_of[xml], []).append(xml)
+        return {image: nearest(xmls, image) or xmls[0] for image, xmls in described.items()}
 
     def _image_of(self, file: VocFile, stems: Collection[str]) -> Path | None:
         """The image that the XML names, else the one that is named like the XML.
@@ -135,9 +156,11 @@ class VocFolder:
         """
         xml = file.path
         if not self.index.files:  # nothing to look for: the result says what the files state
-            suffix = _suffix(file.file_names[0]) if file.file_names else ""
-            folder = self.root / "JPEGImages" if self.has_lists else xml.parent
-            return folder / f"{xml.stem}{suffix or '.jpg'}"
+            suffix = (_suffix(file.file_names[0]) if file.file_names else "") or ".jpg"
+            named = xml.with_name(f"{xml.stem}{suffix}")
+            if self.has_lists:
+                return self.root / "JPEGImages" / named.relative_to(self.annotations)
+            return named
         own = name_key(xml.stem)
         for name in file.file_names:
             stem = name_key(_stem(name))
@@ -149,6 +172,9 @@ class VocFolder:
         if image is None and file.file_names:
             stem = _stem(file.file_names[0])  # a.jpg may be a.png by now
             image = self.index.image(stem, xml) if name_key(stem) not in stems else None
+        named = {_suffix(name).lower() for name in file.file_names} - {""}
+        if image is not None and named and image.suffix.lower() not in named:
+            self.converted.add(xml)
         return image
 
     def _named(self, names: Iterable[str]) -> tuple[Path, ...]:
@@ -246,6 +272,15 @@ def _box(entry: VocObject, path: Path, first_pixel: int, findings: Findings) -> 
     # With pixels that count from 1, xmax is the last one: its right edge is at xmax from 0.
     corners = (xmin - first_pixel, ymin - first_pixel, xmax, ymax)
     return LabelledBox(entry.name, corners, str(path), bool(entry.difficult))
+
+
+def _photographs(folder: Path) -> list[Path]:
+    """The images below a folder, without VOC's own masks: they are named like their images."""
+    return [
+        path
+        for path in files_below(folder, readable_suffixes())
+        if not OF_MASKS & {part.lower() for part in path.relative_to(folder).parts[:-1]}
+    ]
 
 
 def _suffix(name: str) -> str:

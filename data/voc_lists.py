@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
-from data.label_files import SPLITS, last_part, read_lines, split_order
+from data.label_files import SPLITS, read_lines, split_order
 from data.walk import readable_suffixes
 
 OF_ONE_CLASS = re.compile(r".+\s(-1|0|1)")  # such as "000005 -1" in aeroplane_train.txt
@@ -26,21 +26,62 @@ class Listed:
     without_xml: tuple[str, ...] = ()  # names in the list that have no XML
 
 
+class XmlNames:
+    """The XML files of a folder by what lists call them.
+
+    Args:
+        folder: absolute path, `Annotations`.
+        xmls: absolute paths below it.
+    """
+
+    def __init__(self, folder: Path, xmls: Iterable[Path]) -> None:
+        self.folder = folder
+        self._by_end: dict[tuple[str, ...], list[Path]] = {}  # ends of the path without suffix
+        for xml in xmls:
+            parts = self._parts(xml)
+            for start in range(len(parts)):
+                self._by_end.setdefault(parts[start:], []).append(xml)
+
+    def _parts(self, xml: Path) -> tuple[str, ...]:
+        return xml.relative_to(self.folder).with_suffix("").parts
+
+    def find(self, line: str) -> Path | None:
+        """The XML that a line means: a name, a path, or an image and an XML
+        (`JPEGImages/a.jpg Annotations/a.xml`).
+
+        Raises:
+            DataError: two XML files fit.
+        """
+        for parts in _readings(line):
+            for start in range(len(parts)):
+                found = self._by_end.get(parts[start:], [])
+                exact = [x for x in found if len(self._parts(x)) == len(parts) - start]
+                if len(exact or found) > 1:
+                    raise DataError(
+                        f"{line!r} in the list may be {found[0]} or {found[1]}; write it with its "
+                        "folder"
+                    )
+                if found:
+                    return (exact or found)[0]
+        return None
+
+
 def has_lists(root: Path) -> bool:
     """Whether a folder is one that VOC's development kit would unpack."""
     return (root / "Annotations").is_dir() and bool(_list_files(root))
 
 
-def splits_by_lists(root: Path, xmls: Mapping[str, Path], split: str | None) -> dict[str, Listed]:
+def splits_by_lists(root: Path, xmls: XmlNames, split: str | None) -> dict[str, Listed]:
     """The splits of a VOC folder by its lists; lists for one class are no splits.
 
     Args:
         root: folder with `ImageSets`.
-        xmls: the XML files by their names without suffix.
+        xmls: the XML files.
         split: the only list to read; None: all.
 
     Raises:
-        DataError: there is no such list, it names no image or is for one class.
+        DataError: there is no such list, it names no image or is for one class; a name in it fits
+            two XML files.
     """
     files = _list_files(root)
     if split is not None:
@@ -63,7 +104,7 @@ def _list_files(root: Path) -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.txt")}
 
 
-def _read_list(path: Path, xmls: Mapping[str, Path], required: bool) -> Listed | None:
+def _read_list(path: Path, xmls: XmlNames, required: bool) -> Listed | None:
     """One list; None if it is not required, and is empty or for one class."""
     try:
         lines = [line for line in read_lines(path) if line]
@@ -76,26 +117,25 @@ def _read_list(path: Path, xmls: Mapping[str, Path], required: bool) -> Listed |
         raise DataError(f"{path}: lists no image; download the image lists again")
     if not lines:
         return None
-    names = [_name(line, xmls) for line in lines]
-    if _is_for_one_class(names, xmls):
+    try:
+        found = [xmls.find(line) for line in lines]
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    # Names may hold blanks and end in a number, so what has an XML is a name.
+    if all(x is None and OF_ONE_CLASS.fullmatch(n) for n, x in zip(lines, found, strict=True)):
         if required:
             raise DataError(f"{path}: is a list for one class; give --split train, val or trainval")
         return None
-    known = [name for name in names if name in xmls]
+    without = [n for n, x in zip(lines, found, strict=True) if x is None]
     return Listed(
-        tuple(xmls[name] for name in known), tuple(name for name in names if name not in xmls)
+        tuple(xml for xml in found if xml is not None),
+        tuple("/".join(_readings(line)[-1]) for line in without),
     )
 
 
-def _name(line: str, xmls: Mapping[str, Path]) -> str:
-    """The name of an XML without its suffix, from a line that may be a path, or an image and an
-    XML (`JPEGImages/a.jpg Annotations/a.xml`)."""
-    if line in xmls:
-        return line
-    stem, suffix = os.path.splitext(last_part(line))
-    return stem if suffix.lower() in (*readable_suffixes(), ".xml") else last_part(line)
-
-
-def _is_for_one_class(names: Sequence[str], xmls: Container[str]) -> bool:
-    """Names may hold blanks and end in a number, so what has an XML is a name."""
-    return bool(names) and all(n not in xmls and OF_ONE_CLASS.fullmatch(n) for n in names)
+def _readings(line: str) -> list[tuple[str, ...]]:
+    """The parts of a path, as they are and, if it ends like an image or an XML, without that."""
+    parts = tuple(filter(None, re.split(r"[/\\]", line)))
+    stem, suffix = os.path.splitext(parts[-1]) if parts else ("", "")
+    known = suffix.lower() in (*readable_suffixes(), ".xml")
+    return [parts, (*parts[:-1], stem)] if known else [parts]

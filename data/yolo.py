@@ -5,7 +5,6 @@ The text of `images/train/a.jpg` is `labels/train/a.txt`, or `a.txt` in the imag
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from data.label_files import (
     TURNED,
     FileIndex,
     choose_split,
+    nearest,
     read_headers_of,
-    split_of,
+    same_split,
     split_order,
 )
 from data.labelled_images import (
@@ -61,11 +61,12 @@ def read_yolo(source: Path, options: ReadOptions, classes: Sequence[str] | None 
         raise DataError(
             f"{source}: has no class names; add data.yaml or classes.txt, or give --classes a,b,c"
         )
-    label_of, unused = _pair(found)
-    if unused:
-        found.remarks.append(
-            f"note: texts without an image, not taken: {len(unused):,} (first: {unused[0]})"
-        )
+    label_of, unused, unclear = _pair(found)
+    for what, texts in (("without an image", unused), ("that fit two images alike", unclear)):
+        if texts:
+            found.remarks.append(
+                f"note: texts {what}, not taken: {len(texts):,} (first: {texts[0]})"
+            )
     splits = []
     problems: list[DataError] = []
     chosen = choose_split(found.images, options.split, source)
@@ -133,11 +134,12 @@ def _in_pixels(box: YoloBox, height: int, width: int) -> LabelledBox:
     return LabelledBox(box.name, corners, box.where, polygon=polygon)
 
 
-def _pair(found: YoloSet) -> tuple[dict[Path, Path], list[Path]]:
-    """The text of each image that has one, and the texts that belong to no image.
+def _pair(found: YoloSet) -> tuple[dict[Path, Path], list[Path], list[Path]]:
+    """The text of each image that has one, the texts that belong to no image, and those that may
+    belong to more than one.
 
     A text whose place does not tell its image is taken for the image of that name in the same
-    split.
+    split, for the nearest if there are several, and for none if two are as near.
     """
     images = list(dict.fromkeys(path for paths in found.images.values() for path in paths))
     label_of: dict[Path, Path] = {}
@@ -151,12 +153,18 @@ def _pair(found: YoloSet) -> tuple[dict[Path, Path], list[Path]]:
     texts = {text for folder in folders for text in files_below(folder, {".txt"})}
     others = sorted(_labels_among(texts - set(label_of.values())))
     index = FileIndex(others)
+    named: dict[Path, list[Path]] = {}
     for image in images:
         text = None if image in label_of else index.stem(image.stem, image)
-        if text is not None and _same_split(image, text):
+        if text is not None and same_split(image, text):
+            named.setdefault(text, []).append(image)
+    for text, fitting in named.items():
+        image = nearest(fitting, text)
+        if image is not None:
             label_of[image] = text
-    taken = set(label_of.values())
-    return label_of, [text for text in others if text not in taken]
+    unclear = [text for text, fitting in named.items() if nearest(fitting, text) is None]
+    taken = {*label_of.values(), *unclear}
+    return label_of, [text for text in others if text not in taken], unclear
 
 
 def _expected_labels(image: Path) -> Iterator[Path]:
@@ -173,8 +181,3 @@ def _labels_among(texts: Collection[Path]) -> Iterator[Path]:
         name = text.name.lower()
         if name not in NO_LABELS and not name.startswith("readme"):
             yield text
-
-
-def _same_split(image: Path, text: Path) -> bool:
-    root = Path(os.path.commonpath([image, text]))
-    return len({split_of(image, root), split_of(text, root)} - {""}) < 2

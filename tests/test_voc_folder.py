@@ -128,6 +128,96 @@ def test_two_xmls_of_one_image(tmp_path):
     assert "XML files of an image that another XML describes: 1" in lines(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs", "found"),
+    [
+        ("c1/{}", "c2/{}", {"": [("c1/2.jpg", "dog"), ("c2/1.jpg", "cat")]}),
+        ("img/c1/{}", "img/c2/{}", {"": [("img/c1/2.jpg", "dog"), ("img/c2/1.jpg", "cat")]}),
+        (
+            "train/images/{}",
+            "val/images/{}",
+            {"train": [("train/images/2.jpg", "dog")], "val": [("val/images/1.jpg", "cat")]},
+        ),
+    ],
+)
+def test_an_xml_without_image_does_not_take_that_of_another(tmp_path, mine, theirs, found):
+    """1.jpg is gone from the first folder, and another folder has one too."""
+    xmls = [folder.replace("im", "annotations/im") for folder in (mine, theirs)]
+    write_image(tmp_path / mine.format("2.jpg"))
+    write_image(tmp_path / theirs.format("1.jpg"))
+    for folder, name, label in ((0, "1", "gone"), (0, "2", "dog"), (1, "1", "cat")):
+        box = voc_xml([(label, 1, 1, 5, 5)], f"{name}.jpg")
+        write_text(tmp_path / xmls[folder].format(f"{name}.xml"), box)
+    assert pairs(tmp_path) == found
+    assert "left out: XML files " in lines(tmp_path)
+
+
+def test_an_image_of_another_split_is_not_taken(tmp_path):
+    for name in ("train/images/2", "val/images/1"):
+        write_image(tmp_path / f"{name}.jpg")
+    for name in ("1", "2"):
+        write_text(tmp_path / f"train/xml/{name}.xml", voc_xml(file_name=f"{name}.jpg"))
+    assert pairs(tmp_path, split="train") == {"train": [("train/images/2.jpg", "dog")]}
+    assert "XML files whose image was not found: 1" in lines(tmp_path)
+
+
+def test_masks_are_no_photographs(tmp_path):
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
+        write_image(tmp_path / folder / "a.png")
+    write_image(tmp_path / "SegmentationClass" / "b.png")
+    for name in ("a", "b"):
+        write_text(tmp_path / f"Annotations/{name}.xml", voc_xml(file_name=f"{name}.png"))
+    assert pairs(tmp_path) == {"": [("JPEGImages/a.png", "dog")]}
+    write_text(tmp_path / "ImageSets/Main/default.txt", "a\nb\n")
+    assert pairs(tmp_path) == {"default": [("JPEGImages/a.png", "dog")]}
+
+
+def test_another_suffix_is_said_to_be_a_guess(tmp_path):
+    write_image(tmp_path / "a.png")
+    write_text(tmp_path / "a.xml", voc_xml(file_name="a.jpg"))
+    write_image(tmp_path / "b.JPG")
+    write_text(tmp_path / "b.xml", voc_xml(file_name="b.jpg"))
+    said = f"guessed: images with another suffix than the XML says: 1 (first: {tmp_path / 'a.png'})"
+    assert said in lines(tmp_path)
+
+
+LISTS = ("ImageSets/Main/train.txt", "ImageSets/Main/val.txt")
+
+
+def two_cameras(root, *listed):
+    """Frames of equal names, as CVAT writes tasks with subfolders."""
+    for camera in ("c1", "c2"):
+        for frame in ("1", "2"):
+            write_image(root / f"JPEGImages/{camera}/{frame}.png")
+            box = voc_xml([(camera, 1, 1, 5, 5)], f"{camera}/{frame}.png")
+            write_text(root / f"Annotations/{camera}/{frame}.xml", box)
+    for path, text in zip(LISTS, listed, strict=True):
+        write_text(root / path, text)
+
+
+def test_lists_tell_equal_names_in_subfolders_apart(tmp_path):
+    lists = "c1/1\nc1/2.png\nJPEGImages/c2/1.png Annotations/c2/1.xml\n", "JPEGImages\\c2\\2.png\n"
+    two_cameras(tmp_path, *lists)
+    images = "JPEGImages/{}/{}.png"
+    expected = {
+        "train": [(images.format(c, n), c) for c, n in (("c1", 1), ("c1", 2), ("c2", 1))],
+        "val": [(images.format("c2", 2), "c2")],
+    }
+    assert pairs(tmp_path) == expected
+    for path in tmp_path.glob("JPEGImages/*/*"):  # the files alone say where images would be
+        path.unlink()
+    assert pairs(tmp_path) == expected
+
+
+def test_a_name_in_a_list_that_fits_two_xmls_is_an_error(tmp_path):
+    two_cameras(tmp_path, "c1/1\n", "2\n")
+    with pytest.raises(DataError, match=r"val\.txt: '2' in the list may be .*c1/2\.xml or .*c2/2"):
+        read(tmp_path)
+    write_text(tmp_path / "Annotations/2.xml", voc_xml([("top", 1, 1, 5, 5)], "2.png"))
+    write_image(tmp_path / "JPEGImages/2.png")
+    assert pairs(tmp_path)["val"] == [("JPEGImages/2.png", "top")]
+
+
 def test_hidden_and_foreign_files_are_passed_over(tmp_path):
     write_image(tmp_path / "a.jpg")
     write_text(tmp_path / "a.xml", voc_xml())

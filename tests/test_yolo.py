@@ -183,6 +183,25 @@ def test_a_text_of_another_split_is_not_taken(tmp_path):
     assert "texts without an image, not taken: 1" in said(read(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("texts", "found", "finding"),
+    [
+        (["ann/1.txt"], [], "texts that fit two images alike, not taken: 1"),
+        (["ann/c2/1.txt"], ["img/c2/1.jpg"], "images without a text, not taken"),
+        (["ann/c1/1.txt", "ann/c2/1.txt"], ["img/c1/1.jpg", "img/c2/1.jpg"], ""),
+    ],
+)
+def test_a_text_is_of_one_image(tmp_path, texts, found, finding):
+    write_image(tmp_path / "img/c1/1.jpg")
+    write_image(tmp_path / "img/c2/1.jpg")
+    write_image(tmp_path / "img/c2/2.jpg")
+    for text in (*texts, "ann/c2/2.txt"):
+        write_text(tmp_path / text, ONE_BOX)
+    write_text(tmp_path / "classes.txt", "dog\n")
+    assert pairs(tmp_path) == {"": [(image, "dog") for image in (*found, "img/c2/2.jpg")]}
+    assert finding in said(read(tmp_path))
+
+
 def test_images_without_a_text(tmp_path):
     one_image(tmp_path, ONE_BOX)
     write_image(tmp_path / "b.jpg")
