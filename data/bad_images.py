@@ -21,7 +21,7 @@ from data.images import BadFile, BadImage
 from data.views import SampleKey
 
 Note: TypeAlias = Callable[[Sequence[BadFile]], None]  # takes files that could not be used
-TRIES = 100  # images that are tried in place of one; if all are bad, something else is wrong
+TRIES = 100  # images of each kind that are tried in place of one; are all bad, something is wrong
 
 
 class Read(NamedTuple):
@@ -44,8 +44,8 @@ class Replacing(Dataset[Read]):
 
     Args:
         dataset: indexed by `SampleKey`; a `BadImage` from it is what this is about.
-        aspect_ratios: height / width of every image. A portrait takes the place of a portrait, or
-            the batch would need much padding.
+        aspect_ratios: height / width of every image. A portrait takes the place of a portrait if
+            one can be used, or the batch would need much padding.
     """
 
     def __init__(self, dataset: Dataset[Any], aspect_ratios: Sequence[float]) -> None:
@@ -74,9 +74,10 @@ class Replacing(Dataset[Read]):
 
     def _candidates(self, key: SampleKey) -> Iterator[int]:
         yield key.index
-        kind = self.portrait[key.index]
-        alike = [i for i, k in enumerate(self.portrait) if k == kind and i != key.index]
-        yield from random.Random(f"instead {key.seed}").sample(alike, min(TRIES, len(alike)))
+        draw, kind = random.Random(f"instead {key.seed}"), self.portrait[key.index]
+        for wanted in (kind, 1 - kind):
+            some = [i for i, k in enumerate(self.portrait) if k == wanted and i != key.index]
+            yield from draw.sample(some, min(TRIES, len(some)))
 
 
 class LeavingOut(Dataset[Read]):

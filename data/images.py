@@ -37,6 +37,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 REDUCED = "reduced"  # key of a picture's `info`
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT, SIDEWAYS = 1, 5  # orientations; from 5 on, width and height are exchanged
+TO_THE_LEFT, TO_THE_TOP = {2, 3, 6, 7}, {3, 4, 7, 8}  # where the file's last columns and rows go
 TURNS = {  # what makes a picture of each orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -106,11 +107,14 @@ class Reduced(NamedTuple):
 
     scale: int  # 2, 4 or 8
     size: tuple[int, int]  # (width, height) of the whole, upright if the picture is
+    # (left, top, right, bottom) of the whole in the picture, whose pixels at two sides may reach
+    # beyond it.
+    part: tuple[float, float, float, float]
 
 
 def reduced(image: Image.Image) -> Reduced:
     """How much smaller than its file's a picture is, by `least` of `read_image`; 1 without it."""
-    return image.info.get(REDUCED) or Reduced(1, image.size)
+    return image.info.get(REDUCED) or Reduced(1, image.size, (0, 0, *image.size))
 
 
 def read_image(
@@ -218,11 +222,18 @@ def _reduce(image: Image.Image, least: tuple[int, int], reading: ImageReading) -
     or no JPEG."""
     if not isinstance(image, JpegImageFile):
         return None
-    sideways = reading.exif == "apply" and orientation(image) >= SIDEWAYS
-    width, height = image.size
-    done = image.draft(None, least[::-1] if sideways else least)  # and the part that is the whole
-    scale = 1 if done is None else round(width / done[1][2])
-    return Reduced(scale, (height, width) if sideways else (width, height)) if scale > 1 else None
+    turned = orientation(image) if reading.exif == "apply" else UPRIGHT
+    order = -1 if turned >= SIDEWAYS else 1
+    whole = image.size
+    done = image.draft(None, least[::order])  # and the part that is the whole
+    scale = 1 if done is None else round(whole[0] / done[1][2])
+    if scale == 1:
+        return None
+    whole, decoded = whole[::order], image.size[::order]
+    width, height = whole[0] / scale, whole[1] / scale
+    left = decoded[0] - width if turned in TO_THE_LEFT else 0.0
+    top = decoded[1] - height if turned in TO_THE_TOP else 0.0
+    return Reduced(scale, whole, (left, top, left + width, top + height))
 
 
 def _checked(file: BinaryIO) -> BinaryIO:

@@ -36,12 +36,11 @@ def resize(
 
     Of an image that was decoded smaller (`data.images.reduced`) sizes and boxes are the whole's.
     """
-    scale, (whole_width, whole_height) = reduced(image)
+    scale, (whole_width, whole_height), part = reduced(image)
     height, width = resized_size(whole_height, whole_width, short_side, max_side)
     # Rounding to whole pixels makes the two factors differ a little; each axis takes its own.
     factors = torch.tensor([width / whole_width, height / whole_height]).repeat(2)
-    if scale > 1:  # the last pixels may reach beyond the whole
-        part = (0, 0, whole_width / scale, whole_height / scale)
+    if scale > 1:
         image = image.resize((width, height), Image.Resampling.BILINEAR, part)
         del image.info[REDUCED]
     elif (width, height) != image.size:
@@ -117,7 +116,7 @@ class Augment:
         rng: random.Random,
     ) -> View:
         """The same with masks, if there are any: RLE to (M, H, W) uint8, see `data.masks`."""
-        _, (whole_width, whole_height) = reduced(image)
+        whole_width, whole_height = reduced(image).size
         image, boxes = resize(image, boxes, rng.choice(self.short_sides), self.max_side)
         flip = rng.random() < self.flip
         if flip:

@@ -69,6 +69,9 @@ def test_portraits_take_the_place_of_portraits():
     assert {dataset[key].sample.index for key in KEYS} == {1, 5, 7, 9}
     keys = [key._replace(index=4) for key in KEYS]
     assert {dataset[key].sample.index for key in keys} == {0, 2, 6, 8}
+    # Any other image, if there is no such.
+    dataset = Replacing(Some([0, 3], 5), [1.5, 1.5, 1.5, 0.7, 1.5])
+    assert {dataset[key].sample.index for key in KEYS} == {1, 2, 4}
 
 
 @pytest.mark.parametrize(("images", "others"), [(10, "9 other images"), (300, "100 other images")])

@@ -13,7 +13,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import functional
 
 from data import transforms
-from data.images import read_image, reduced
+from data.images import ORIENTATION, ImageReading, read_image, reduced
 from data.transforms import (
     PHOTOMETRIC,
     Augment,
@@ -100,6 +100,24 @@ def test_resize_takes_the_factor_of_each_axis():
     torch.testing.assert_close(boxes, as_boxes([(0, 0, 50, 5)]))
 
 
+@pytest.mark.parametrize("value", range(1, 9))
+def test_a_turned_jpeg_that_was_decoded_smaller_stays_in_its_place(tmp_path, value):
+    """Of 1001 x 729 pixels at an eighth, the last column and row show one pixel of the file each:
+    as if they showed eight, the picture would be 7 pixels off."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = value
+    coarse = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize((1001, 729), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "a.jpg", quality=95, subsampling=0, exif=exif)
+    reading = ImageReading("apply")
+    whole = read_image(tmp_path / "a.jpg", reading)
+    small = read_image(tmp_path / "a.jpg", reading, least=(90, 90))
+    assert reduced(small).scale == 8
+    images = [resize(image, as_boxes([]), 90, 999)[0] for image in (small, whole)]
+    ours, expected = (as_pixels(image).float() for image in images)
+    assert (ours - expected).abs().mean() < 0.5
+
+
 @pytest.mark.parametrize("least", [(97, 65), (49, 33), (48, 32)])
 def test_resize_of_a_jpeg_that_was_decoded_smaller(tmp_path, least):
     """Sizes and boxes refer to the whole, also where the last pixels reach beyond it."""
@@ -115,7 +133,7 @@ def test_resize_of_a_jpeg_that_was_decoded_smaller(tmp_path, least):
         assert torch.equal(boxes, moved)
         difference = as_pixels(image).float() - as_pixels(expected).float()
         assert difference.abs().mean() < 4
-        assert reduced(image) == (1, image.size)
+        assert reduced(image).scale == 1
 
 
 def test_flip_moves_boxes_with_pixels():
