@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.box_columns import BoxColumns, Values
-from data.coco_ids import Id, ListedIds, id_order
+from data.coco_ids import Id, ListedIds, canonical_id, id_order
 from data.coco_json import (
     Entry,
     check_list,
@@ -217,7 +217,7 @@ def odd_values(path: str | Path, entries: Sequence[Any], mended: Counter[str]) -
     """
     for entry in entries:
         clean_annotation(path, entry, mended)
-    ids = [entry.get("id") for entry in entries]
+    ids = [canonical_id(entry.get("id")) for entry in entries]
     whole = _are(ids, int) and all(INT64.min <= value <= INT64.max for value in ids)
     return Values(
         [entry["image_id"] for entry in entries],

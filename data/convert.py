@@ -159,9 +159,9 @@ def images_folder(source: str | Path, labelled: Labelled) -> Path:
 
 def output_files(output: str | Path, names: Sequence[str]) -> list[Path]:
     """The file of each split: `output` for one, `output` with the names added for several; in
-    `output` if that is a folder."""
+    `output` if that is a folder, or does not end in .json."""
     path = Path(output)
-    if path.is_dir() or not path.suffix:
+    if path.is_dir() or path.suffix.lower() != ".json":
         return [path / f"{name or 'labels'}.json" for name in names]
     if len(names) == 1:
         return [path]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
+from data.label_files import read_lines
 from data.labelled_images import DIFFICULT
 
 
@@ -55,14 +57,13 @@ def read_classes(text: str | None) -> tuple[str, ...] | None:
     """Class names from `a,b,c`, or from a file with one name per line; None stays None.
 
     Raises:
-        DataError: no name, or a name twice.
+        DataError: no name, or a name twice; the file is not UTF-8 text.
     """
     if text is None:
         return None
-    path = Path(text)
-    if path.is_file():
-        parts = path.read_text(encoding="utf-8-sig").splitlines()
-    elif path.suffix == ".txt":
+    if os.path.isfile(text):  # also of a list that is too long for a name
+        parts = read_lines(Path(text))
+    elif text.endswith(".txt"):
         raise DataError(f"--classes {text}: no such file; give names as a,b,c or an existing file")
     else:
         parts = text.split(",")

@@ -84,6 +84,16 @@ def test_quirks_of_tools(path, name):
     assert_same(path)
 
 
+def test_ids_of_annotations_from_tables_stay(path):
+    content = plain()
+    for entry, number in zip(content["annotations"], (5.0, 9.0, 7), strict=True):
+        entry["id"] = number
+    path.write_text(json.dumps(content))
+    assert_same(path)
+    ids = [entry["id"] for entry in packed(path).as_dict()["annotations"]]
+    assert sorted(ids) == [5, 7, 9]
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_any_file(path, seed):
     rng = random.Random(seed)

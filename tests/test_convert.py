@@ -13,6 +13,8 @@ from pycocotools.coco import COCO
 
 from data import convert, subset
 from data.build import DataConfig, SplitConfig, build_train
+from data.convert_options import read_classes
+from data.errors import DataError
 from data.masks import decode
 from data.voc import CLASSES
 from tests.helpers.labelled_folder import voc_xml, write_image, write_text
@@ -147,6 +149,7 @@ def test_splits_share_their_categories_and_the_printed_values_train(tmp_path, ca
         ("o.json", ["--split", "all"], ["o.json"]),
         ("folder", [], ["folder/train.json", "folder/val.json"]),
         ("folder", ["--split", "train"], ["folder/train.json"]),
+        ("labels.v2", [], ["labels.v2/train.json", "labels.v2/val.json"]),
     ],
 )
 def test_output_files(tmp_path, output, options, files):
@@ -245,6 +248,16 @@ def test_suffixes_in_capitals(tmp_path, label, text):
     write_text(tmp_path / label, text)
     assert run(tmp_path, "--output", tmp_path / "o.json", "--classes", "dog") == 0
     assert len(json.loads((tmp_path / "o.json").read_text())["annotations"]) == 1
+
+
+def test_classes_as_a_long_list_and_as_a_file_in_utf_16(tmp_path):
+    names = tuple(f"class {number}" for number in range(80))
+    assert read_classes(",".join(names)) == names
+    (tmp_path / "names").write_text("café\n\nthé \n", encoding="utf-16")
+    assert read_classes(str(tmp_path / "names")) == ("café", "thé")
+    (tmp_path / "names").write_bytes("café".encode("latin-1"))
+    with pytest.raises(DataError, match="names: is not UTF-8 text; save it as UTF-8"):
+        read_classes(str(tmp_path / "names"))
 
 
 @pytest.mark.parametrize("classes", ["dog,dog", ",", "gone.txt"])

@@ -209,7 +209,7 @@ def test_recall_and_pictures_show_the_masks(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also those of a file that is there already."""
-    truth = labels(tmp_path / "truth.json", SQUARE, SQUARE)
+    truth = labels(tmp_path / "truth.json", SQUARE, SQUARE, SQUARE)  # the second lies outside
     pictures = []
     for number, options in enumerate([["--masks"], ["--masks"], []]):
         draw_to = tmp_path / f"pictures{number}"

@@ -16,6 +16,7 @@ from data.coco import Categories, CocoDataset
 from data.coco_json import load_coco
 from data.images import AS_STORED, ImageReading
 from data.proposals.command import main
+from data.proposals.sources import object_masks_by_file, objects_by_file
 from tests.helpers.coco_quirks import SAME, plain
 from tests.helpers.coco_quirks import write as write_coco
 
@@ -50,6 +51,28 @@ def coco(tmp_path: Path, *labels: dict[str, Any]) -> Path:
     annotations = [{"id": i, **entry} for i, entry in enumerate(labels, start=1)]
     content = {"images": IMAGES, "annotations": annotations, "categories": CATEGORIES}
     return write(tmp_path / "truth.json", content)
+
+
+def test_objects_are_clipped_and_those_without_area_left_out(tmp_path: Path, folder: Path) -> None:
+    """COCO 2017 has two boxes without area: as objects to be found they have no IoU."""
+    square = [[10, 10, 60, 10, 60, 50, 10, 50]]
+    labels = [
+        label(70, [-20, 10, 300, 20]), label(70, [5, 5, 0, 0]), label(70, [10, 10, 50, 40]),
+        label(30, [40, 30, 20, 20]), label(30, [60, 10, 5, 5]),
+    ]  # fmt: skip
+    truth = coco(tmp_path, *(entry | {"segmentation": square} for entry in labels))
+    objects = objects_by_file(str(truth), folder)
+    assert {name: boxes.tolist() for name, boxes in objects.items()} == {
+        "b.png": [[0, 10, 100, 30], [10, 10, 60, 50]],
+        "a.png": [[40, 30, 50, 40]],
+    }
+    masks = object_masks_by_file(str(truth), folder)
+    assert {name: len(found.masks) for name, found in masks.items()} == {"b.png": 2, "a.png": 1}
+    content = json.loads(truth.read_text())
+    for image in content["images"]:
+        del image["width"], image["height"]
+    boxes = objects_by_file(str(write(truth, content)), folder)
+    assert boxes["b.png"].tolist() == [[0, 10, 280, 30], [10, 10, 60, 50]]
 
 
 def propose(folder: Path, source: str | Path, annotations: Path, *options: str) -> dict[int, list]:

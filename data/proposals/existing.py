@@ -51,7 +51,8 @@ def record(
 
     Args:
         directory: folder of the images, which may move.
-        files: of all images, relative to it; by their sizes in bytes, changed ones are noticed.
+        files: of all images, relative to it; by their sizes in bytes, changed ones are noticed,
+            except a picture without compression in place of another of the same size.
         digest: of all that the boxes depend on but the images.
         options: the same as far as it comes from options, for messages.
     """

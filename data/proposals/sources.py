@@ -105,8 +105,9 @@ def list_work(
 
 
 def objects_by_file(path: str, images: Path, allow_outside: bool = False) -> dict[str, Tensor]:
-    """Ground-truth boxes (M, 4) float32 xyxy of each image of a COCO JSON, crowds left out; the
-    files are relative to the folder `images`, as far as they are there.
+    """Ground-truth boxes (M, 4) float32 xyxy of each image of a COCO JSON, clipped to the image if
+    its size is stated, without crowds and boxes that have no area there; the files are relative to
+    the folder `images`, as far as they are there.
 
     Raises:
         DataError: see `load_coco` and `locate_files`.
@@ -116,11 +117,9 @@ def objects_by_file(path: str, images: Path, allow_outside: bool = False) -> dic
     labels, _ = _labels(content)
     objects: dict[str, Tensor] = {}
     for image in content["images"]:
-        boxes = [label["bbox"] for label in labels[image["id"]]]
-        xywh = torch.tensor(boxes).reshape(-1, 4).double()
-        corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float()
-        others = objects.get(image["file_name"], corners[:0])  # if the file is listed twice
-        objects[image["file_name"]] = torch.cat([others, corners])
+        corners, _ = _clip(labels[image["id"]], image)
+        others = objects.get(image["file_name"], torch.zeros(0, 4))  # if the file is listed twice
+        objects[image["file_name"]] = torch.cat([others, torch.from_numpy(corners)])
     return objects
 
 
@@ -146,7 +145,8 @@ def object_masks_by_file(
     for image in content["images"]:
         if image["height"] is not None:
             size = (image["height"], image["width"])
-            masks = [_mask(label, size, path) for label in labels[image["id"]]]
+            own = labels[image["id"]]
+            masks = [_mask(own[row], size, path) for row in _clip(own, image)[1]]
             before = found[image["file_name"]].masks if image["file_name"] in found else []
             found[image["file_name"]] = ObjectMasks(before + masks, size)
     return found
@@ -177,7 +177,7 @@ def _job_of_given(
         DataError: a mask is malformed.
     """
     size = (entry["height"], entry["width"])
-    boxes, rows = _clip([label["bbox"] for label in given], entry)
+    boxes, rows = _clip(given, entry)
     masks = None
     if with_masks:
         masks = [_mask(given[row], size, f"--source {source}") for row in rows]
@@ -304,12 +304,12 @@ def _is_number(value: Any, limit: float = 1e30) -> bool:
     return abs(value) <= limit  # also refuses NaN, and integers that do not fit into a float
 
 
-def _clip(xywh: list[list[float]], entry: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
-    """(P, 4) float32 xyxy inside the image, order kept, without boxes that have no area there; and
-    which boxes these are."""
-    boxes = np.array(xywh, dtype=np.float64).reshape(-1, 4)
+def _clip(labels: Sequence[dict[str, Any]], entry: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
+    """(P, 4) float32 xyxy inside the image, as far as its size is known, order kept, without boxes
+    that have no area there; and which boxes these are."""
+    boxes = np.array([label["bbox"] for label in labels], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    limits = [entry["width"], entry["height"]] * 2
+    limits = [entry["width"] or LIMIT, entry["height"] or LIMIT] * 2
     boxes = boxes.clip(0, limits).round(2)
     sides = (boxes[:, 2:] - boxes[:, :2]).round(2)
     rows = np.flatnonzero((sides >= LEAST_SIDE).all(axis=1))
