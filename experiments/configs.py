@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligndet.config import build_config, plain
+from aligndet.config import build_config, load_config, plain
 from experiments.prepare import labels_file, proposals_file, tune_file
 from experiments.study import Cell, DataSet, Overrides, Pretraining, Study
 
@@ -124,14 +124,26 @@ def resolved(study: Study, place: Place, run: Run) -> dict[str, Any]:
     Raises:
         ValueError: names the wrong key.
     """
-    config = _relative(plain(build_config(config_of(study, place, run))), place)
+    config = without_folders(plain(build_config(config_of(study, place, run))), place)
     variant = study.starts[run.start].variant if isinstance(run, Pretraining) else None
     return config | ({"variant": dict(variant)} if variant else {})
 
 
-def _relative(value: Any, place: Place) -> Any:
+def has_weights(study: Study, place: Place, run: Run) -> bool:
+    """Whether a run's weights are in its folder, made with the settings that the study has now."""
+    config = place.folder(run) / "config.yaml"
+    if not (place.weights(run).exists() and config.exists()):
+        return False
+    made = without_folders(plain(load_config(config)), place)
+    wanted = resolved(study, place, run)
+    wanted.pop("variant", None)  # not in the file
+    return comparable(study, run, made) == comparable(study, run, wanted)
+
+
+def without_folders(value: Any, place: Place) -> Any:
+    """The values of a config with the folders of the data and of the runs replaced by words."""
     if isinstance(value, dict):
-        return {key: _relative(entry, place) for key, entry in value.items()}
+        return {key: without_folders(entry, place) for key, entry in value.items()}
     if isinstance(value, str):
         # Runs first, since their folder may be inside that of the data.
         return value.replace(str(place.work), "RUNS").replace(str(place.root), "DATA")

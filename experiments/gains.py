@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from experiments.configs import Place, Run
+from experiments.configs import Place, Run, has_weights
 from experiments.prepare import make_labels, make_proposals
 from experiments.results import Results, all_cells
 from experiments.runs import FailedRun, check, perform
@@ -101,14 +101,14 @@ def missing(study: Study, place: Place, results: Results, runs: list[Run]) -> li
     """The `runs` that have to be made, in the same order.
 
     Results are committed, weights are not: a pre-training whose result came with the repository is
-    made again if a missing cell starts from it.
+    made again if a missing cell starts from it. So is one whose weights are of other settings.
     """
     without_result = [run for run in runs if results.get(run) is None]
     needed = {needs(study, run) for run in without_result}
     return [
         run
         for run in runs
-        if run in without_result or (run in needed and not place.weights(run).exists())
+        if run in without_result or (run in needed and not has_weights(study, place, run))
     ]
 
 

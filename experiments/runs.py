@@ -6,6 +6,7 @@ run that was killed resumes from its last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -24,6 +25,8 @@ from data.json_files import read_json, write_json_atomic
 from experiments.configs import Place, Run, comparable, config_of, resolved
 from experiments.results import Results
 from experiments.study import Cell, Pretraining, Study
+
+KEPT_EVERY = 5.0  # seconds: so much of a run's time is lost if the study is killed
 
 
 class FailedRun(Exception):
@@ -54,28 +57,49 @@ def perform(study: Study, place: Place, run: Run, results: Results) -> None:
     config, log = folder / "study.yaml", folder / "log.txt"
     config.write_text(yaml.safe_dump(config_of(study, place, run), sort_keys=False), "utf-8")
     line = command(study, place, run, config)
-    clock = folder / "seconds.json"  # of earlier attempts that were stopped
-    seconds = read_json(clock) if clock.exists() else 0.0
-    start = time.perf_counter()
-    try:
-        with open(log, "a", encoding="utf-8") as file:
-            status = subprocess.run(
-                line, stdout=file, stderr=subprocess.STDOUT, env=place.environment(), check=False
-            ).returncode
-    finally:
-        seconds += time.perf_counter() - start
-        write_json_atomic(seconds, clock)
+    attempts = Attempts(folder / "attempts.json")
+    with open(log, "a", encoding="utf-8") as file:
+        status = attempts.run(line, file, place.environment())
     if status:
         raise FailedRun(f"{run.name}: exit status {status}; the reason is in {log}")
-    results.save(run, summary(study, place, run, results, seconds))
-    for name in ("last.pt", "last.pt.1"):
+    results.save(run, summary(study, place, run, results, attempts))
+    for name in ("last.pt", "last.pt.1", attempts.path.name):
         (folder / name).unlink(missing_ok=True)
     if isinstance(run, Cell):  # tens of megabytes that no other run needs
         place.weights(run).unlink(missing_ok=True)
 
 
+class Attempts:
+    """The time and the commits of a run, of earlier attempts that were stopped too.
+
+    Args:
+        path: the file that keeps them until the run has ended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        earlier = read_json(path) if path.exists() else {"seconds": 0.0, "commits": []}
+        self.seconds: float = earlier["seconds"]
+        self.commits: list[str] = earlier["commits"]
+
+    def run(self, line: list[str], log: IO[str], environment: Mapping[str, str]) -> int:
+        """Run a command line; returns its exit status."""
+        before, start = self.seconds, time.perf_counter()
+        self.commits = list(dict.fromkeys([*self.commits, commit()]))
+        with subprocess.Popen(
+            line, stdout=log, stderr=subprocess.STDOUT, env=environment
+        ) as process:
+            while process.returncode is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(KEPT_EVERY)
+                self.seconds = before + time.perf_counter() - start
+                kept = {"seconds": round(self.seconds, 1), "commits": self.commits}
+                write_json_atomic(kept, self.path)
+        return process.returncode
+
+
 def summary(
-    study: Study, place: Place, run: Run, results: Results, seconds: float
+    study: Study, place: Place, run: Run, results: Results, attempts: Attempts
 ) -> dict[str, Any]:
     """The result of a run: what its JSON holds."""
     folder = place.folder(run)
@@ -83,10 +107,10 @@ def summary(
     lines = [json.loads(line) for line in text.splitlines()]
     content = {
         "name": run.name,
-        "commit": commit(),
+        "commit": ", ".join(attempts.commits),
         "torch": torch.__version__,
         "device": described(place),
-        "wall_seconds": round(seconds, 1),
+        "wall_seconds": round(attempts.seconds, 1),
         "config": resolved(study, place, run),
     }
     if isinstance(run, Pretraining):
@@ -116,9 +140,10 @@ def described(place: Place) -> str:
 
 
 def commit() -> str:
-    """The commit of the code that ran; `+` means that files have changed since."""
+    """The commit of the code that runs; `+` means that files have changed since, results apart."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     status = ["git", "status", "--porcelain", "--untracked-files=no"]
+    status += ["--", ".", ":(exclude)experiments/results*"]
     changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     return head.stdout.strip() + ("+" if changed else "")
 

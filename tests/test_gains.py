@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
+import yaml
 
 from experiments import gains
-from experiments.configs import Place
+from experiments.configs import Place, config_of
 from experiments.gains import main, run_all, wanted
 from experiments.results import Results
 from experiments.runs import FailedRun
@@ -39,6 +40,8 @@ def made(monkeypatch):
             else:
                 results.save(run, {})
                 place.folder(run).mkdir(parents=True, exist_ok=True)
+                config = yaml.safe_dump(config_of(study, place, run))
+                (place.folder(run) / "config.yaml").write_text(config)
                 place.weights(run).touch()
         finally:
             with lock:
@@ -95,6 +98,19 @@ def test_weights_that_are_gone_are_made_again_if_a_cell_needs_them(started, made
     neck = next(run for run in wanted(study, results) if getattr(run, "start", "") == "neck")
     results.file(neck).unlink()
     assert run_all(study, place, Results(results.path), [""], 2) == 0
+    assert made == [pretraining, neck]
+
+
+def test_weights_of_other_settings_are_made_again(started, made):
+    study, place, results = started
+    run_all(*started, [""], 1)
+    pretraining = Pretraining("s", "fcos", "aligndet")
+    config = place.folder(pretraining) / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 2", "batch_size: 4"))
+    neck = next(run for run in wanted(study, results) if getattr(run, "start", "") == "neck")
+    results.file(neck).unlink()
+    made.clear()
+    assert run_all(study, place, Results(results.path), [""], 1) == 0
     assert made == [pretraining, neck]
 
 

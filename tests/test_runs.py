@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
@@ -11,7 +12,7 @@ from data.errors import DataError
 from experiments import runs
 from experiments.configs import Place, comparable, config_of, resolved
 from experiments.results import Results, all_cells
-from experiments.runs import FailedRun, check, command, init_of, perform
+from experiments.runs import Attempts, FailedRun, check, command, init_of, perform
 from experiments.study import Cell, Pretraining
 from tests.helpers.study_files import read_study
 
@@ -171,9 +172,23 @@ def test_time_of_stopped_tries_counts(tmp_path, place, finished):
     study, results = read_study(tmp_path), Results(tmp_path / "results")
     folder = place.folder(cell())
     folder.mkdir(parents=True)
-    (folder / "seconds.json").write_text("1000.0")
+    attempts = folder / "attempts.json"
+    attempts.write_text('{"seconds": 1000.0, "commits": ["a"]}')
     perform(study, place, cell(), results)
-    assert 1000 <= results.get(cell())["wall_seconds"] < 1100
+    result = results.get(cell())
+    assert 1000 <= result["wall_seconds"] < 1100
+    assert result["commit"].startswith("a, ")
+    assert not attempts.exists()  # made again, it would count twice
+
+
+def test_time_is_kept_while_a_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "KEPT_EVERY", 0.01)
+    path = tmp_path / "attempts.json"
+    read = "import json, sys, time; time.sleep(0.5); print(json.load(open(sys.argv[1]))['seconds'])"
+    with open(tmp_path / "log", "w") as log:
+        status = Attempts(path).run([sys.executable, "-c", read, str(path)], log, os.environ)
+    assert status == 0
+    assert float((tmp_path / "log").read_text()) > 0
 
 
 def test_a_failed_run_has_no_result_and_names_its_log(tmp_path, place, monkeypatch):
