@@ -8,29 +8,24 @@ from statistics import mean
 from typing import NamedTuple
 
 from experiments.results import Results
-from experiments.rows import RECIPES, Row, Setting, seconds_of
+from experiments.rows import Row, Setting, recipe_in_words, seconds_of
 from experiments.study import Block, Study
 
 
 def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
     """After how many fine-tuning steps each start reaches the final AP of the block's first one."""
     for setting in dict.fromkeys(row.lengths_apart for row in rows):
-        runs = {
-            start: {
-                row.iterations: mean(row.scores.values())
-                for row in rows
-                if row.lengths_apart == setting and row.start == start
-            }
-            for start in block.starts
-        }
         first, *others = block.starts
-        if len(runs[first]) < 2:
-            continue
-        longest = max(runs[first])
-        goal = runs[first][longest]
-        of = f"the {goal:.2f} of {study.starts[first].title} with {longest:,} fine-tuning steps"
-        for start in (other for other in others if runs[other]):
-            what = f"- {place(block, setting)}: {study.starts[start].title}"
+        mine = [row for row in rows if row.lengths_apart == setting]
+        for start in others:
+            pair = [row for row in mine if row.start in (first, start)]
+            runs = mean_scores(pair)
+            if len(runs.get(first, ())) < 2 or start not in runs:
+                continue
+            longest = max(runs[first])
+            goal = runs[first][longest]
+            of = f"the {goal:.2f} of {study.starts[first].title} with {longest:,} fine-tuning steps"
+            what = f"- {place(study, block, setting)}: {study.starts[start].title}"
             steps = steps_to_reach(goal, runs[start])
             share = f"{100 * (steps or 0) / longest:.0f} %"
             if steps is None:
@@ -41,10 +36,20 @@ def convergence(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
                 yield f"{what} reaches {of} in {share} of them (interpolated)."
 
 
-def place(block: Block, setting: Setting) -> str:
+def mean_scores(rows: list[Row]) -> dict[str, dict[int, float]]:
+    """AP by start and length, in the mean over the seeds that all rows have; empty if there are
+    none."""
+    seeds = set.intersection(*(set(row.scores) for row in rows)) if rows else set()
+    found: dict[str, dict[int, float]] = {}
+    for row in rows if seeds else ():
+        found.setdefault(row.start, {})[row.iterations] = mean(row.scores[s] for s in seeds)
+    return found
+
+
+def place(study: Study, block: Block, setting: Setting) -> str:
     """A setting in words; the choice of recipes only where there are several."""
     parts = [setting.data, setting.detector]
-    parts += [RECIPES.get(setting.choice, setting.choice)] if len(block.recipes) > 1 else []
+    parts += [recipe_in_words(study, setting.choice)] if len(block.recipes) > 1 else []
     return ", ".join(parts)
 
 
@@ -87,7 +92,7 @@ def time_counted(study: Study, results: Results, block: Block, rows: list[Row]) 
         for other in (start for start in others if timed.keys() >= {first, start}):
             titles = study.starts[first].title, study.starts[other].title
             said = which_is_quicker(*titles, timed[first], timed[other])
-            yield f"- {place(block, setting)}, pre-training counted: {said}"
+            yield f"- {place(study, block, setting)}, pre-training counted: {said}"
 
 
 def which_is_quicker(

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 import matplotlib
 
 from experiments.results import Results
-from experiments.rows import RECIPES, Row
+from experiments.rows import Row, recipe_in_words
 from experiments.study import Block, Study
 
 matplotlib.use("Agg")
@@ -25,13 +25,13 @@ def curves(
 ) -> None:
     """AP against iterations, one panel per set and detector. Dots are complete schedules (mean
     and standard deviation over seeds), thin lines the evaluations during the longest one."""
-    panels = list(dict.fromkeys(_panel(block, row) for row in rows))
+    panels = list(dict.fromkeys(_panel(study, block, row) for row in rows))
     figure, axes = subplots(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         for number, start in enumerate(block.starts):
             colour = f"C{number}"
             mine = sorted(
-                (row for row in rows if _panel(block, row) == panel and row.start == start),
+                (row for row in rows if _panel(study, block, row) == panel and row.start == start),
                 key=lambda row: row.iterations,
             )
             if not mine:
@@ -42,7 +42,8 @@ def curves(
             axis.errorbar(steps, heights, errors, fmt="o-", color=colour, capsize=3,
                           label=study.starts[start].title)  # fmt: skip
             _way_there(results, mine[-1], axis, colour)
-        axis.set(title=" ".join(panel), xlabel="steps of the schedule", ylabel="AP")
+        axis.set(title=" ".join(panel), xlabel="steps of the schedule")
+        axis.set_ylabel("AP (bars: standard deviation)")
         axis.set(xlim=(0, None), ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend()
@@ -56,7 +57,8 @@ def _way_there(results: Results, row: Row, axis: Axes, colour: str) -> None:
 
 
 def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], picture: Path) -> None:
-    """Gain over the block's first start, with 95 % intervals; one panel per data set."""
+    """Gain over the block's first start, with 95 % intervals; one panel per data set, all with the
+    same scale. Gains of a single seed, which have no interval, are hollow."""
     rows = [row for row in rows if row.gain is not None]
     panels = list(dict.fromkeys(row.setting.data for row in rows))
     most = max(sum(row.setting.data == panel for row in rows) for panel in panels)
@@ -64,15 +66,27 @@ def gains(study: Study, results: Results, block: Block, rows: Sequence[Row], pic
     for axis, panel in zip(axes, panels, strict=True):
         mine = [row for row in rows if row.setting.data == panel]
         for place, row in enumerate(mine):
-            axis.errorbar(row.gain.mean, place, xerr=row.gain.half_width or 0.0, fmt="o",
-                          color="C1", capsize=3)  # fmt: skip
+            inside = "none" if row.gain.half_width is None else "C1"
+            axis.errorbar(row.gain.mean, place, xerr=row.gain.half_width, fmt="o", color="C1",
+                          mfc=inside, capsize=3)  # fmt: skip
         axis.set_yticks(range(len(mine)), [_name(study, block, row) for row in mine])
         axis.set_ylim(len(mine) - 0.5, -0.5)
         axis.axvline(0.0, color="black", linewidth=0.8)
         baseline = study.starts[block.starts[0]].title
-        axis.set(title=panel, xlabel=f"gain in {block.measure} over {baseline}")
+        axis.set(title=panel, xlabel=f"gain in {block.measure} over {baseline}, {_bars(rows)}")
         axis.grid(alpha=0.3, axis="x")
+    ends = [end for axis in axes for end in axis.get_xlim()]
+    for axis in axes:
+        axis.set_xlim(min(ends), max(ends))
     _save(figure, picture)
+
+
+def _bars(rows: Sequence[Row]) -> str:
+    """What the bars of gains are, in words."""
+    alone = {row.gain.half_width is None for row in rows}
+    if alone == {True}:
+        return "one seed"
+    return "95 % interval" + (" (hollow: one seed)" if True in alone else "")
 
 
 def lengths(
@@ -81,13 +95,13 @@ def lengths(
     """Gain over the block's first start, with 95 % intervals, against the steps of pre-training;
     one panel per set and detector."""
     rows = [row for row in rows if row.gain is not None]
-    panels = list(dict.fromkeys(_panel(block, row) for row in rows))
+    panels = list(dict.fromkeys(_panel(study, block, row) for row in rows))
     figure, axes = subplots(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         points = sorted(
             (_pretraining_steps(study, results, row), row.gain.mean, row.gain.half_width or 0.0)
             for row in rows
-            if _panel(block, row) == panel
+            if _panel(study, block, row) == panel
         )
         steps, heights, errors = zip(*points, strict=True)
         axis.errorbar(steps, heights, errors, fmt="o-", color="C1", capsize=3)
@@ -97,7 +111,7 @@ def lengths(
         axis.minorticks_off()
         baseline = study.starts[block.starts[0]].title
         axis.set(title=" ".join(panel), xlabel="steps of pre-training")
-        axis.set_ylabel(f"gain in {block.measure} over {baseline}")
+        axis.set_ylabel(f"gain in {block.measure} over {baseline}, {_bars(rows)}")
         axis.grid(alpha=0.3)
     _save(figure, picture)
 
@@ -107,10 +121,10 @@ def _pretraining_steps(study: Study, results: Results, row: Row) -> int:
     return results.get(pretraining)["config"]["schedule"]["iterations"]
 
 
-def _panel(block: Block, row: Row) -> tuple[str, ...]:
+def _panel(study: Study, block: Block, row: Row) -> tuple[str, ...]:
     """What the rows of a panel have in common."""
     of = row.setting
-    choice = (RECIPES.get(of.choice, of.choice),) if len(block.recipes) > 1 else ()
+    choice = (recipe_in_words(study, of.choice),) if len(block.recipes) > 1 else ()
     return (of.data, of.detector, *choice)
 
 
@@ -121,7 +135,7 @@ def _name(study: Study, block: Block, row: Row) -> str:
     parts += [study.starts[row.start].title] if len(block.starts) > 2 else []
     parts += [f"{of.percent:g} %"] if len(block.percents) > 1 else []
     parts += [f"{row.iterations:,} steps"] if len(block.iterations) > 1 else []
-    parts += [RECIPES.get(of.choice, of.choice)] if len(block.recipes) > 1 else []
+    parts += [recipe_in_words(study, of.choice)] if len(block.recipes) > 1 else []
     return ", ".join(parts) or study.starts[row.start].title
 
 

@@ -44,8 +44,13 @@ def region_fit(proposals: Mapping[str, Any], labels: Mapping[str, Any], count: i
     regions = _by_file(proposals)
     boxes, masks, best_box, best_mask = [], [], [], []
     for name, objects in _by_file(labels).items():
-        found = next((of for file, of in regions.items() if _same(file, name)), [])[:count]
-        if not found or not objects:
+        listed = next((of for file, of in regions.items() if _same(file, name)), None)
+        if listed is None or not objects:  # an image that has not been searched
+            continue
+        found = listed[:count]
+        if not found:
+            best_box.append(np.zeros(len(objects)))
+            best_mask.append(np.zeros(len(objects)))
             continue
         by_box, by_mask = (_overlaps(found, objects, key) for key in ("bbox", "mask"))  # (P, M)
         nearest = by_box.argmax(axis=1)[:, None]

@@ -9,28 +9,25 @@ them.
 from __future__ import annotations
 
 import argparse
-import itertools
-import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from data.counting import count
-from data.errors import DataError
 from data.json_files import open_atomic
+from experiments.configs import Place
 from experiments.convergence import convergence, time_counted
 from experiments.figures import FIGURES
+from experiments.gains import wanted
+from experiments.markdown import anchor, table
 from experiments.paired import mean_and_spread
-from experiments.results import Results, block_cells, tuned_recipe
-from experiments.rows import RECIPES, Row, mean_rows, rows_of, seconds_of
-from experiments.study import Block, Cell, Study, value_text
-
-
-def table(header: list[str], lines: list[list[str]]) -> list[str]:
-    """A Markdown table."""
-    rule = ["---"] * len(header)
-    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *lines)]
+from experiments.results import Results, block_cells
+from experiments.rows import Row, mean_rows, recipe_in_words, rows_of, seconds_of
+from experiments.runs import check
+from experiments.study import OWN, Block, Cell, Study
+from experiments.tuning_report import tuning_section
+from experiments.unlisted import unlisted_section
 
 
 def block_table(study: Study, results: Results, block: Block, rows: list[Row]) -> list[str]:
@@ -44,7 +41,7 @@ def block_table(study: Study, results: Results, block: Block, rows: list[Row]) -
     for row in rows:
         of = row.setting
         line = [of.data, of.detector, f"{of.percent:g} %", f"{row.iterations:,}"]
-        line += [RECIPES.get(of.choice, of.choice)] if len(block.recipes) > 1 else []
+        line += [recipe_in_words(study, of.choice)] if len(block.recipes) > 1 else []
         line += [
             study.starts[row.start].title, mean_and_spread(list(row.scores.values())),
             "" if row.gain is None else str(row.gain), seeds_of(row),
@@ -71,7 +68,7 @@ def mean_table(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
         [
             of.detector,
             f"{of.percent:g} %",
-            *([RECIPES.get(of.choice, of.choice)] if several else []),
+            *([recipe_in_words(study, of.choice)] if several else []),
             study.starts[start].title,
             str(gain),
             str(gain.pairs),
@@ -88,7 +85,8 @@ def decision_table(study: Study, results: Results, rows: Iterable[tuple[Block, R
     header = ["photographs", "with labels", "objects", "detector", "pre-training", "fine-tuning"]
     lines = []
     for block, row in rows:
-        baseline = next(r for r in rows_of(study, results, block) if r.setting == row.setting)
+        place = (row.setting, block.starts[0])
+        baseline = next(r for r in rows_of(study, results, block) if (r.setting, r.start) == place)
         cell = next(iter(row.cells.values()))
         times = results.step_times(cell.data, cell.detector)
         seen, pretraining = results.get(cell)["labelled"], study.pretraining_of(cell)
@@ -111,51 +109,6 @@ def versions(results: Results, cells: list[Cell]) -> Iterator[str]:
     if len(used) > 1:
         yield ""
         yield f"These runs were made with different versions of torch: {', '.join(used)}."
-
-
-def tuning_section(study: Study, results: Results) -> Iterator[str]:
-    """AP with every recipe, and what was chosen; detectors with the same recipes share a table."""
-    tuning = study.tuning
-    keys = ", ".join(f"`{key}`" for key in tuning.recipes[0])
-    steps = sorted({study.steps(data, tuning.iterations) for data in tuning.sets})
-    lengths = " or ".join(f"{count:,}" for count in steps)
-    where = "which is not in any other table"
-    if tuning.split == "tune":
-        where += ", on the part of the training photographs that is put aside for choices"
-    yield "## The recipes"
-    yield ""
-    yield (
-        f"AP after {lengths} steps with {tuning.percent:g} % of the labels, seed {tuning.seed}, "
-        f"{where}. The columns are {keys}. The best of a row, in bold, is the recipe of that start "
-        "everywhere else."
-    )
-    groups: dict[str, list[str]] = {}
-    for detector in tuning.detectors:
-        groups.setdefault(str(tuning.recipes_for(detector)), []).append(detector)
-    for detectors in groups.values():
-        yield ""
-        yield from tuning_table(study, results, detectors)
-
-
-def tuning_table(study: Study, results: Results, detectors: list[str]) -> list[str]:
-    """The starts of detectors that have the same recipes."""
-    tuning = study.tuning
-    recipes = tuning.recipes_for(detectors[0])
-    columns = [", ".join(value_text(v) for v in recipe.values()) for recipe in recipes]
-    lines = []
-    for detector, data, start in itertools.product(detectors, tuning.sets, tuning.starts):
-        cells = study.tuning_cells(data, detector, start)
-        scores = [results.final_ap(cell) for cell in cells]
-        best = tuned_recipe(study, results, detector, data, start)
-        texts = ["" if s is None else f"{s:.2f}" for s in scores]
-        marked = [f"**{t}**" if c.recipe == best else t for t, c in zip(texts, cells, strict=True)]
-        lines.append([data, detector, study.starts[start].title, *marked])
-        if start == tuning.starts[0]:
-            baseline = scores
-        elif None not in baseline + scores:
-            gains = [f"{s - b:+.2f}" for s, b in zip(scores, baseline, strict=True)]
-            lines.append([data, detector, "gain with the same recipe", *gains])
-    return table(["photographs", "detector", "start", *columns], lines)
 
 
 def cost_section(study: Study, results: Results, cells: list[Cell]) -> Iterator[str]:
@@ -213,11 +166,6 @@ def in_short(study: Study, rows: Mapping[str, list[Row]]) -> Iterator[str]:
             )
 
 
-def anchor(heading: str) -> str:
-    """The link target that Markdown renderers make of a heading."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-
-
 def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
     """The report, line by line; draws its figures into `pictures`."""
     yield f"# {study.title}"
@@ -254,16 +202,20 @@ def page(study: Study, results: Results, pictures: Path) -> Iterator[str]:
         (block, row)
         for name, block in study.blocks.items()
         for row in rows_by_block[name]
-        if block.decide and row.gain is not None
+        if block.decide and row.gain is not None and row.setting.choice == OWN
     ]
     if lines := decision_table(study, results, decisive):
         yield from ("", "## What it costs, and what it brings", "")
-        yield "Minutes are on one core of the machine, by the measured time of a step."
+        yield (
+            "Minutes are on one core of the machine, by the measured time of a step. Each start "
+            "has its own recipe."
+        )
         yield from ("", *lines)
     yield ""
     yield from tuning_section(study, results)
     yield ""
     yield from cost_section(study, results, list(dict.fromkeys(every)))
+    yield from unlisted_section(study, results)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -273,13 +225,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         study = Study.read(options.study)
+        results = Results(study.results)
+        check(study, Place(Path("DATA"), Path("RUNS")), wanted(study, results), results)
         output = Path(study.page)
         pictures = output.with_suffix("")
         pictures.mkdir(parents=True, exist_ok=True)
-        text = "\n".join(page(study, Results(study.results), pictures)) + "\n"
+        text = "\n".join(page(study, results, pictures)) + "\n"
         with open_atomic(output) as file:
             file.write(text)
-    except DataError as error:
+    except ValueError as error:  # a DataError, or a wrong key in a config
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(output)

@@ -9,7 +9,11 @@ from experiments.paired import Gain, paired_gain
 from experiments.results import Results, chosen_cells
 from experiments.study import COMMON, OWN, Block, Cell, Study
 
-RECIPES = {OWN: "own recipe", COMMON: "same recipe"}  # in words
+
+def recipe_in_words(study: Study, choice: str) -> str:
+    """An entry of `recipes` of a block, as tables and figures name it."""
+    words = {OWN: "own recipe", COMMON: "same recipe"}
+    return words.get(choice) or f"recipe of {study.starts[choice].title}"
 
 
 class Setting(NamedTuple):
@@ -95,8 +99,17 @@ def mean_rows(block: Block, rows: list[Row]) -> list[MeanRow]:
 
 
 def seconds_of(study: Study, results: Results, row: Row) -> list[float] | None:
-    """Wall time of the pre-training, if there is one, and of fine-tuning (medians of the seeds);
-    None if a pre-training has no result."""
+    """Time of the pre-training, if there is one, and of fine-tuning: by the measured times of a
+    step or, where there are none, the wall times of the runs (medians of the seeds); None if a
+    pre-training has no result."""
+    cell = next(iter(row.cells.values()))
+    times, pretraining = results.step_times(cell.data, cell.detector), study.pretraining_of(cell)
+    if times is not None:
+        own = row.iterations * times["finetuning"]
+        if pretraining is None:
+            return [own]
+        steps = study.pretraining_steps(cell.data, cell.detector, pretraining.start)
+        return [steps * times["pretraining"], own]
     pretrainings = [p for cell in row.cells.values() if (p := study.pretraining_of(cell))]
     made = [results.get(pretraining) for pretraining in pretrainings]
     if None in made:

@@ -249,9 +249,10 @@ class Study:
         return round(iterations * self.sets[data].steps)
 
     def pretraining_steps(self, data: str, detector: str, start: str) -> int:
-        """How long the pre-training of a start is."""
+        """How long the pre-training of a start is; the order is that of `experiments.configs`."""
         own = self.starts[start].pretraining or {}
-        parts = (self.pretraining, self.sets[data].config, self.detectors[detector], own)
+        parts = (self.config, self.sets[data].config, self.pretraining, self.detectors[detector])
+        parts = (*parts, own)
         return {key: value for part in parts for key, value in part.items()}["schedule.iterations"]
 
     def tuning_cells(self, data: str, detector: str, start: str) -> list[Cell]:

@@ -37,6 +37,16 @@ def test_by_hand():
     fit = region_fit(proposals, labels)
     assert fit == (4, 50.0, 50.0, pytest.approx(75.0), 50.0, 50.0)
     assert region_fit(proposals, labels, count=1)[:3] == (1, 100.0, 0.0)
+    # Objects of an image in which no region was found count as missed; of one that is not listed,
+    # they do not count.
+    empty = {"id": 2, "file_name": "2.png", "width": 60, "height": 40}
+    labels["images"].append(empty)
+    labels["annotations"].append(labels["annotations"][0] | {"image_id": 2, "id": 3})
+    assert region_fit(proposals, labels) == fit
+    proposals["images"].append(empty)
+    assert region_fit(proposals, labels)[:1] + region_fit(proposals, labels)[4:] == (
+        4, pytest.approx(100 / 3), pytest.approx(100 / 3),
+    )  # fmt: skip
     nothing = region_fit(content("x/1.png", regions[3:]), labels)
     assert nothing.on_object == 0.0
     assert math.isnan(nothing.close)

@@ -8,7 +8,6 @@ import pytest
 
 from data.errors import DataError
 from experiments.configs import Place, resolved
-from experiments.gains import wanted
 from experiments.results import Results, all_cells
 from experiments.runs import check
 from experiments.study import Cell, Pretraining, Study
@@ -23,14 +22,6 @@ def test_the_studies_of_the_project_are_valid(name, tmp_path):
     used = {s for group in (study.tuning, *study.blocks.values()) for s in group.starts}
     assert used == study.starts.keys()
     check(study, Place(tmp_path, tmp_path), cells, Results(tmp_path))  # every config builds
-
-
-def test_results_of_the_first_study_are_those_of_its_file(tmp_path):
-    """A default that changes what a run does has to be set in the file to what it was."""
-    study, results = Study.read("experiments/gains.yaml"), Results("experiments/results")
-    runs = wanted(study, results)
-    assert len(runs) > 200
-    check(study, Place(tmp_path / "data", tmp_path / "work"), runs, results)
 
 
 def test_a_start_is_tuned_with_every_recipe(tmp_path):
@@ -83,6 +74,28 @@ def test_each_seed_can_have_its_own_pretraining(tmp_path):
     data = resolved(study, place, cell)["data"]
     assert data["val"]["images"] == data["train"]["images"] == "DATA/s/train"
     assert data["val"]["annotations"] == "RUNS/labels/s/train/tune.json"
+
+
+@pytest.mark.parametrize("place", ["config", "sets", "pretraining", "detectors", "starts"])
+def test_the_length_of_a_pretraining_is_that_of_its_config(tmp_path, place):
+    def change(content):
+        parts = {
+            "config": content["config"],
+            "sets": content["sets"]["s"]["config"],
+            "pretraining": content["pretraining"],
+            "detectors": content["detectors"]["fcos"],
+            "starts": content["starts"]["aligndet"]["pretraining"],
+        }
+        parts["config"]["schedule.iterations"] = 1
+        del parts["pretraining"]["schedule.iterations"]
+        for number, part in enumerate(list(parts)[: list(parts).index(place) + 1], start=1):
+            parts[part]["schedule.iterations"] = number
+
+    study = read_study(tmp_path, change)
+    config = resolved(study, Place(tmp_path, tmp_path), Pretraining("s", "fcos", "aligndet"))
+    steps = config["schedule"]["iterations"]
+    assert study.pretraining_steps("s", "fcos", "aligndet") == steps
+    assert steps == ["config", "sets", "pretraining", "detectors", "starts"].index(place) + 1
 
 
 def test_lengths_are_in_steps_of_the_set(tmp_path):
