@@ -62,12 +62,14 @@ def seeds_of(row: Row) -> str:
 
 def mean_table(study: Study, block: Block, rows: list[Row]) -> Iterator[str]:
     """The means over the sets, if the block has several."""
-    several = len(block.recipes) > 1
-    header = ["detector", "labels", *(["recipe"] if several else []), "start", "mean gain", "seeds"]
+    several, lengths = len(block.recipes) > 1, len(block.iterations) > 1
+    header = ["detector", "labels", *(["of the steps"] if lengths else [])]
+    header += [*(["recipe"] if several else []), "start", "mean gain", "seeds"]
     lines = [
         [
             of.detector,
             f"{of.percent:g} %",
+            *([f"{100 * of.length / max(block.iterations):g} %"] if lengths else []),
             *([recipe_in_words(study, of.choice)] if several else []),
             study.starts[start].title,
             str(gain),

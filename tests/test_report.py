@@ -244,6 +244,17 @@ def test_the_mean_over_sets_is_taken_seed_by_seed(tmp_path):
     # A standard deviation of 1.803, times t(0.975, 2) = 4.3027, over sqrt(3).
     assert "| fcos | 100 % | AlignDet | +4.50 ± 4.48 | 3 |" in lines
 
+    def two_lengths(content):
+        change(content)
+        content["blocks"]["short"]["iterations"] = [5, 10]
+
+    study = read_study(tmp_path, two_lengths)
+    for cell in block_cells(study, results, study.blocks["short"]):
+        if results.get(cell) is None:
+            score(results, cell, 1.0)
+    lines = list(page(study, Results(results.path), tmp_path))
+    assert "| fcos | 100 % | 50 % | AlignDet | +0.00 ± 0.00 | 3 |" in lines
+
 
 def test_a_schedule_that_makes_up_for_a_pretraining(tmp_path):
     def change(content):
