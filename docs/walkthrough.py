@@ -412,7 +412,7 @@ print(f"AP50 on the same 8 pictures: {before['AP50']:.0f} before, {after['AP50']
 # [`Predictor`](../aligndet/predict.py) loads a fine-tuned detector for single images. This one has
 # learned its eight pictures by heart; eight pictures cannot show more, and above all not what
 # pre-training brings. For that, `make demo` compares both starts on new pictures, in minutes, and
-# [results_first_study.md](results_first_study.md) has the study.
+# [results.md](results.md) has the study.
 
 # %%
 from aligndet.predict import Predictor, above
