@@ -45,7 +45,8 @@ class Results:
         """Seconds of a step of `pretraining` and of `finetuning`, or None if they have not been
         measured; see experiments/step_times.py."""
         path = self.path / STEP_TIMES
-        return read_json(path)["seconds"][data][detector] if path.exists() else None
+        seconds = read_json(path)["seconds"] if path.exists() else {}
+        return seconds.get(data, {}).get(detector)
 
 
 def tuned_recipe(

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from data.json_files import write_json_atomic
+from data.json_files import read_json, write_json_atomic
 from experiments.configs import Place, Run, config_of
 from experiments.gains import prepare
 from experiments.results import STEP_TIMES, Results
@@ -39,18 +39,22 @@ def main(arguments: list[str] | None = None) -> int:
     add("--data", required=True, metavar="DIR", help="folder of the data sets")
     add("--work", default="runs/step_times", metavar="DIR")
     add("--start", default="aligndet", metavar="NAME", help="whose pre-training is timed")
+    add("--detectors", nargs="+", metavar="NAME", help="only these; the others keep their times")
     add("--rounds", type=int, default=2)
     options = parser.parse_args(arguments)
     study = Study.read(options.study)
     place = Place(Path(options.data).resolve(), Path(options.work).resolve())
+    file = Results(study.results).path / STEP_TIMES
     seconds: dict[str, dict[str, dict[str, float]]] = {}
-    bar = tqdm([(data, detector) for data in study.sets for detector in study.detectors])
+    if options.detectors and file.exists():
+        seconds = read_json(file)["seconds"]
+    detectors = options.detectors or list(study.detectors)
+    bar = tqdm([(data, detector) for data in study.sets for detector in detectors])
     for data, detector in bar:
         bar.set_postfix_str(f"{data} {detector}")
         found = times(study, place, data, detector, options.start, options.rounds)
         seconds.setdefault(data, {})[detector] = found
-    content = {"device": described(place), "seconds": seconds}
-    write_json_atomic(content, Results(study.results).path / STEP_TIMES)
+    write_json_atomic({"device": described(place), "seconds": seconds}, file)
     return 0
 
 
@@ -81,8 +85,7 @@ def steps_of(study: Study, place: Place, run: Run) -> list[float]:
     content["schedule"] |= {"iterations": STEPS, "warmup_iterations": 1}
     content["loop"] = {"log_every": LOG_EVERY}
     if isinstance(run, Cell):
-        content["data"].pop("val")
-        content.pop("evaluation")
+        del content["evaluation"]["every"]  # the one at the end is not counted
     config.write_text(yaml.safe_dump(content), "utf-8")
     line = command(study, place, run, config)
     subprocess.run(line, env=place.environment(), check=True, stdout=subprocess.DEVNULL)
