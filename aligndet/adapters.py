@@ -345,9 +345,9 @@ class MaskRCNNAdapter(FasterRCNNAdapter):
 
 
 class DETRAdapter(Adapter):
-    """DETR: every query that answers for a box is embedded, after each decoder layer. Which one
-    does is decided once, in the online branch. The target decodes the same queries, those of the
-    online branch, so that an instance has the same one in both views."""
+    """DETR: every query that answers for a box is embedded, after each decoder layer. The target
+    decodes the online branch's queries. Which one answers is decided in each view by itself: a
+    query stands for a place, and in a view that is mirrored an instance is in another place."""
 
     samples = 600  # queries of all layers, in each image: all there are by default
     classifier = ("classifier.",)
@@ -371,10 +371,7 @@ class DETRAdapter(Adapter):
         queries = self.detector.query_embedding.weight if online is None else online.queries
         heights, widths = sizes[:, 0].clone(), sizes[:, 1].clone()  # see `DETR.predictions`
         output, embeddings = self.predictions(features, heights, widths, queries)
-        if online is None:
-            matched, losses = self.match(output, view, sides_of(sizes), with_losses)
-        else:
-            matched, losses = online.matched, {}
+        matched, losses = self.match(output, view, sides_of(sizes), with_losses)
         of_image = embeddings.transpose(0, 1).flatten(1, 2)  # (N, L * Q, D)
         chosen = [random_part(p, self.samples) for p in true_indices([m >= 0 for m in matched])]
         of_chosen = [m[index] for m, index in zip(matched, chosen, strict=True)]

@@ -43,7 +43,7 @@ class Variant:
     save: str = "online"  # fine-tuning starts from this branch, or "target", or their "mean"
     likeness: float | None = None  # no contrast above this cosine of frozen features
     background: float = 0.0  # share of the samples that positives leave to background
-    own_match: bool = False  # DETR's target decides by itself which query answers for which box
+    one_match: bool = False  # DETR's online branch alone decides which query answers for which box
     both_views: bool = False  # the other online samples of an instance attract too
     predictor: bool = False  # two more layers on the online embeddings (BYOL)
     queue: int = 0  # target embeddings of earlier steps to contrast with
@@ -101,8 +101,9 @@ class VariantBoxDomain(BoxDomain):
             view1 = {**view1, "labels": labels}
         online = self.online(features1, view1, ids, with_losses=True)
         with torch.no_grad():
-            given = None if variant.own_match else online
-            target = self.target(features2, view2, ids, with_losses=False, online=given)
+            if variant.one_match:
+                self.target.match = lambda *_: (online.matched, {})
+            target = self.target(features2, view2, ids, with_losses=False, online=online)
         embeddings = online.embeddings
         if self.predictor is not None:
             embeddings = F.normalize(self.predictor(embeddings).float(), dim=1)

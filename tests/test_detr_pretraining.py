@@ -34,15 +34,25 @@ def build(num_classes=1, detector_options=(), **options):
     return BoxDomain(detector, "detr", BoxDomainConfig(embedding_width=16, **options))
 
 
+def mirrored(boxes):
+    """The boxes in views that are flipped left to right."""
+    found = []
+    for of, width in zip(boxes, SIZES[:, 1].tolist(), strict=True):
+        x1, y1, x2, y2 = of.unbind(1)
+        found.append(torch.stack([width - x2, y1, width - x1, y2], dim=1))
+    return found
+
+
 def views():
+    """The second one is mirrored, as one of two is where each has a flip of its own."""
     generator = torch.Generator().manual_seed(0)
     return tuple(
         {
             "images": torch.randn(3, 3, 64, 96, generator=generator),
             "image_sizes": SIZES,
-            "boxes": BOXES,
+            "boxes": boxes,
         }
-        for _ in range(2)
+        for boxes in (BOXES, mirrored(BOXES))
     )
 
 
@@ -56,16 +66,16 @@ def outputs_of(task, batch):
     return seen["online"], seen["target"]
 
 
-def matches(output, labels=None):
+def matches(output, of_images, labels=None):
     """(layer, image, query) of each box, by the equation, one assignment at a time."""
     result = {}
     boxes = output.boxes.double()
     logits = output.logits.softmax(dim=3)
     for n, (height, width) in enumerate(SIZES.tolist()):
-        if not len(BOXES[n]):
+        if not len(of_images[n]):
             continue
         sides = torch.tensor([width, height, width, height])
-        goals = box_convert(BOXES[n] / sides, "xyxy", "cxcywh")
+        goals = box_convert(of_images[n] / sides, "xyxy", "cxcywh")
         for layer in range(len(boxes)):
             found = boxes[layer, n]
             costs = 5 * (found[:, None] - goals).abs().sum(dim=2) - 2 * generalized_box_iou(
@@ -96,8 +106,10 @@ def expected_rows(branch, output, matched):
 
 
 @pytest.mark.parametrize(("classes", "anchors"), [(0, False), (5, False), (0, True)])
-def test_both_branches_embed_the_queries_that_the_online_branch_matched(classes, anchors):
-    """The target's own queries and boxes, which are others here, do not matter."""
+def test_both_branches_embed_the_online_queries_that_answer_for_the_boxes_of_their_view(
+    classes, anchors
+):
+    """The target's own queries, which are others here, do not matter."""
     task = build(classes or 1, {"anchors": anchors}, cluster_weight=float(classes > 0))
     with torch.no_grad():
         for parameter in task.target.parameters():
@@ -106,21 +118,39 @@ def test_both_branches_embed_the_queries_that_the_online_branch_matched(classes,
     batch = views()
     if classes:
         labels = [torch.tensor([4, 0, 0]), torch.tensor([2, 3]), torch.zeros(0).long()]
-        batch = ({**batch[0], "labels": labels}, batch[1])
+        batch = tuple({**view, "labels": labels} for view in batch)
     online, target = outputs_of(task, batch)
     queries = task.online.detector.query_embedding.weight
     features1, features2 = (task.backbone(view["images"]) for view in batch)
     decoded = decoded_by(task.online, features1, queries)
-    matched = matches(decoded, labels)
+    matched = matches(decoded, BOXES, labels)
     assert len(matched) == 2 * 5  # layers and boxes
     expected = expected_rows(task.online, decoded, matched)
     assert [row[0] for row in expected] == [i for i in range(5) for _ in range(2)]
     torch.testing.assert_close(as_rows(online.embeddings, online.ids), expected)
-    expected = expected_rows(task.target, decoded_by(task.target, features2, queries), matched)
+    decoded = decoded_by(task.target, features2, queries)
+    in_view2 = matches(decoded, batch[1]["boxes"], labels)
+    expected = expected_rows(task.target, decoded, in_view2)
     torch.testing.assert_close(as_rows(target.embeddings, target.ids), expected)
-    # As the authors do it, the target would match anew, and with queries of its own.
+    assert in_view2 != matched
+    # As the authors do it, the target would have queries of its own.
     own = decoded_by(task.target, features2, None)
-    assert matches(own, labels) != matched
+    assert matches(own, batch[1]["boxes"], labels) != in_view2
+
+
+def test_an_instance_is_the_same_one_in_a_mirrored_view():
+    """Anchors look for objects where they are: the query of a box in one view is that of the
+    mirrored place in the other, even before anything is learned."""
+    task = build(detector_options={"anchors": True, "queries": 64})
+    online, target = outputs_of(task, views())
+    anchors = task.online.detector.query_embedding.weight.detach().sigmoid()
+    for n, of in enumerate(BOXES[:2]):
+        for box in range(len(of)):
+            left, right = (
+                anchors[(branch.matched[n].view(-1, 64)[-1] == box).nonzero()[0, 0], 0]
+                for branch in (online, target)
+            )
+            assert left + right == pytest.approx(1.0, abs=0.25)
 
 
 def test_losses_are_those_of_fine_tuning_without_classes():

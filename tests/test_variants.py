@@ -50,11 +50,12 @@ def task(monkeypatch):
     return build
 
 
-def test_the_targets_own_match_leaves_the_online_branch_as_it_is(task):
-    """Its boxes are mirrored here, so that other queries answer for them."""
+def test_one_match_for_both_views_leaves_the_online_branch_as_it_is(task):
+    """The second view's boxes are mirrored here, so that other queries answer for them."""
     seen = []
-    for own in (False, True):
-        model = task("detr", Variant(own_match=own))
+    for one in (True, False):
+        model = task("detr", Variant(one_match=one))
+        model.online.register_forward_hook(lambda m, args, output: seen.append(output))
         model.target.register_forward_hook(lambda m, args, output: seen.append(output))
         view1, view2 = batch()
         flip = torch.tensor([96.0, 0, 96, 0]), torch.tensor([2, 1, 0, 3])
@@ -63,10 +64,11 @@ def test_the_targets_own_match_leaves_the_online_branch_as_it_is(task):
         ]
         found, _ = model((view1, {**view2, "boxes": mirrored}))
         seen.append({k: v.item() for k, v in found.items()})
-    given, losses_given, own, losses_own = seen
+    online, given, losses_given, _, own, losses_own = seen
     assert losses_given["loss_box"] == losses_own["loss_box"]
     assert losses_given["loss_contrast"] != losses_own["loss_contrast"]
     assert sorted(given.ids.tolist()) == sorted(own.ids.tolist())
+    assert given.matched is online.matched
     assert any(not torch.equal(a, b) for a, b in zip(given.matched, own.matched, strict=True))
 
 
