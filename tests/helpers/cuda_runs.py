@@ -44,7 +44,7 @@ MOST_WAITS = {
     "fine faster_rcnn": 14,
     "box mask_rcnn": 24,
     "fine mask_rcnn": 16,
-    "box detr": 6,
+    "box detr": 7,  # the queries are matched with the boxes of each view
     "fine detr": 4,
     "image moco_v2": 1,
     "image simmim": 1,
