@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aligndet import dist
 from aligndet.adapters import BranchOutput, adapter_class
 from aligndet.momentum import momentum_at, update_target
 from losses.contrastive import Pairs, contrastive_loss, contrastive_statistics, find_pairs
@@ -136,7 +137,8 @@ class BoxDomain(nn.Module):
         return values | self.online.statistics(online.matched)
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
-        """Move the target towards the online branch; call after each optimiser step.
+        """Move the target towards the online branch; call after each optimiser step. BatchNorm that
+        is trained has the same statistics on all ranks afterwards.
 
         Args:
             step: steps done so far, from 0.
@@ -145,6 +147,8 @@ class BoxDomain(nn.Module):
         Returns:
             The momentum used, to log.
         """
+        dist.average_statistics(self.backbone)
+        dist.average_statistics(self.online)
         momentum = momentum_at(step, total_steps, self.config.momentum)
         update_target(self.target, self.online, momentum)
         return {"momentum": momentum}

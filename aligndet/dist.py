@@ -241,13 +241,14 @@ def copy_buffers_from_main(module: torch.nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def average_buffers(module: torch.nn.Module) -> None:
-    """Replace floating-point buffers, such as trained BatchNorm statistics, by their mean over
-    ranks; afterwards all ranks hold the same ones."""
+def average_statistics(module: torch.nn.Module) -> None:
+    """Replace the statistics of the BatchNorm layers that are trained by their mean over ranks;
+    afterwards all ranks hold the same ones."""
     if not in_group():
         return
-    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-    if not buffers:  # there is no BatchNorm
+    layers = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training]
+    buffers = [b for layer in layers for b in layer.buffers() if b.is_floating_point()]
+    if not buffers:
         return
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     dist.all_reduce(flat)

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from aligndet import dist
+
 
 class FineTuning(nn.Module):
     """The task of `train.fit`: a detector and its own losses."""
@@ -26,5 +28,7 @@ class FineTuning(nn.Module):
         return self.detector(batch["images"], batch["image_sizes"], batch["targets"]), {}
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
-        """There is no target branch in fine-tuning."""
+        """There is no target branch in fine-tuning. BatchNorm that is trained (`model.norm=bn`) has
+        the same statistics on all ranks afterwards."""
+        dist.average_statistics(self)
         return {}

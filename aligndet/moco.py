@@ -171,7 +171,7 @@ class MoCo(nn.Module):
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
         """Move the key encoder towards the online one; average BatchNorm statistics over ranks."""
         self.queue.replaced.clear()
-        dist.average_buffers(self.online)
+        dist.average_statistics(self.online)
         update_target(self.target, self.online, self.config.momentum)
         return {}
 

@@ -29,7 +29,9 @@ class OptimConfig:
     decay_norm_and_bias: bool = True  # off: no weight decay on these, nor on position tables
     momentum: float = 0.9  # of sgd
     clip_norm: float | None = None  # cap of the gradient's norm
-    accumulate: int = 1  # batches whose gradients make one step
+    # Batches whose gradients make one step. Each divides its losses by its own positives, so the
+    # step is not exactly that of one large batch, as it is with more ranks.
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         require_choice("optim.name", self.name, ("sgd", "adamw"))

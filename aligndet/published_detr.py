@@ -14,7 +14,8 @@ from models.detr_weights import detr_from_authors
 
 QUERIES = "query_embed.weight"
 DEEP = "backbone.0.body.layer3.22.conv1.weight"  # ResNet-101 has it, ResNet-50 has not
-LABELS = 91  # theirs are COCO's category ids, 0 to 90, of which 80 are used
+LABELS = 91  # theirs are COCO's category ids, 0 to 90
+COCO_IDS = frozenset(range(1, LABELS)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # the 80 in use
 INPUT_SIDES = [800, 1333]
 
 
@@ -28,7 +29,7 @@ def start_file(weights: Mapping[str, Tensor], ids: tuple[int | str, ...], names:
 
     Args:
         weights: under the authors' names.
-        ids, names: of the classes to fine-tune on. If they are COCO's 80, the classifier's rows for
+        ids, names: of the classes to fine-tune on. With COCO's 80 ids, the classifier's rows for
             them are kept; else its classes have names of their own, so that it is made afresh.
 
     Raises:
@@ -45,7 +46,7 @@ def start_file(weights: Mapping[str, Tensor], ids: tuple[int | str, ...], names:
         "feedforward": len(model["transformer.decoder.0.feedforward.0.weight"]),
         **{f"{part}_layers": number for part, number in layers.items()},
     }
-    if len(ids) == 80 and set(ids) <= set(range(1, LABELS)):  # as in COCO's own files
+    if len(ids) == len(COCO_IDS) and set(ids) == COCO_IDS:  # as in COCO's own files
         rows = [*ids, LABELS]  # background is last
         for key in ("classifier.weight", "classifier.bias"):
             model[key] = model[key][rows]

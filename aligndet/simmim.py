@@ -113,7 +113,7 @@ class SimMIM(nn.Module):
 
     def update_target(self, step: int, total_steps: int) -> dict[str, float]:
         """Average BatchNorm statistics over ranks; there is no target to move."""
-        dist.average_buffers(self)
+        dist.average_statistics(self)
         return {}
 
     @property

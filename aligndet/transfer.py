@@ -74,7 +74,7 @@ class Manifest:
     source: str | None  # the file, or None for a random start
     loaded: list[str]  # from the file into the detector
     dropped: list[str]  # in the file, not used
-    fresh: list[str]  # in the detector, left at their random initialisation
+    fresh: list[str]  # in the detector, as they were: random, or of `model.backbone_weights`
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""

@@ -54,6 +54,12 @@ def test_the_classifier_is_kept_for_the_classes_of_coco(published):
     assert torch.equal(model.classifier.bias[80], weights["class_embed.bias"][91])
 
 
+def test_eighty_classes_of_other_numbers_are_not_taken_for_cocos(published):
+    """COCO itself is numbered from 1 to 80 after a conversion from YOLO."""
+    _, manifest = start(published[0], range(1, 81))
+    assert manifest.dropped == manifest.fresh == ["classifier.weight", "classifier.bias"]
+
+
 def test_the_network_is_the_files(published):
     made = model_like(published[0], {"options": {"dropout": 0.3}})
     assert (made["detector"], made["backbone"]) == ("detr", "resnet50")
