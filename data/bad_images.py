@@ -21,7 +21,7 @@ from data.images import BadFile, BadImage
 from data.views import SampleKey
 
 Note: TypeAlias = Callable[[Sequence[BadFile]], None]  # takes files that could not be used
-TRIES = 100  # images of each kind that are tried in place of one; are all bad, something is wrong
+TRIES = 100  # images of each kind, in place of one; if all are bad, something else is wrong
 
 
 class Read(NamedTuple):
