@@ -147,8 +147,7 @@ class BoxDomain(nn.Module):
         Returns:
             The momentum used, to log.
         """
-        dist.average_statistics(self.backbone)
-        dist.average_statistics(self.online)
+        dist.average_statistics(self)
         momentum = momentum_at(step, total_steps, self.config.momentum)
         update_target(self.target, self.online, momentum)
         return {"momentum": momentum}

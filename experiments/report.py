@@ -90,15 +90,13 @@ def decision_table(study: Study, results: Results, rows: Iterable[tuple[Block, R
         place = (row.setting, block.starts[0])
         baseline = next(r for r in rows_of(study, results, block) if (r.setting, r.start) == place)
         cell = next(iter(row.cells.values()))
-        times = results.step_times(cell.data, cell.detector)
-        seen, pretraining = results.get(cell)["labelled"], study.pretraining_of(cell)
-        if times is None or pretraining is None:
+        measured = results.step_times(cell.data, cell.detector) is not None
+        if not measured or study.pretraining_of(cell) is None:
             continue
-        steps = study.pretraining_steps(cell.data, cell.detector, pretraining.start)
+        seen = results.get(cell)["labelled"]
+        minutes = [f"{seconds / 60:.1f} min" for seconds in seconds_of(study, results, row)]
         lines.append([
-            cell.data, f"{seen['photographs']:,}", f"{seen['objects']:,}",
-            cell.detector, f"{steps * times['pretraining'] / 60:.1f} min",
-            f"{cell.iterations * times['finetuning'] / 60:.1f} min",
+            cell.data, f"{seen['photographs']:,}", f"{seen['objects']:,}", cell.detector, *minutes,
             mean_and_spread(list(baseline.scores.values())),
             mean_and_spread(list(row.scores.values())), str(row.gain),
         ])  # fmt: skip

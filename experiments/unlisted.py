@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data.json_files import read_json
+from experiments.markdown import table
 from experiments.results import Results, all_cells, tuned_recipe
 from experiments.study import COMMON, Study
 
@@ -51,10 +52,10 @@ def unlisted_section(study: Study, results: Results) -> Iterator[str]:
         "are scored on the photographs that are put aside, the others on the test photographs."
     )
     yield ""
-    yield "| photographs | detector | start | run | AP of each seed |"
-    yield "| --- | --- | --- | --- | --- |"
+    lines = []
     for run, scores in found.items():
         data, detector, start, rest = run.split("/")
         title = study.starts[start].title if start in study.starts else start
         aps = ", ".join(f"{score:.2f}" for score in scores)
-        yield f"| {data} | {detector} | {title} | `{rest}` | {aps} |"
+        lines.append([data, detector, title, f"`{rest}`", aps])
+    yield from table(["photographs", "detector", "start", "run", "AP of each seed"], lines)
